@@ -1,0 +1,151 @@
+"""Every exception of the package, each with its JSON-RPC code.
+
+Rule: a leaf is named by who is to blame and its message says what to do next. Nothing here knows trio, MCP or a
+transport, so that every other module may import it. Codes: JSON-RPC 2.0 section 5.1 and MCP 2026-07-28, schema
+"error codes"; -32000 to -32019 are the implementation's own range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final
+
+__all__ = [
+    "ActorCrashed",
+    "ActorStopped",
+    "ActorUnavailable",
+    "BackendStartError",
+    "CallTimeout",
+    "CapabilityMissing",
+    "ConfigError",
+    "InvalidParams",
+    "MCPActorsError",
+    "MailboxFull",
+    "MethodNotFound",
+    "MountCycle",
+    "MountError",
+    "NameConflict",
+    "NamespaceError",
+    "NotFound",
+    "QuestionRefused",
+]
+
+INVALID_REQUEST: Final = -32600
+METHOD_NOT_FOUND: Final = -32601
+INVALID_PARAMS: Final = -32602
+INTERNAL_ERROR: Final = -32603
+CONNECTION_CLOSED: Final = -32000
+REQUEST_TIMEOUT: Final = -32001
+OVERLOADED: Final = -32002
+UNAVAILABLE: Final = -32003
+CAPABILITY_MISSING: Final = -32021
+
+
+class MCPActorsError(Exception):
+    """Base of all our errors: a message for people, `code` and `data` for the JSON-RPC error object."""
+
+    code: ClassVar[int] = INTERNAL_ERROR
+
+    def __init__(self, message: str, data: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.data = data
+
+
+# --- The caller's fault -------------------------------------------------------------------------------------------
+
+
+class InvalidParams(MCPActorsError):
+    """The params of a request have the wrong shape."""
+
+    code = INVALID_PARAMS
+
+
+class MethodNotFound(MCPActorsError):
+    """No such method, or not in the caller's protocol revision."""
+
+    code = METHOD_NOT_FOUND
+
+
+class NotFound(MCPActorsError):
+    """No mount serves this tool, prompt or resource."""
+
+    code = INVALID_PARAMS
+
+
+class CapabilityMissing(MCPActorsError):
+    """The caller did not declare a capability that its call turned out to need."""
+
+    code = CAPABILITY_MISSING
+
+
+# --- The embedding program's or the operator's fault --------------------------------------------------------------
+
+
+class ConfigError(MCPActorsError):
+    """A configuration that cannot be used: names the file, the path inside it and what was expected there."""
+
+    code = INVALID_PARAMS
+
+
+class MountError(MCPActorsError):
+    """A mount that cannot be made."""
+
+    code = INVALID_PARAMS
+
+
+class NamespaceError(MountError):
+    """A namespace with characters that cannot stand in a tool name or a URI."""
+
+
+class MountCycle(MountError):
+    """Mounting this would make a server its own descendant."""
+
+
+class NameConflict(MountError):
+    """Two mounts offer one name and the policy is `on_conflict="error"`."""
+
+
+# --- The world's fault --------------------------------------------------------------------------------------------
+
+
+class ActorStopped(MCPActorsError):
+    """The actor was stopped (unmounted, or the runtime is closing)."""
+
+    code = UNAVAILABLE
+
+
+class ActorUnavailable(MCPActorsError):
+    """The actor is down: `data` has `actor`, `since` (seconds ago) and `reason`."""
+
+    code = UNAVAILABLE
+
+
+class ActorCrashed(MCPActorsError):
+    """The actor crashed while it held the call: the outcome is unknown and nothing was retried."""
+
+    code = CONNECTION_CLOSED
+
+
+class MailboxFull(MCPActorsError):
+    """The actor has as many calls waiting as it may: `data` has `retryAfter` in seconds."""
+
+    code = OVERLOADED
+
+
+class CallTimeout(MCPActorsError):
+    """No sign of life from the callee, or no result in all, within the call's deadline."""
+
+    code = REQUEST_TIMEOUT
+
+
+class BackendStartError(MCPActorsError):
+    """A backend could not be started or connected."""
+
+    code = UNAVAILABLE
+
+
+class QuestionRefused(MCPActorsError):
+    """A server's question (sampling, elicitation, roots) could not be put to the client that caused it."""
+
+    code = INVALID_REQUEST
