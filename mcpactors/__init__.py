@@ -1,0 +1,35 @@
+"""mcpactors composes MCP servers: every mounted server and proxied backend is a supervised actor on trio.
+
+The public names; everything else may change.
+"""
+
+from mcpactors.config import HTTPServer, MCPConfig, ModuleServer, StdioServer, load_config, parse_config
+from mcpactors.errors import MCPActorsError
+from mcpactors.host import MountHandle, Runtime, RuntimeSettings, open_runtime
+from mcpactors.runtime.reply import CallDeadlines
+from mcpactors.runtime.restart import RestartPolicy
+from mcpactors.runtime.routing import add_resource_prefix, has_resource_prefix, remove_resource_prefix
+from mcpactors.runtime.supervisor import ActorInfo
+from mcpactors.server import ProxyServer, create_proxy
+
+__all__ = [
+    "ActorInfo",
+    "CallDeadlines",
+    "HTTPServer",
+    "MCPActorsError",
+    "MCPConfig",
+    "ModuleServer",
+    "MountHandle",
+    "ProxyServer",
+    "RestartPolicy",
+    "Runtime",
+    "RuntimeSettings",
+    "StdioServer",
+    "add_resource_prefix",
+    "create_proxy",
+    "has_resource_prefix",
+    "load_config",
+    "open_runtime",
+    "parse_config",
+    "remove_resource_prefix",
+]

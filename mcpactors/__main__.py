@@ -1,0 +1,5 @@
+"""`python -m mcpactors`."""
+
+from mcpactors.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,387 @@
+"""The actor in front of a backend: its connection is its lifespan.
+
+Rule: the connection is entered and left in this actor's own task and nobody else awaits on it (design.md section 4,
+rule 3). A lost connection is a crash; nothing is retried. Ids and progress tokens of clients never reach the backend,
+each call gets new ones (rule 7). Results are relayed as the dicts that came, never through a model. Towards backends
+this is the only file that knows eras (design.md section 6).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextvars import ContextVar
+from itertools import count
+from typing import Any, Final
+
+import trio
+from attrs import frozen
+from mcp.shared.dispatcher import CallOptions, DispatchContext
+from mcp.shared.exceptions import MCPError
+from mcp.shared.inbound import (
+    MCP_METHOD_HEADER,
+    MCP_NAME_HEADER,
+    MCP_PROTOCOL_VERSION_HEADER,
+    NAME_BEARING_METHODS,
+    encode_header_value,
+    find_invalid_x_mcp_header,
+    mcp_param_headers,
+    x_mcp_header_map,
+)
+from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
+from mcp.shared.transport_context import TransportContext
+from mcp_types import (
+    CLIENT_CAPABILITIES_META_KEY,
+    CLIENT_INFO_META_KEY,
+    LOG_LEVEL_META_KEY,
+    METHOD_NOT_FOUND,
+    PROTOCOL_VERSION_META_KEY,
+)
+from mcp_types.version import (
+    HANDSHAKE_PROTOCOL_VERSIONS,
+    LATEST_HANDSHAKE_VERSION,
+    LATEST_MODERN_VERSION,
+    MODERN_PROTOCOL_VERSIONS,
+)
+
+from mcpactors.actors.paging import read_all
+from mcpactors.errors import CONNECTION_CLOSED, ActorCrashed, BackendStartError, MCPActorsError, QuestionRefused
+from mcpactors.runtime.actor import Actor, Caller, Request
+from mcpactors.runtime.methods import CATALOG
+from mcpactors.runtime.reply import PROGRESS, Failure, Outcome, ReplyChannel, Result
+from mcpactors.runtime.routing import Kind, Listing
+
+__all__ = ["Connect", "ProxyActor"]
+
+logger = logging.getLogger("mcpactors")
+
+Connect = Callable[[], AbstractAsyncContextManager[tuple[Any, Any]]]
+"""Opens a connection: an async context manager that yields the SDK's (read, write) of `SessionMessage`."""
+
+PROBE_TIMEOUT: Final = 5.0
+"""Seconds a backend may take to say whether it speaks the modern protocol, before the old one is tried."""
+HANDSHAKE_TIMEOUT: Final = 15.0
+LIST_TIMEOUT: Final = 30.0
+ENVELOPE: Final = (PROTOCOL_VERSION_META_KEY, CLIENT_INFO_META_KEY, CLIENT_CAPABILITIES_META_KEY, LOG_LEVEL_META_KEY)
+CHANGES: Final[Mapping[str, tuple[Kind, ...]]] = {
+    "notifications/tools/list_changed": ("tools",),
+    "notifications/prompts/list_changed": ("prompts",),
+    "notifications/resources/list_changed": ("resources", "templates"),
+}
+TELLS: Final[Mapping[str, tuple[Kind, ...]]] = {
+    "toolsListChanged": ("tools",),
+    "promptsListChanged": ("prompts",),
+    "resourcesListChanged": ("resources", "templates"),
+}
+QUESTIONS: Final = frozenset({"sampling/createMessage", "elicitation/create", "roots/list"})
+OUR_INFO: Final = {"name": "mcpactors", "version": "0.1.0"}
+OUR_CAPABILITIES: Final[Mapping[str, Any]] = {
+    "sampling": {"tools": {}, "context": {}},
+    "elicitation": {"form": {}, "url": {}},
+    "roots": {"listChanged": False},
+}
+"""What a legacy backend is told once for everybody; what one caller cannot do is refused when it is asked."""
+
+
+@frozen(eq=False)
+class _Call:
+    """One call that the backend is working on."""
+
+    reply: ReplyChannel
+    caller: Caller
+
+
+_current: ContextVar[_Call] = ContextVar("mcpactors.call")
+"""The call on whose HTTP stream a message came. Over stdio nothing on the wire says it (building-blocks.md)."""
+
+
+class ProxyActor(Actor):
+    """Holds one connection to a backend and relays calls to it.
+
+    `changed(kinds)` is called when the backend says that a list is not what it was. `timeout`: seconds for one call
+    in all, where this backend's is shorter than the runtime's.
+    """
+
+    kind = "proxy"
+
+    def __init__(
+        self,
+        name: str,
+        connect: Connect,
+        changed: Callable[[tuple[Kind, ...]], None],
+        timeout: float | None = None,
+    ) -> None:
+        self._name = name
+        self._connect = connect
+        self._changed = changed
+        self._options: CallOptions = {} if timeout is None else {"timeout": timeout}
+        self._tokens = count(1)
+        self._calls: dict[int, _Call] = {}
+        self._listings: dict[Kind, Listing] = {}
+        self._fresh_until: dict[Kind, float] = {}
+        self._learning: dict[Kind, trio.Event] = {}
+        self._unlearnt: dict[Kind, MCPActorsError] = {}
+        self._lost = False
+
+    # --- The connection -------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        async with self._connect() as (read, write), trio.open_nursery() as nursery:
+            self._read = read
+            self._nursery = nursery
+            self._dispatcher: JSONRPCDispatcher[TransportContext] = JSONRPCDispatcher(read, write)
+            await nursery.start(self._run)
+            await self._negotiate()
+            if self._modern:
+                nursery.start_soon(self._listen)
+            yield
+            nursery.cancel_scope.cancel()
+
+    async def _run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        try:
+            await self._dispatcher.run(
+                self._on_request,
+                _ignore,
+                self._on_notification,
+                task_status=task_status,
+            )
+        finally:
+            self._lost = True
+        raise BackendStartError(f"{self._name} closed the connection")
+
+    async def _negotiate(self) -> None:
+        """Find out which era the backend speaks: by `server/discover`, then by the handshake."""
+        try:
+            found = await self._send(
+                "server/discover", {"_meta": _envelope({})}, {"timeout": PROBE_TIMEOUT, "cancel_on_abandon": False}
+            )
+        except MCPError as error:
+            if self._lost:
+                raise BackendStartError(f"{self._name} closed the connection when it was asked who it is") from error
+            found = {}
+        versions = found.get("supportedVersions")
+        self._modern = isinstance(versions, list) and any(v in versions for v in MODERN_PROTOCOL_VERSIONS)
+        if self._modern:
+            self.server = found
+            self.revision = LATEST_MODERN_VERSION
+            return
+        hello = {"protocolVersion": LATEST_HANDSHAKE_VERSION, "capabilities": OUR_CAPABILITIES, "clientInfo": OUR_INFO}
+        try:
+            self.server = await self._dispatcher.send_raw_request(
+                "initialize", hello, {"timeout": HANDSHAKE_TIMEOUT, "cancel_on_abandon": False}
+            )
+        except MCPError as error:
+            raise BackendStartError(f"{self._name} does not answer the handshake: {error.message}") from error
+        self.revision = self.server.get("protocolVersion", "")
+        if self.revision not in HANDSHAKE_PROTOCOL_VERSIONS:
+            raise BackendStartError(f"{self._name} speaks protocol {self.revision!r}, which is not one we know")
+        await self._dispatcher.notify("notifications/initialized", None, {"headers": self._version_header()})
+
+    _modern: bool = True
+    revision: str = LATEST_MODERN_VERSION
+    server: Mapping[str, Any] = {}
+    """What the backend said of itself: its `server/discover` or `initialize` result."""
+
+    def _version_header(self) -> dict[str, str]:
+        return {MCP_PROTOCOL_VERSION_HEADER: self.revision}
+
+    async def _send(self, method: str, params: Mapping[str, Any], opts: CallOptions | None = None) -> dict[str, Any]:
+        """One request to the backend, with the headers that its era wants over HTTP."""
+        headers = self._version_header()
+        if self._modern:
+            headers[MCP_METHOD_HEADER] = method
+            key = NAME_BEARING_METHODS.get(method)
+            if key is not None and isinstance(name := params.get(key), str):
+                headers[MCP_NAME_HEADER] = encode_header_value(name)
+                if method == "tools/call":
+                    headers.update(self._param_headers(name, params.get("arguments") or {}))
+        options: CallOptions = {**(opts or {}), "headers": headers}
+        return await self._dispatcher.send_raw_request(method, params, options)
+
+    def _param_headers(self, name: str, arguments: Mapping[str, Any]) -> dict[str, str]:
+        known = self._listings.get("tools")
+        for tool in known.items if known else ():
+            if tool.get("name") == name:
+                schema = tool.get("inputSchema")
+                return (
+                    {} if find_invalid_x_mcp_header(schema) else mcp_param_headers(x_mcp_header_map(schema), arguments)
+                )
+        return {}
+
+    # --- Calls ----------------------------------------------------------------------------------------------------
+
+    async def handle(self, request: Request, reply: ReplyChannel) -> Outcome:
+        if request.method == CATALOG:
+            return Result({"listing": await self._listing(request.params["kind"])})
+        if self._modern and request.method == "tools/call":
+            await self._listing("tools")  # the schemas say which arguments go into headers
+        token = next(self._tokens)
+        call = self._calls[token] = _Call(reply, request.caller)
+        _current.set(call)
+        try:
+            return Result(await self._send(request.method, self._params(request, token), self._options))
+        except MCPError as error:
+            return self._failure(error)
+        finally:
+            del self._calls[token]
+
+    def _params(self, request: Request, token: int) -> dict[str, Any]:
+        """The params as this backend's era wants them, with a progress token of ours."""
+        meta = dict(request.params.get("_meta") or {})
+        caller = request.caller
+        if not self._modern:
+            for key in ENVELOPE:
+                meta.pop(key, None)
+        elif PROTOCOL_VERSION_META_KEY not in meta:
+            meta |= _envelope({}, caller.info)
+            if caller.log_level is not None:
+                meta[LOG_LEVEL_META_KEY] = caller.log_level
+        meta["progressToken"] = token
+        return {**request.params, "_meta": meta}
+
+    def _failure(self, error: MCPError) -> Failure:
+        if error.code == CONNECTION_CLOSED and self._lost:
+            return Failure.of(
+                ActorCrashed(
+                    f"{self._name} lost its connection while it held the call: the outcome is unknown, and nothing "
+                    "was retried",
+                    {"actor": self._name},
+                )
+            )
+        return Failure(error.code, error.message, error.data)
+
+    # --- What the backend sends by itself -------------------------------------------------------------------------
+
+    async def _on_request(
+        self, context: DispatchContext[TransportContext], method: str, params: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        if method == "ping":
+            return {}
+        if method not in QUESTIONS:
+            raise MCPError(METHOD_NOT_FOUND, f"{method} is not a method of this client", method)
+        call = _current.get(None) or self._only_call()
+        if call is None:
+            refused = QuestionRefused(
+                f"{method} cannot be given to a client: calls of several clients are running on this connection and "
+                'nothing says which of them asks; mount this backend with sessions="per_client"'
+                if self._calls
+                else f"{method} cannot be given to a client: no call is running"
+            )
+            raise MCPError(refused.code, refused.message)
+        outcome = await call.reply.question(method, params)
+        if isinstance(outcome, Failure):
+            raise MCPError(outcome.code, outcome.message, outcome.data)
+        return dict(outcome.value)
+
+    def _on_notification(self, method: str, params: Mapping[str, Any] | None) -> bool:
+        """Take a notification in the order of the wire; sync, so none overtakes another or the result."""
+        said = params or {}
+        if method == PROGRESS:
+            token = said.get("progressToken")
+            call = self._calls.get(token) if isinstance(token, int) else None
+            if call is not None:
+                call.reply.notice(method, {key: value for key, value in said.items() if key != "progressToken"})
+        elif method == "notifications/subscriptions/acknowledged":
+            honoured = said.get("notifications") or {}
+            self._told_of = frozenset(kind for word, kinds in TELLS.items() if honoured.get(word) for kind in kinds)
+        elif method in CHANGES:
+            for kind in CHANGES[method]:
+                self._fresh_until.pop(kind, None)
+            self._changed(CHANGES[method])
+        elif method == "notifications/message":
+            context = getattr(self._read, "last_context", None)
+            call = (context.get(_current) if context is not None else None) or self._only_call()
+            if call is not None:
+                call.reply.notice(method, said)
+        return True
+
+    def _only_call(self) -> _Call | None:
+        """The call that a message belongs to which does not say so: the only one, or any of one client's only."""
+        calls = list(self._calls.values())
+        if len(calls) == 1:
+            return calls[0]
+        sessions = {call.caller.session for call in calls}
+        return calls[-1] if len(sessions) == 1 and None not in sessions else None
+
+    # --- The catalog ----------------------------------------------------------------------------------------------
+
+    async def _listing(self, kind: Kind) -> Listing:
+        """What the backend offers of one kind: fetched once however many ask, kept until it changes."""
+        if self._is_fresh(kind):
+            return self._listings[kind]
+        event = self._learning.get(kind)
+        if event is None:
+            event = self._learning[kind] = trio.Event()
+            self._nursery.start_soon(self._learn, kind, event)
+        await event.wait()
+        if kind in self._unlearnt:
+            raise self._unlearnt[kind]
+        return self._listings[kind]
+
+    def _is_fresh(self, kind: Kind) -> bool:
+        return kind in self._listings and trio.current_time() < self._fresh_until.get(kind, 0.0)
+
+    async def _learn(self, kind: Kind, event: trio.Event) -> None:
+        async def page(method: str, params: dict[str, Any]) -> Mapping[str, Any] | None:
+            try:
+                asked = {**params, "_meta": _envelope({})} if self._modern else params
+                return await self._send(method, asked, {"timeout": LIST_TIMEOUT})
+            except MCPError as error:
+                if error.code == METHOD_NOT_FOUND:
+                    return None
+                raise BackendStartError(f"{self._name} does not say what it offers: {error.message}") from error
+
+        self._unlearnt.pop(kind, None)
+        self._fresh_until[kind] = float("inf")  # a change notice that comes while we read takes this away again
+        try:
+            items, ttl = await read_all(kind, page) if self._offers(kind) else ((), None)
+            self._keep(kind, items, ttl)
+        except MCPActorsError as error:
+            self._fresh_until.pop(kind, None)
+            self._unlearnt[kind] = error
+        finally:
+            del self._learning[kind]
+            event.set()
+
+    def _keep(self, kind: Kind, items: tuple[Mapping[str, Any], ...], ttl_ms: int | None) -> None:
+        now = trio.current_time()
+        told = kind in self._fresh_until and (not self._modern or kind in self._told_of)
+        if not told:
+            self._fresh_until[kind] = now + (ttl_ms or 0) / 1000
+        self._listings[kind] = Listing(items, fresh=told, learnt_at=now)
+
+    def _offers(self, kind: Kind) -> bool:
+        capabilities = self.server.get("capabilities")
+        word = "resources" if kind == "templates" else kind
+        return not isinstance(capabilities, Mapping) or capabilities.get(word) is not None
+
+    _told_of: frozenset[Kind] = frozenset()
+    """The kinds whose changes a modern backend has promised to tell."""
+
+    async def _listen(self) -> None:
+        """Keep a `subscriptions/listen` stream open, where the backend has it, to be told of changes."""
+        wanted = dict.fromkeys(TELLS, True)
+        try:
+            await self._send(
+                "subscriptions/listen",
+                {"notifications": wanted, "_meta": _envelope({})},
+                {"request_id": "listen-1"},
+            )
+        except MCPError as error:
+            logger.debug("%s: no subscriptions/listen: %s", self._name, error.message)
+        self._told_of = frozenset()
+
+
+def _envelope(capabilities: Mapping[str, Any], info: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The `_meta` that every modern request carries (MCP 2026-07-28, basic/index)."""
+    return {
+        PROTOCOL_VERSION_META_KEY: LATEST_MODERN_VERSION,
+        CLIENT_INFO_META_KEY: dict(info or OUR_INFO),
+        CLIENT_CAPABILITIES_META_KEY: dict(capabilities),
+    }
+
+
+async def _ignore(context: object, method: str, params: object) -> None:
+    """Notifications are taken by the intercept, in order; none is left for the dispatcher."""

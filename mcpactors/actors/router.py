@@ -1,0 +1,260 @@
+"""The actor that maps names to actors.
+
+Rule: a name that is in the table is looked up by a pure function in the caller's own task and the envelope goes
+straight to its actor, with the caller's own reply channel, so the answer does not come back through here. What needs
+waiting (a list, a name that is not in the table yet) runs in a task of that one request; the router's own loop never
+waits for a child.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import trio
+from attrs import evolve
+
+from mcpactors.actors.uris import matches
+from mcpactors.errors import ActorUnavailable, InvalidParams, MCPActorsError, MethodNotFound, NotFound
+from mcpactors.runtime.actor import Actor, ActorRef, Envelope, Forwarded, Mailbox, Request
+from mcpactors.runtime.methods import CATALOG, FIELDS, LISTS, Address, address_of, readdressed
+from mcpactors.runtime.reply import CallDeadlines, Failure, Outcome, ReplyChannel, Result
+from mcpactors.runtime.routing import ConflictPolicy, Kind, KindTable, Listing, Mount, Route, RoutingTable
+
+__all__ = ["KINDS", "RouterActor", "RouterRef"]
+
+KINDS: Final[tuple[Kind, ...]] = ("tools", "prompts", "resources", "templates")
+MISSING: Final = "mcpactors/missing"
+CHANGE_WINDOW: Final = 0.25
+"""Seconds in which any number of changes of one actor are one refresh (promise F5)."""
+
+_Listings = Mapping[ActorRef, Listing]
+_WORDS: Final[Mapping[Kind, str]] = {
+    "tools": "tool",
+    "prompts": "prompt",
+    "resources": "resource",
+    "templates": "resource template",
+}
+
+
+_LOOK: Final = "some actors have changed"
+
+
+class RouterRef(ActorRef):
+    """The router's address. It holds the published table: an immutable value, swapped when something changes."""
+
+    __slots__ = ("_changed", "_listeners", "_listings", "_policy", "table", "tree")
+
+    def __init__(self, name: str, policy: ConflictPolicy = "newest") -> None:
+        super().__init__(name, RouterActor.kind, Mailbox(name))
+        self.tree: Mount[ActorRef] = Mount(self)
+        self.table: RoutingTable[ActorRef] = RoutingTable(tuple(self.tree.flatten(policy)))
+        self._policy = policy
+        self._listings: dict[Kind, _Listings] = {kind: {} for kind in KINDS}
+        self._changed: dict[ActorRef, None] = {}
+        self._listeners: dict[Callable[[Kind], None], None] = {}
+
+    def offer(self, envelope: Envelope) -> None:
+        """Hand a request to the actor that its name leads to; what has no name in the table is the router's own.
+
+        Raises:
+            InvalidParams: the params have no usable name.
+            MailboxFull, ActorStopped, ActorUnavailable: what that actor's mailbox says.
+        """
+        request = envelope.request
+        address = address_of(request.method, request.params)
+        route = self.find(address) if address is not None else None
+        if route is None:
+            super().offer(envelope)
+        else:
+            forward(envelope, route)
+
+    def find(self, address: Address) -> Route[ActorRef] | None:
+        """Where the name leads, by the table as it is now."""
+        return self.table.find(address.kind, address.name, matches)
+
+    def listing(self, ref: ActorRef, kind: Kind) -> Listing | None:
+        """What was last learnt of one actor, if anything."""
+        return self._listings[kind].get(ref)
+
+    def remount(self, tree: Mount[ActorRef]) -> None:
+        """Put another tree in the place of the one there is."""
+        self.tree = tree
+        places = tuple(tree.flatten(self._policy))
+        there = {place.target for place in places}
+        self.table = RoutingTable(places)
+        for kind in KINDS:
+            self._listings[kind] = {ref: known for ref, known in self._listings[kind].items() if ref in there}
+            self._rebuild(kind)
+
+    def learn(self, kind: Kind, learnt: Mapping[ActorRef, Listing]) -> None:
+        """Publish what was learnt; the table is made anew only when something in it is different."""
+        known = self._listings[kind]
+        there = {place.target for place in self.table.places}
+        news = {ref: listing for ref, listing in learnt.items() if ref in there}
+        if not news:
+            return
+        differs = any(ref not in known or known[ref].items != listing.items for ref, listing in news.items())
+        self._listings[kind] = {**known, **news}
+        if differs:
+            self._rebuild(kind)
+
+    def changed(self, ref: ActorRef, kinds: Iterable[Kind] = KINDS, *, ask: bool = True) -> None:
+        """What this actor offers is not what it was: never list it again without asking, and ask soon.
+
+        However many actors say so at once, the router's mailbox gets one message.
+        """
+        for kind in kinds:
+            known = self._listings[kind].get(ref)
+            if known is not None and known.fresh:
+                self._listings[kind] = {**self._listings[kind], ref: evolve(known, fresh=False)}
+        if ask:
+            if not self._changed:
+                self.cast(_LOOK)
+            self._changed[ref] = None
+
+    def take_changed(self) -> list[ActorRef]:
+        """Who changed since this was last called."""
+        taken = list(self._changed)
+        self._changed.clear()
+        return taken
+
+    def listen(self, listener: Callable[[Kind], None]) -> Callable[[], None]:
+        """Have `listener(kind)` called, in no task of its own, whenever the list of a kind has changed."""
+        self._listeners[listener] = None
+        return lambda: self._listeners.pop(listener, None) and None
+
+    def _rebuild(self, kind: Kind) -> None:
+        before = self.table.of(kind)
+        policy: ConflictPolicy = "newest" if self._policy == "newest" else "oldest"
+        table = KindTable.build(kind, self.table.places, self._listings[kind], policy)
+        changes: dict[str, Any] = {kind: table}
+        self.table = evolve(self.table, **changes)
+        if table.items != before.items:
+            for listener in list(self._listeners):
+                listener(kind)
+
+
+def forward(envelope: Envelope, route: Route[ActorRef]) -> None:
+    """Offer the envelope to the actor it is for, under that actor's own name for what is asked."""
+    request, reply = envelope.request, envelope.reply
+    if route.namespace:
+        reply.namespace = route.namespace
+        params = readdressed(request.method, request.params, route.own)
+        envelope = Envelope(Request(request.method, params, request.caller), reply)
+    route.target.offer(envelope)
+
+
+class RouterActor(Actor):
+    """Answers lists, and finds the names that the table does not have yet."""
+
+    kind = "router"
+
+    def __init__(self, ref: RouterRef, list_budget: float = 2.0) -> None:
+        self._ref = ref
+        self._budget = CallDeadlines(idle=list_budget, total=list_budget)
+        self._nursery: trio.Nursery | None = None
+        self._refreshing: set[ActorRef] = set()
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            yield
+            nursery.cancel_scope.cancel()
+
+    def receive_cast(self, message: object) -> None:
+        assert self._nursery is not None, "the loop runs inside the lifespan"
+        for ref in self._ref.take_changed():
+            if ref not in self._refreshing:
+                self._refreshing.add(ref)
+                self._nursery.start_soon(self._refresh, ref)
+
+    async def handle(self, request: Request, reply: ReplyChannel) -> Outcome | Forwarded:
+        kind = LISTS.get(request.method)
+        if kind is not None:
+            return await self._list(kind, request)
+        address = address_of(request.method, request.params)
+        if address is None:
+            raise MethodNotFound(f"{request.method} is not a method of this server", {"method": request.method})
+        forward(Envelope(request, reply), await self._find_again(address))
+        return Forwarded()
+
+    async def _list(self, kind: Kind, request: Request) -> Result:
+        if request.params.get("cursor") is not None:
+            raise InvalidParams(f"{request.method}: this cursor is not one of ours; list again without a cursor")
+        targets = dict.fromkeys(place.target for place in self._ref.table.places)
+        missing = await self._gather(kind, targets)
+        result: dict[str, Any] = {FIELDS[kind]: list(self._ref.table.of(kind).items)}
+        if missing:
+            result["_meta"] = {MISSING: missing}
+        return Result(result)
+
+    async def _gather(self, kind: Kind, refs: Iterable[ActorRef]) -> list[dict[str, Any]]:
+        """Learn what is not known fresh, from all at once, each within the list budget. Returns who is missing."""
+        asked = [ref for ref in refs if ref is not self._ref and not self._is_fresh(ref, kind)]
+        learnt: dict[ActorRef, Listing] = {}
+        missing: list[dict[str, Any]] = []
+
+        async def learn(ref: ActorRef) -> None:
+            try:
+                outcome = await ref.ask(Request(CATALOG, {"kind": kind}), self._budget)
+            except MCPActorsError as error:
+                outcome = Failure.of(error)
+            if isinstance(outcome, Result):
+                learnt[ref] = outcome.value["listing"]
+            else:
+                stale = self._ref.listing(ref, kind) is not None
+                missing.append({"actor": ref.name, "reason": outcome.message, "listed": "stale" if stale else "no"})
+
+        if len(asked) == 1:
+            await learn(asked[0])
+        elif asked:
+            async with trio.open_nursery() as nursery:
+                for ref in asked:
+                    nursery.start_soon(learn, ref)
+        self._ref.learn(kind, learnt)
+        return sorted(missing, key=lambda row: str(row["actor"]))
+
+    def _is_fresh(self, ref: ActorRef, kind: Kind) -> bool:
+        known = self._ref.listing(ref, kind)
+        return known is not None and known.fresh
+
+    async def _find_again(self, address: Address) -> Route[ActorRef]:
+        """Where a name leads that the table does not have: ask those that could have it what they have now."""
+        kinds: tuple[Kind, ...] = ("resources", "templates") if address.kind == "resources" else (address.kind,)
+        routes = self._ref.table.candidates(address.kind, address.name)
+        candidates = [route for route in routes if route.target is not self._ref]
+        missing: list[dict[str, Any]] = []
+        for kind in kinds:
+            missing += await self._gather(kind, dict.fromkeys(route.target for route in candidates))
+        route = self._ref.find(address)
+        if route is not None:
+            return route
+        if missing:
+            who = missing[0]
+            raise ActorUnavailable(
+                f"no mount that is up has the {_WORDS[address.kind]} {address.name!r}, and {who['actor']}, which may "
+                f"have it, cannot be asked: {who['reason']}",
+                {"actor": who["actor"], "reason": who["reason"]},
+            )
+        if address.kind == "resources":
+            for route in candidates:
+                if any((known := self._ref.listing(route.target, kind)) and known.items for kind in kinds):
+                    return route  # servers read URIs that they do not list: links in their results
+        raise _not_found(address)
+
+    async def _refresh(self, ref: ActorRef) -> None:
+        """Learn anew what an actor offers, a moment after it said that this changed."""
+        try:
+            await trio.sleep(CHANGE_WINDOW if self._ref.listing(ref, "tools") is not None else 0)
+        finally:
+            self._refreshing.discard(ref)
+        for kind in KINDS:
+            await self._gather(kind, [ref])
+
+
+def _not_found(address: Address) -> NotFound:
+    data = {"uri": address.name} if address.kind == "resources" else {"name": address.name}
+    return NotFound(f"Unknown {_WORDS[address.kind]}: {address.name}", data)

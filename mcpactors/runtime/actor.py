@@ -1,0 +1,321 @@
+"""How any actor lives: its mailbox, its address, and the loop that turns envelopes into outcomes.
+
+Rule: nothing here knows what a request means. An actor is two things to write, `lifespan()` and `handle()`; an
+exception of `handle` is an error reply and the actor lives, an exception of `lifespan` is a crash: calls in flight
+fail at once, waiting ones stay in the mailbox for the next life (design.md section 4, rules 1 and 2).
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any, ClassVar, final
+
+import trio
+from attrs import define, field, frozen
+
+from mcpactors.errors import INTERNAL_ERROR, ActorCrashed, MailboxFull, MCPActorsError, QuestionRefused
+from mcpactors.runtime.reply import CallDeadlines, Failure, Notice, Outcome, Question, Replies, ReplyChannel
+
+__all__ = [
+    "Actor",
+    "ActorRef",
+    "Caller",
+    "Envelope",
+    "Forwarded",
+    "Mailbox",
+    "MailboxStatistics",
+    "Request",
+    "Tally",
+    "run_actor",
+]
+
+logger = logging.getLogger("mcpactors")
+
+
+@frozen
+class Caller:
+    """The facts about whoever sent a request; they travel with it so that nobody has to ask."""
+
+    revision: str = "2026-07-28"
+    capabilities: Mapping[str, Any] = field(factory=dict)
+    """What the client declared it can do, as on the wire (`sampling`, `elicitation`, `roots`)."""
+    info: Mapping[str, Any] | None = None
+    principal: str | None = None
+    session: str | None = None
+    """Which client session this is, where there is one; never the transport's own session id."""
+    log_level: str | None = None
+    can_be_asked: bool = False
+    """Whether a question can be put to this client while the call runs."""
+
+
+@frozen
+class Request:
+    """One MCP request: immutable, params as they came, so that unknown fields survive."""
+
+    method: str
+    params: Mapping[str, Any]
+    caller: Caller = Caller()
+
+    def with_params(self, **changed: Any) -> Request:
+        """The same request with some of its params replaced."""
+        return Request(self.method, {**self.params, **changed}, self.caller)
+
+
+@frozen
+class Envelope:
+    """A request with the channel to answer on."""
+
+    request: Request
+    reply: ReplyChannel
+
+
+@frozen
+class Forwarded:
+    """What `handle` returns when another actor now owes the answer."""
+
+
+@frozen
+class MailboxStatistics:
+    """A snapshot of a mailbox: how much waits in it, how much may, how many offers it refused."""
+
+    waiting: int
+    capacity: int
+    control_waiting: int
+    refused: int
+
+
+@final
+class Mailbox:
+    """A bounded queue that outlives its actor's restarts. Control messages overtake data.
+
+    `offer` and `cast` never wait. Full means `MailboxFull`: the caller is told at once and may come back.
+    """
+
+    def __init__(self, owner: str, *, capacity: int = 256, control_capacity: int = 64) -> None:
+        self.owner = owner
+        self._capacity = capacity
+        self._control_capacity = control_capacity
+        self._data: deque[Envelope] = deque()
+        self._control: deque[object] = deque()
+        self._waiter = trio.lowlevel.ParkingLot()
+        self._refusal: Callable[[], MCPActorsError] | None = None
+        self._refused = 0
+
+    def offer(self, envelope: Envelope) -> None:
+        """Put a request in, at the end of the data lane.
+
+        Raises:
+            MailboxFull: as many wait as may; `data.retryAfter` says when to come back, in seconds.
+            ActorStopped, ActorUnavailable: whatever `refuse` was told to say.
+        """
+        if self._refusal is not None:
+            self._refused += 1
+            raise self._refusal()
+        if len(self._data) >= self._capacity:
+            self._refused += 1
+            raise MailboxFull(
+                f"{self.owner} is overloaded: {self._capacity} calls are waiting already; retry in a second",
+                {"actor": self.owner, "retryAfter": 1.0},
+            )
+        self._data.append(envelope)
+        self._waiter.unpark()
+
+    def cast(self, message: object) -> None:
+        """Put a control message in: no answer, ahead of all data. Raises `MailboxFull` like `offer`."""
+        if len(self._control) >= self._control_capacity:
+            self._refused += 1
+            raise MailboxFull(f"{self.owner} has {self._control_capacity} control messages waiting already")
+        self._control.append(message)
+        self._waiter.unpark()
+
+    async def receive(self, has_slot: Callable[[], bool]) -> Envelope | object:
+        """Take the next message, waiting for one: any control message first, then a request if there is a slot."""
+        while True:
+            if self._control:
+                return self._control.popleft()
+            if self._data and has_slot():
+                return self._data.popleft()
+            await self._waiter.park()
+
+    def slot_freed(self) -> None:
+        """Make a waiting `receive` look again."""
+        self._waiter.unpark()
+
+    def accept(self) -> None:
+        """Take requests again."""
+        self._refusal = None
+
+    def refuse(self, error: Callable[[], MCPActorsError]) -> int:
+        """Refuse every request from now on, and fail those that wait, with the error that `error()` makes.
+
+        Returns how many were waiting.
+        """
+        self._refusal = error
+        waiting, self._data = list(self._data), deque()
+        for envelope in waiting:
+            envelope.reply.finish(Failure.of(error()))
+        return len(waiting)
+
+    def statistics(self) -> MailboxStatistics:
+        """A frozen snapshot."""
+        return MailboxStatistics(len(self._data), self._capacity, len(self._control), self._refused)
+
+
+@define(eq=False)
+class Tally:
+    """What became of an actor's requests. At every moment, promise P11:
+
+    accepted == answered + failed + cancelled + forwarded + in flight + waiting in the mailbox
+    """
+
+    accepted: int = 0
+    answered: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    forwarded: int = 0
+
+
+class ActorRef:
+    """An actor's address. It keeps its meaning across restarts, so routing tables never churn."""
+
+    __slots__ = ("__weakref__", "in_flight", "kind", "mailbox", "name", "tally")
+
+    def __init__(self, name: str, kind: str, mailbox: Mailbox) -> None:
+        self.name = name
+        self.kind = kind
+        self.mailbox = mailbox
+        self.tally = Tally()
+        self.in_flight: set[ReplyChannel] = set()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
+    def offer(self, envelope: Envelope) -> None:
+        """Hand over a request. Never waits; raises as `Mailbox.offer` does."""
+        self.mailbox.offer(envelope)
+        self.tally.accepted += 1
+
+    def cast(self, message: object) -> None:
+        """Send a control message, without an answer."""
+        self.mailbox.cast(message)
+
+    async def ask(self, request: Request, deadlines: CallDeadlines = CallDeadlines()) -> Outcome:
+        """Send a request and wait for its outcome; notices are dropped and questions refused.
+
+        Raises as `offer` does.
+        """
+        with Replies(deadlines) as replies:
+            self.offer(Envelope(request, replies.channel))
+            async for event in replies:
+                refuse_question(event)
+            return replies.outcome
+
+    def refuse(self, error: Callable[[], MCPActorsError]) -> None:
+        """Refuse requests from now on and fail the waiting ones."""
+        self.tally.failed += self.mailbox.refuse(error)
+
+
+class Actor(ABC):
+    """One kind of actor: what it holds while it lives, and how it answers.
+
+    One instance lives one life: after a crash the supervisor makes a new one.
+    """
+
+    kind: ClassVar[str] = "actor"
+    concurrency: int = 1024
+    """Requests answered at the same time, at most."""
+
+    @abstractmethod
+    def lifespan(self) -> AbstractAsyncContextManager[None]:
+        """What the actor holds while it lives, entered and left in the actor's own task.
+
+        Raising, at any time, is a crash. A nursery opened in here ends the life when one of its tasks raises.
+        """
+
+    @abstractmethod
+    async def handle(self, request: Request, reply: ReplyChannel) -> Outcome | Forwarded:
+        """Answer one request. Runs in a task of its own, which a caller that leaves cancels."""
+
+    def receive_cast(self, message: object) -> None:
+        """Take a control message. Sync: it must not wait. An actor that expects none is sent none."""
+        raise TypeError(f"{type(self).__name__} takes no control messages, got {message!r}")
+
+
+def refuse_question(event: Notice | Question) -> None:
+    """Answer a question for which there is nobody to ask; let a notice go."""
+    if isinstance(event, Question):
+        event.answer(Failure.of(QuestionRefused(f"{event.method} cannot be asked: no client is behind this call")))
+
+
+async def run_actor(actor: Actor, ref: ActorRef, started: Callable[[], None]) -> None:
+    """Live one life of `actor`: enter its lifespan, answer what comes in, until cancelled or crashed.
+
+    A slot is free before a request is taken, so that the mailbox's bound means something (rule 1). When the life
+    ends, the calls in flight fail at once, before the lifespan is unwound.
+    """
+    in_flight, concurrency = ref.in_flight, actor.concurrency
+
+    def has_slot() -> bool:
+        return len(in_flight) < concurrency
+
+    async with actor.lifespan(), trio.open_nursery() as nursery:
+        started()
+        try:
+            while True:
+                message = await ref.mailbox.receive(has_slot)
+                if not isinstance(message, Envelope):
+                    actor.receive_cast(message)
+                elif message.reply.finished:
+                    ref.tally.cancelled += 1  # its caller left while it waited
+                else:
+                    in_flight.add(message.reply)
+                    nursery.start_soon(_answer, actor, ref, message)
+        finally:
+            for reply in list(in_flight):
+                _settle(ref, reply, _went_down(ref))
+
+
+async def _answer(actor: Actor, ref: ActorRef, envelope: Envelope) -> None:
+    """Answer one request. Being in `ref.in_flight` means: not settled yet."""
+    reply = envelope.reply
+    outcome: Outcome | Forwarded = _went_down(ref)  # what it is when the actor's end cancels this task
+    try:
+        with trio.CancelScope() as scope:
+            reply.runs_in(scope)
+            outcome = await actor.handle(envelope.request, reply)
+    except MCPActorsError as error:
+        outcome = Failure.of(error)
+    except (Exception, SystemExit) as error:
+        logger.exception("%s: %s raised", ref.name, envelope.request.method)
+        said = f"{ref.name} failed while answering {envelope.request.method} ({type(error).__name__}); see its log"
+        outcome = Failure(INTERNAL_ERROR, said)
+    finally:
+        _settle(ref, reply, outcome)
+
+
+def _settle(ref: ActorRef, reply: ReplyChannel, outcome: Outcome | Forwarded) -> None:
+    if reply not in ref.in_flight:
+        return  # failed already, when the actor went down
+    ref.in_flight.discard(reply)
+    ref.mailbox.slot_freed()
+    if isinstance(outcome, Forwarded):
+        ref.tally.forwarded += 1
+    elif not reply.finish(outcome):
+        ref.tally.cancelled += 1  # its caller had left
+    elif isinstance(outcome, Failure):
+        ref.tally.failed += 1
+    else:
+        ref.tally.answered += 1
+
+
+def _went_down(ref: ActorRef) -> Failure:
+    return Failure.of(
+        ActorCrashed(
+            f"{ref.name} went down while it held the call: the outcome is unknown, and nothing was retried",
+            {"actor": ref.name},
+        )
+    )

@@ -1,0 +1,141 @@
+"""The methods of MCP as a table: where a request's name or URI stands, what lists it, what may come back.
+
+Rule: pure data and pure functions; a method that is not in a table here is not routed by name. Source: MCP
+2025-11-25 and 2026-07-28, server features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from attrs import frozen
+
+from mcpactors.errors import InvalidParams
+from mcpactors.runtime.routing import Kind, Namespace
+
+__all__ = ["CATALOG", "FIELDS", "LISTS", "NAMED", "Address", "address_of", "outward_result", "readdressed"]
+
+CATALOG: Final = "mcpactors/catalog"
+"""Our own request to an actor: `{"kind": Kind}`, answered by `{"listing": Listing}`, read to the last page."""
+
+LISTS: Final[Mapping[str, Kind]] = {
+    "tools/list": "tools",
+    "prompts/list": "prompts",
+    "resources/list": "resources",
+    "resources/templates/list": "templates",
+}
+
+FIELDS: Final[Mapping[Kind, str]] = {
+    "tools": "tools",
+    "prompts": "prompts",
+    "resources": "resources",
+    "templates": "resourceTemplates",
+}
+"""Which field of a list result has the items."""
+
+NAMED: Final[Mapping[str, tuple[Kind, str]]] = {
+    "tools/call": ("tools", "name"),
+    "prompts/get": ("prompts", "name"),
+    "resources/read": ("resources", "uri"),
+    "resources/subscribe": ("resources", "uri"),
+    "resources/unsubscribe": ("resources", "uri"),
+}
+
+_REFERENCES: Final[Mapping[str, tuple[Kind, str]]] = {
+    "ref/prompt": ("prompts", "name"),
+    "ref/resource": ("templates", "uri"),
+}
+
+
+@frozen
+class Address:
+    """The name that a request is for."""
+
+    kind: Kind
+    name: str
+
+
+def address_of(method: str, params: Mapping[str, Any]) -> Address | None:
+    """Whom a request is for; None for a method that is not routed by name.
+
+    Raises:
+        InvalidParams: the method has a name and the params have not, or have `arguments` that are no object.
+    """
+    named = NAMED.get(method)
+    if named is None:
+        return _reference(params) if method == "completion/complete" else None
+    kind, key = named
+    name = params.get(key)
+    if not isinstance(name, str) or not name:
+        raise InvalidParams(f"{method} needs params.{key}: a string that is not empty, got {_shape(name)}")
+    arguments = params.get("arguments")
+    if arguments is not None and not isinstance(arguments, Mapping):
+        raise InvalidParams(f"{method} takes params.arguments as an object, got {_shape(arguments)}", {key: name})
+    return Address(kind, name)
+
+
+def _reference(params: Mapping[str, Any]) -> Address:
+    reference = params.get("ref")
+    place = _REFERENCES.get(reference.get("type", "")) if isinstance(reference, Mapping) else None
+    name = reference.get(place[1]) if isinstance(reference, Mapping) and place else None
+    if place is None or not isinstance(name, str):
+        raise InvalidParams(
+            'completion/complete needs params.ref: {"type": "ref/prompt", "name": ...} or '
+            '{"type": "ref/resource", "uri": ...}'
+        )
+    return Address(place[0], name)
+
+
+def readdressed(method: str, params: Mapping[str, Any], own: str) -> dict[str, Any]:
+    """The params with the actor's own name in the place of the name that the client used."""
+    if method == "completion/complete":
+        reference = params["ref"]
+        return {**params, "ref": {**reference, _REFERENCES[reference["type"]][1]: own}}
+    return {**params, NAMED[method][1]: own}
+
+
+def outward_result(method: str, result: Mapping[str, Any], namespace: Namespace) -> Mapping[str, Any]:
+    """The result with every resource URI in it as the client can hand it back: links, embedded and read resources."""
+    if not namespace:
+        return result
+    if method == "resources/read":
+        return _replaced(result, "contents", lambda item: _outward_uri(item, namespace))
+    if method == "tools/call":
+        return _replaced(result, "content", lambda item: _outward_block(item, namespace))
+    if method == "prompts/get":
+        return _replaced(result, "messages", lambda item: _outward_message(item, namespace))
+    return result
+
+
+def _replaced(result: Mapping[str, Any], key: str, change: Any) -> Mapping[str, Any]:
+    items = result.get(key)
+    if not isinstance(items, list):
+        return result
+    changed = [change(item) if isinstance(item, Mapping) else item for item in items]
+    return result if all(new is old for new, old in zip(changed, items, strict=True)) else {**result, key: changed}
+
+
+def _outward_uri(item: Mapping[str, Any], namespace: Namespace) -> Mapping[str, Any]:
+    uri = item.get("uri")
+    return {**item, "uri": namespace.outward("resources", uri)} if isinstance(uri, str) else item
+
+
+def _outward_block(block: Mapping[str, Any], namespace: Namespace) -> Mapping[str, Any]:
+    if block.get("type") == "resource_link":
+        return _outward_uri(block, namespace)
+    if block.get("type") == "resource" and isinstance(embedded := block.get("resource"), Mapping):
+        return {**block, "resource": _outward_uri(embedded, namespace)}
+    return block
+
+
+def _outward_message(message: Mapping[str, Any], namespace: Namespace) -> Mapping[str, Any]:
+    content = message.get("content")
+    if not isinstance(content, Mapping):
+        return message
+    changed = _outward_block(content, namespace)
+    return message if changed is content else {**message, "content": changed}
+
+
+def _shape(value: object) -> str:
+    return "nothing" if value is None else f"{value!r:.60} ({type(value).__name__})"

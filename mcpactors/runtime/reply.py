@@ -1,0 +1,280 @@
+"""One call's way back: `Replies` is the caller's end, `ReplyChannel` the callee's.
+
+Rule: any number of `Notice` and `Question`, then exactly one `Outcome`. `finish()` decides once; what comes later is
+counted and dropped (promises P1 and P4). Nothing here waits for the other side's goodwill: a notice never waits, an
+outcome never waits, and a caller that leaves its `with Replies()` block cancels the callee. A call that sends nothing
+costs one `trio.Event`; the queue exists only once something is sent.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Final, Self, final
+
+import trio
+from attrs import define, field, frozen
+
+from mcpactors.errors import CallTimeout, MCPActorsError, QuestionRefused
+from mcpactors.runtime.routing import Namespace
+
+__all__ = ["CallDeadlines", "Failure", "Notice", "Outcome", "Question", "Replies", "ReplyChannel", "Result"]
+
+NOTICES_KEPT: Final = 64
+PROGRESS: Final = "notifications/progress"
+_ROOT: Final = Namespace()
+
+
+@frozen
+class Result:
+    """The callee's answer: the `result` object of JSON-RPC, as it is on the wire."""
+
+    value: Mapping[str, Any]
+
+
+@frozen
+class Failure:
+    """The callee's error: the `error` object of JSON-RPC."""
+
+    code: int
+    message: str
+    data: Any = None
+
+    @classmethod
+    def of(cls, error: MCPActorsError) -> Failure:
+        """The failure that says what `error` says."""
+        return cls(error.code, error.message, error.data)
+
+
+Outcome = Result | Failure
+
+
+@frozen
+class Notice:
+    """Something the callee says while it works, in the words of MCP: a notification's method and params.
+
+    Progress carries no token here: each edge puts in its own (kernel rule 7).
+    """
+
+    method: str
+    params: Mapping[str, Any]
+
+
+@define(eq=False)
+class Question:
+    """A request of the callee to its caller (sampling, elicitation, roots). Whoever takes it must `answer` it."""
+
+    method: str
+    params: Mapping[str, Any] | None
+    _answered: trio.Event = field(factory=trio.Event)
+    _outcome: Outcome | None = None
+
+    def answer(self, outcome: Outcome) -> bool:
+        """Give the callee its answer. False, and nothing happens, when there already was one."""
+        if self._outcome is not None:
+            return False
+        self._outcome = outcome
+        self._answered.set()
+        return True
+
+    async def outcome(self) -> Outcome:
+        """Wait until somebody answered."""
+        await self._answered.wait()
+        assert self._outcome is not None
+        return self._outcome
+
+
+@frozen
+class CallDeadlines:
+    """Seconds a call may take: without a sign of life, in all, and for the client to answer one question.
+
+    The clocks of `idle` and `total` stand still while a question is open: the callee cannot work then.
+    """
+
+    idle: float = 30.0
+    total: float = 300.0
+    question: float = 600.0
+
+
+@final
+class ReplyChannel:
+    """The callee's end of one call."""
+
+    __slots__ = ("_event", "_feed", "_open_questions", "_scope", "dropped", "late", "namespace", "outcome")
+
+    def __init__(self) -> None:
+        self.outcome: Outcome | None = None
+        """How the call ended; None while it goes on."""
+        self.late = 0
+        """Outcomes and notices that came after the end and were dropped."""
+        self.dropped = 0
+        """Notices dropped because the caller reads slower than the callee talks."""
+        self.namespace = _ROOT
+        """Where in the tree the callee is mounted; what it says is renamed by this on the way back."""
+        self._event = trio.Event()
+        self._feed: deque[Notice | Question] | None = None
+        self._open_questions: dict[Question, None] | None = None
+        self._scope: trio.CancelScope | None = None
+
+    @property
+    def finished(self) -> bool:
+        """True once the call has its outcome, or its caller has left."""
+        return self.outcome is not None
+
+    def notice(self, method: str, params: Mapping[str, Any]) -> None:
+        """Tell the caller something. Never waits; dropped and counted once the call has ended.
+
+        At most 64 are kept for a caller that does not read: then progress replaces the last progress, and anything
+        else displaces the oldest notice.
+        """
+        if self.outcome is not None:
+            self.late += 1
+            return
+        feed = self._feed
+        if feed is None:
+            feed = self._feed = deque()
+        elif len(feed) >= NOTICES_KEPT:
+            self._make_room(feed, method)
+        feed.append(Notice(method, params))
+        self._event.set()
+
+    def _make_room(self, feed: deque[Notice | Question], method: str) -> None:
+        last = feed[-1]
+        if method == PROGRESS and isinstance(last, Notice) and last.method == PROGRESS:
+            feed.pop()
+        else:
+            oldest = next((item for item in feed if isinstance(item, Notice)), None)
+            if oldest is not None:
+                feed.remove(oldest)
+        self.dropped += 1
+
+    async def question(self, method: str, params: Mapping[str, Any] | None) -> Outcome:
+        """Ask the caller and wait for its answer.
+
+        The caller's end answers for certain: with what its client said, with a refusal when that client cannot be
+        asked, or with a timeout. When the call ends first the answer is a failure.
+        """
+        if self.outcome is not None:
+            return Failure.of(QuestionRefused(f"{method} cannot be asked: the call it belongs to has ended"))
+        asked = Question(method, params)
+        if self._feed is None:
+            self._feed = deque()
+        if self._open_questions is None:
+            self._open_questions = {}
+        self._open_questions[asked] = None
+        self._feed.append(asked)
+        self._event.set()
+        try:
+            return await asked.outcome()
+        finally:
+            self._open_questions.pop(asked, None)
+            self._event.set()  # the caller's clock runs again
+
+    def finish(self, outcome: Outcome) -> bool:
+        """End the call. True for the one that ended it; a later one is counted and dropped."""
+        if self.outcome is not None:
+            self.late += 1
+            return False
+        self.outcome = outcome
+        self._event.set()
+        if self._open_questions:
+            ended = Failure.of(QuestionRefused("the call this question belongs to has ended"))
+            for asked in list(self._open_questions):
+                asked.answer(ended)
+        return True
+
+    def runs_in(self, scope: trio.CancelScope) -> None:
+        """Name the scope that answers this call, so that a caller that leaves can cancel it."""
+        self._scope = scope
+
+    def abandon(self, outcome: Failure) -> None:
+        """The caller's way to end the call: the outcome is decided and the callee is cancelled."""
+        if self.finish(outcome) and self._scope is not None:
+            self._scope.cancel()
+
+
+_LEFT: Final = Failure(-32800, "the caller left before the call had ended")
+
+
+@final
+class Replies:
+    """The caller's end of one call: a `with` block around the whole exchange.
+
+        with Replies(deadlines) as replies:
+            ref.offer(Envelope(request, replies.channel))
+            async for event in replies:      # Notice | Question, in the order they were sent
+                ...
+            outcome = replies.outcome
+
+    Leaving the block early, by exception or cancellation, cancels the callee. A call that exceeds its deadlines gets
+    a `CallTimeout` failure as its outcome, and the callee is cancelled.
+    """
+
+    __slots__ = ("_deadlines", "_idle_at", "_paused_at", "_total_at", "channel")
+
+    def __init__(self, deadlines: CallDeadlines = CallDeadlines()) -> None:
+        self.channel = ReplyChannel()
+        self._deadlines = deadlines
+        now = trio.current_time()
+        self._idle_at = now + deadlines.idle
+        self._total_at = now + deadlines.total
+        self._paused_at: float | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self.channel.outcome is None:
+            self.channel.abandon(_LEFT)
+
+    @property
+    def outcome(self) -> Outcome:
+        """How the call ended. Only to be read once the iteration is over."""
+        outcome = self.channel.outcome
+        assert outcome is not None, "the call has not ended: iterate the replies to their end first"
+        return outcome
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Notice | Question:
+        channel = self.channel
+        while True:
+            if channel._feed:
+                self._sign_of_life()
+                return channel._feed.popleft()
+            if channel.outcome is not None:
+                raise StopAsyncIteration
+            if channel._event.is_set():
+                channel._event = trio.Event()
+                self._sign_of_life()
+            with trio.CancelScope(deadline=self._next_deadline()) as scope:
+                await channel._event.wait()
+            if scope.cancelled_caught:
+                self._time_out()
+
+    def _sign_of_life(self) -> None:
+        self._idle_at = trio.current_time() + self._deadlines.idle
+
+    def _next_deadline(self) -> float:
+        now = trio.current_time()
+        if self.channel._open_questions:
+            if self._paused_at is None:
+                self._paused_at = now
+            return self._paused_at + self._deadlines.question
+        if self._paused_at is not None:
+            self._total_at += now - self._paused_at
+            self._paused_at = None
+        return min(self._idle_at, self._total_at)
+
+    def _time_out(self) -> None:
+        if self._paused_at is not None:
+            said = f"the client did not answer a question within {self._deadlines.question:g} s"
+        elif self._idle_at <= self._total_at:
+            said = f"no sign of life for {self._deadlines.idle:g} s"
+        else:
+            said = f"not finished within {self._deadlines.total:g} s"
+        self.channel.abandon(Failure.of(CallTimeout(f"call timed out: {said}; it was cancelled")))

@@ -1,0 +1,119 @@
+"""When a child that ended is started again, how soon, and when it is given up.
+
+Rule: PURE. Functions of values and of the times they are handed: no clock, no randomness, no task of its own. The
+meaning is that of OTP's `supervisor` (supervisor.erl: `add_restart`, `do_restart`); promise P7.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal, TypeAlias
+
+from attrs import Attribute, evolve, field, frozen
+
+__all__ = ["Exit", "Restart", "RestartPolicy", "RestartWindow", "backoff", "should_restart"]
+
+Restart: TypeAlias = Literal["permanent", "transient", "temporary"]
+"""OTP's restart types."""
+
+Exit: TypeAlias = Literal["normal", "crash", "shutdown"]
+"""How a child ended: it returned, it raised, or it shut itself down in good order (OTP's `shutdown`)."""
+
+RESTARTED_AFTER: Final[Mapping[Restart, frozenset[Exit]]] = {
+    "permanent": frozenset({"normal", "crash", "shutdown"}),
+    "transient": frozenset({"crash"}),
+    "temporary": frozenset(),
+}
+LARGEST: Final = sys.float_info.max
+
+
+def _number(low: float, high: float = LARGEST, *, above: bool = False) -> Callable[..., None]:
+    """A validator: a number from `low` (with `above`: from just above it) to `high`, neither infinite nor NaN."""
+    expected = f"a finite number {'>' if above else '>='} {low:g}" + ("" if high == LARGEST else f" and <= {high:g}")
+
+    def check(policy: object, attribute: Attribute[float], value: Any) -> None:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (is_number and low <= value <= high) or (above and value == low):
+            raise ValueError(f"{attribute.name}: expected {expected}, got {value!r}")
+
+    return check
+
+
+@frozen(kw_only=True)
+class RestartPolicy:
+    """How a supervisor treats one child that ended. Times are in seconds; a wrong value raises ValueError naming it.
+
+    More than `intensity` restarts within `period` give the child up. The wait before a restart doubles from
+    `backoff_initial` to `backoff_max`, give or take the share `jitter` of it; after `reset_after` of useful traffic it
+    begins at `backoff_initial` again. A child that was given up gets one probe after `probe_after`.
+    """
+
+    restart: Restart = field(default="permanent")
+    intensity: int = field(default=5)
+    period: float = field(default=30.0, validator=_number(0, above=True))
+    backoff_initial: float = field(default=0.1, validator=_number(0))
+    backoff_max: float = field(default=30.0, validator=_number(0))
+    jitter: float = field(default=0.2, validator=_number(0, 1))
+    reset_after: float = field(default=30.0, validator=_number(0, above=True))
+    probe_after: float = field(default=60.0, validator=_number(0, above=True))
+
+    @restart.validator
+    def _check_restart(self, attribute: Attribute[str], value: Any) -> None:
+        if value not in tuple(RESTARTED_AFTER):
+            raise ValueError(f"restart: expected one of {', '.join(RESTARTED_AFTER)}; got {value!r}")
+
+    @intensity.validator
+    def _check_intensity(self, attribute: Attribute[int], value: Any) -> None:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ValueError(f"intensity: expected an integer >= 0, got {value!r}")
+
+    @backoff_max.validator
+    def _check_backoff_max(self, attribute: Attribute[float], value: float) -> None:
+        if value < self.backoff_initial:
+            raise ValueError(f"backoff_max: expected at least backoff_initial, {self.backoff_initial:g}; got {value:g}")
+
+
+@frozen
+class RestartWindow:
+    """The restarts of one child that still count: OTP's `add_restart`, in seconds where OTP counts whole ones."""
+
+    intensity: int
+    period: float
+    times: tuple[float, ...] = ()
+    """When they were, oldest first; never more than `intensity` + 1 of them, for older ones change no answer."""
+
+    @classmethod
+    def of(cls, policy: RestartPolicy) -> RestartWindow:
+        """The empty window of a child's first life."""
+        return cls(policy.intensity, policy.period)
+
+    def add(self, now: float) -> tuple[RestartWindow, bool]:
+        """Count a restart at `now` (monotonic seconds, never decreasing); False says: give the child up.
+
+        A restart exactly `period` ago still counts. One that was refused counts too, as in OTP.
+        """
+        recent = (*(time for time in self.times if now - time <= self.period), now)
+        return evolve(self, times=recent[-self.intensity - 1 :]), len(recent) <= self.intensity
+
+
+def backoff(policy: RestartPolicy, attempt: int, random: Callable[[], float]) -> float:
+    """Seconds to wait before restart number `attempt`, counted from 0 since the last reset.
+
+    `random()` is from 0 up to 1, as `random.random` is. The jitter lies around the cap too (so that children which
+    all wait `backoff_max` do not come back together): the longest wait is `backoff_max * (1 + jitter)`.
+    """
+    try:
+        doubled = math.ldexp(policy.backoff_initial, attempt)
+    except OverflowError:
+        doubled = math.inf
+    return min(doubled, policy.backoff_max) * (1 + policy.jitter * (2 * random() - 1))
+
+
+def should_restart(policy: RestartPolicy, exit: Exit) -> bool:
+    """Whether a child that ended by itself is started again; one that its supervisor stopped is not asked about.
+
+    OTP: permanent always, transient only after a crash, temporary never.
+    """
+    return exit in RESTARTED_AFTER[policy.restart]

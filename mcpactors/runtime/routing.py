@@ -1,0 +1,340 @@
+"""Which actor answers for which name: namespaces, mounts and the one table that lists and calls both read.
+
+Rule: everything in this file is a pure function or an immutable value; no trio, no MCP types, no I/O. The law it
+keeps (design.md section 5): *every listed name, when called, reaches the actor that listed it, under the name it uses
+itself*. Names come from seeds 001 and 003: `{namespace}_{name}` for tools and prompts, `scheme://{namespace}/rest`
+("path") or `{namespace}+scheme://rest` ("protocol") for resources and templates; nesting accumulates.
+
+How every URI round-trips: a URI is its head (`scheme://`, else `scheme:`, else nothing) and the rest, and the path
+format puts the namespace between the two. So `file:///x` becomes `file://ns//x`, `urn:isbn:1` becomes `urn:ns/isbn:1`
+and `{+any}` becomes `ns/{+any}`; taking it out again needs no guess.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Final, Generic, Literal, TypeVar
+
+from attrs import define, field, frozen
+
+from mcpactors.errors import NameConflict, NamespaceError
+
+__all__ = [
+    "KEYS",
+    "Conflict",
+    "ConflictPolicy",
+    "Kind",
+    "KindTable",
+    "Listing",
+    "Mount",
+    "Namespace",
+    "Route",
+    "RoutingTable",
+    "UriFormat",
+    "add_resource_prefix",
+    "has_resource_prefix",
+    "remove_resource_prefix",
+    "validate_namespace",
+]
+
+T = TypeVar("T", bound=Hashable)
+
+Kind = Literal["tools", "prompts", "resources", "templates"]
+UriFormat = Literal["path", "protocol"]
+ConflictPolicy = Literal["newest", "oldest", "error"]
+
+KEYS: Final[Mapping[Kind, str]] = {"tools": "name", "prompts": "name", "resources": "uri", "templates": "uriTemplate"}
+"""Which field of a listed item is its name."""
+
+NAMESPACE_LENGTH: Final = 64
+_NAMESPACE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_SCHEME_NAMESPACE: Final = re.compile(r"[A-Za-z][A-Za-z0-9.-]*")
+_HEAD: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(//)?")
+
+
+# --- Names --------------------------------------------------------------------------------------------------------
+
+
+def validate_namespace(namespace: str, uri_format: UriFormat = "path") -> str:
+    """The namespace itself when it can stand in a tool name and in a URI.
+
+    Raises:
+        NamespaceError: it cannot; the message says what is allowed.
+    """
+    allowed = _NAMESPACE if uri_format == "path" else _SCHEME_NAMESPACE
+    if not isinstance(namespace, str) or not allowed.fullmatch(namespace) or len(namespace) > NAMESPACE_LENGTH:
+        first, rest = (
+            ("a letter or digit", "letters, digits, '_', '.', '-'")
+            if uri_format == "path"
+            else ("a letter", "letters, digits, '.', '-' (the URI format 'protocol' puts it in a URI scheme)")
+        )
+        raise NamespaceError(
+            f"namespace {namespace!r} cannot be used: it must start with {first} and consist of {rest}, at most "
+            f"{NAMESPACE_LENGTH} characters; leave it out (None) to keep names unchanged"
+        )
+    return namespace
+
+
+def _split(uri: str) -> tuple[str, str]:
+    head = _HEAD.match(uri)
+    return (head.group(), uri[head.end() :]) if head else ("", uri)
+
+
+def add_resource_prefix(uri: str, prefix: str, prefix_format: UriFormat = "path") -> str:
+    """The URI or URI template with a namespace in it: `data://x` and `ns` give `data://ns/x` (or `ns+data://x`)."""
+    if prefix_format == "protocol":
+        return f"{prefix}+{uri}"
+    head, rest = _split(uri)
+    return f"{head}{prefix}/{rest}"
+
+
+def has_resource_prefix(uri: str, prefix: str, prefix_format: UriFormat = "path") -> bool:
+    """Whether `remove_resource_prefix` would take anything out."""
+    if prefix_format == "protocol":
+        return uri.startswith(f"{prefix}+")
+    return _split(uri)[1].startswith(f"{prefix}/")
+
+
+def remove_resource_prefix(uri: str, prefix: str, prefix_format: UriFormat = "path") -> str:
+    """The URI without the namespace; unchanged when it is not there."""
+    if not has_resource_prefix(uri, prefix, prefix_format):
+        return uri
+    if prefix_format == "protocol":
+        return uri[len(prefix) + 1 :]
+    head, rest = _split(uri)
+    return head + rest[len(prefix) + 1 :]
+
+
+@frozen
+class Namespace:
+    """The namespaces on the way from the root to one mount, outermost first. The empty one changes nothing."""
+
+    parts: tuple[str, ...] = ()
+    uri_format: UriFormat = "path"
+    _name_prefix: str = field(init=False, repr=False, eq=False)
+    _uri_prefix: str = field(init=False, repr=False, eq=False)
+
+    @_name_prefix.default
+    def _make_name_prefix(self) -> str:
+        return "".join(part + "_" for part in self.parts)
+
+    @_uri_prefix.default
+    def _make_uri_prefix(self) -> str:
+        return ("/" if self.uri_format == "path" else "+").join(self.parts)
+
+    def __bool__(self) -> bool:
+        return bool(self.parts)
+
+    def __str__(self) -> str:
+        return "/".join(self.parts)
+
+    def within(self, part: str | None) -> Namespace:
+        """The namespace of a mount below this one."""
+        return self if part is None else Namespace((*self.parts, part), self.uri_format)
+
+    def outward(self, kind: Kind, own: str) -> str:
+        """The name under which the root lists what the mount itself calls `own`."""
+        if not self.parts:
+            return own
+        if kind in ("tools", "prompts"):
+            return self._name_prefix + own
+        return add_resource_prefix(own, self._uri_prefix, self.uri_format)
+
+    def inward(self, kind: Kind, full: str) -> str | None:
+        """The mount's own name for `full`; None when `full` cannot be one of its names."""
+        if not self.parts:
+            return full
+        if kind in ("tools", "prompts"):
+            return full[len(self._name_prefix) :] if full.startswith(self._name_prefix) else None
+        if not has_resource_prefix(full, self._uri_prefix, self.uri_format):
+            return None
+        return remove_resource_prefix(full, self._uri_prefix, self.uri_format)
+
+
+# --- The tree of mounts -------------------------------------------------------------------------------------------
+
+
+@frozen
+class Mount(Generic[T]):
+    """One place in the tree: who answers there, under which namespace, and what is mounted below, oldest first."""
+
+    target: T
+    namespace: str | None = None
+    children: tuple[Mount[T], ...] = ()
+
+    def flatten(
+        self, policy: ConflictPolicy = "newest", above: Namespace | None = None, rank: tuple[int, ...] = ()
+    ) -> Iterator[Place[T]]:
+        """Every place of the tree with its whole namespace, those that win a conflict first.
+
+        A parent's own components come before its children's; among children the newest (or the oldest) first.
+        """
+        here = (above if above is not None else Namespace()).within(self.namespace)
+        yield Place(self.target, here, rank)
+        children = list(enumerate(self.children))
+        for index, child in children if policy == "oldest" else reversed(children):
+            yield from child.flatten(policy, here, (*rank, index))
+
+
+@frozen
+class Place(Generic[T]):
+    """One entry of the flattened tree; `rank` sorts places as lists show them: parents first, then oldest first."""
+
+    target: T
+    namespace: Namespace
+    rank: tuple[int, ...] = ()
+
+
+@frozen
+class Route(Generic[T]):
+    """Where a name leads: the actor, its own name for it, and the namespace that lies between."""
+
+    target: T
+    own: str
+    namespace: Namespace
+
+
+@frozen
+class Conflict:
+    """A name that several mounts offer: `winner` and `shadowed` are names of actors."""
+
+    kind: Kind
+    name: str
+    winner: str
+    shadowed: str
+
+
+@frozen
+class Listing:
+    """What one actor offers of one kind, as it lists it.
+
+    `fresh` means: need not be asked for again until the actor says that it changed. `learnt_at` is on the clock of
+    the run, in seconds.
+    """
+
+    items: tuple[Mapping[str, Any], ...] = ()
+    fresh: bool = False
+    learnt_at: float = 0.0
+
+
+# --- The table ----------------------------------------------------------------------------------------------------
+
+
+@define(eq=False)
+class KindTable(Generic[T]):
+    """The names of one kind: where each leads and how it is listed. Built once, never changed."""
+
+    kind: Kind
+    routes: Mapping[str, Route[T]] = field(factory=dict)
+    items: tuple[Mapping[str, Any], ...] = ()
+    """The list as clients see it: in the order of mounting, each actor's items in its own order."""
+    conflicts: tuple[Conflict, ...] = ()
+
+    @classmethod
+    def build(
+        cls,
+        kind: Kind,
+        places: Sequence[Place[T]],
+        listings: Mapping[T, Listing],
+        policy: ConflictPolicy = "newest",
+    ) -> KindTable[T]:
+        """Make the table from places in order of precedence and what their actors list.
+
+        An item without a name of its own is left out; so is the second of two with one name from one actor.
+
+        Raises:
+            NameConflict: two mounts offer one name and the policy is "error".
+        """
+        key = KEYS[kind]
+        routes: dict[str, Route[T]] = {}
+        conflicts: list[Conflict] = []
+        kept: list[tuple[tuple[int, ...], list[Mapping[str, Any]]]] = []
+        for place in places:
+            mine: list[Mapping[str, Any]] = []
+            for item in listings.get(place.target, _NOTHING).items:
+                own = item.get(key)
+                if not isinstance(own, str):
+                    continue
+                full = place.namespace.outward(kind, own)
+                taken = routes.get(full)
+                if taken is None:
+                    routes[full] = Route(place.target, own, place.namespace)
+                    mine.append(item if full == own else {**item, key: full})
+                elif (taken.target, taken.namespace) != (place.target, place.namespace):
+                    conflicts.append(Conflict(kind, full, str(taken.target), str(place.target)))
+            kept.append((place.rank, mine))
+        if conflicts and policy == "error":
+            raise NameConflict(_tell(conflicts))
+        kept.sort(key=lambda row: row[0])
+        return cls(kind, routes, tuple(item for _, mine in kept for item in mine), tuple(conflicts))
+
+    @cached_property
+    def _by_name(self) -> dict[str, Mapping[str, Any]]:
+        key = KEYS[self.kind]
+        return {item[key]: item for item in self.items}
+
+    def item(self, name: str) -> Mapping[str, Any] | None:
+        """What is listed under this name."""
+        return self._by_name.get(name)
+
+    @cached_property
+    def by_specificity(self) -> tuple[tuple[str, str, Route[T]], ...]:
+        """Templates as (literal start, template, route), those in the deepest namespace first."""
+        rows = [(full.partition("{")[0], full, route) for full, route in self.routes.items()]
+        return tuple(sorted(rows, key=lambda row: -len(row[2].namespace.parts)))
+
+
+_NOTHING: Final = Listing()
+
+
+def _tell(conflicts: Sequence[Conflict]) -> str:
+    said = "; ".join(f"{c.kind} {c.name!r}: {c.winner} and {c.shadowed}" for c in conflicts[:5])
+    more = f" and {len(conflicts) - 5} more" if len(conflicts) > 5 else ""
+    return f"mounts offer the same names: {said}{more}; give one of them another namespace"
+
+
+@frozen
+class RoutingTable(Generic[T]):
+    """The whole table: one `KindTable` a kind, and the places in order of precedence."""
+
+    places: tuple[Place[T], ...] = ()
+    tools: KindTable[T] = KindTable("tools")
+    prompts: KindTable[T] = KindTable("prompts")
+    resources: KindTable[T] = KindTable("resources")
+    templates: KindTable[T] = KindTable("templates")
+
+    def of(self, kind: Kind) -> KindTable[T]:
+        """The table of one kind."""
+        found: KindTable[T] = getattr(self, kind)
+        return found
+
+    @property
+    def conflicts(self) -> tuple[Conflict, ...]:
+        """Every name that is shadowed."""
+        return (*self.tools.conflicts, *self.prompts.conflicts, *self.resources.conflicts, *self.templates.conflicts)
+
+    def find(self, kind: Kind, name: str, matches: Callable[[str, str], bool]) -> Route[T] | None:
+        """Where a name leads, or None. Costs the same at any depth and with any number of mounts.
+
+        A resource's URI that is not listed is looked for among the templates: `matches(template, uri)` decides.
+        """
+        route = self.of(kind).routes.get(name)
+        if route is not None or kind != "resources":
+            return route
+        for start, template, candidate in self.templates.by_specificity:
+            if name.startswith(start) and matches(template, name):
+                own = candidate.namespace.inward("resources", name)
+                if own is not None:
+                    return Route(candidate.target, own, candidate.namespace)
+        return None
+
+    def candidates(self, kind: Kind, name: str) -> list[Route[T]]:
+        """Who could know an unlisted name, by its namespace alone: the deepest namespace first, then by precedence."""
+        found = [
+            Route(place.target, own, place.namespace)
+            for place in self.places
+            if (own := place.namespace.inward(kind, name)) is not None
+        ]
+        return sorted(found, key=lambda route: -len(route.namespace.parts))

@@ -1,0 +1,253 @@
+"""Who keeps actors alive: OTP's supervisor, one_for_one, on trio.
+
+Rule: the `try` that turns a crash into a restart stands outside the cancel scope that stops the child, and children
+are stopped by their own scopes, never through the supervisor's nursery: a crash at the very instant of a stop raises
+a group that mixes the error with `Cancelled` (design.md section 4, rule 5). What to do after an exit is decided by
+the pure functions of `restart.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Mapping
+from typing import Final, Literal
+
+import trio
+from attrs import define, field, frozen
+
+from mcpactors.errors import ActorStopped, ActorUnavailable, MCPActorsError
+from mcpactors.runtime.actor import Actor, ActorRef, MailboxStatistics, run_actor
+from mcpactors.runtime.restart import RestartPolicy, RestartWindow, backoff, should_restart
+
+__all__ = ["ActorInfo", "ChildSpec", "ChildState", "Supervisor"]
+
+logger = logging.getLogger("mcpactors")
+
+ChildState = Literal["starting", "running", "backoff", "quarantined", "stopped"]
+STOP_PATIENCE: Final = 5.0
+"""Seconds `stop_child` waits for an end before it says who does not end; every cleanup has a bound of its own."""
+
+
+@frozen
+class ChildSpec:
+    """How to start one child and what to do when it ends (OTP's child specification)."""
+
+    ref: ActorRef
+    start: Callable[[], Actor]
+    """Makes the actor for one life; called again for every restart."""
+    policy: RestartPolicy = RestartPolicy()
+    start_timeout: float = 15.0
+    """Seconds its lifespan may take to be entered."""
+
+
+@frozen
+class ActorInfo:
+    """One row of `ps`: a frozen snapshot of an actor's state."""
+
+    name: str
+    kind: str
+    state: ChildState
+    mailbox: MailboxStatistics
+    in_flight: int
+    restarts: int
+    since: float
+    """Seconds it has been in this state."""
+    last_exit: str | None
+    """Why it last went down, for people."""
+    accounting: Mapping[str, int]
+    """Promise P11: accepted, answered, failed, cancelled, forwarded."""
+    children: tuple[ActorInfo, ...] = ()
+
+
+@define(eq=False)
+class _Child:
+    spec: ChildSpec
+    state: ChildState = "starting"
+    since: float = field(factory=trio.current_time)
+    restarts: int = 0
+    last_exit: str | None = None
+    scope: trio.CancelScope = field(factory=trio.CancelScope)
+    stopping: bool = False
+    settled: trio.Event = field(factory=trio.Event)
+    """Set once it has started, or failed to, for the first time."""
+    ended: trio.Event = field(factory=trio.Event)
+
+    def enter(self, state: ChildState) -> None:
+        self.state = state
+        self.since = trio.current_time()
+
+
+class Supervisor:
+    """Starts children, restarts them when they crash, gives up on those that crash too often.
+
+    `nursery` belongs to whoever opened it, who also leaves it. `on_change(ref, state)` is called at every change of
+    a child's state; it must not raise or wait.
+    """
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        on_change: Callable[[ActorRef, ChildState], None] = lambda ref, state: None,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._nursery = nursery
+        self._on_change = on_change
+        self._jitter = jitter
+        self._children: dict[str, _Child] = {}
+
+    def start_child(self, spec: ChildSpec) -> None:
+        """Begin to supervise a child; its name must be new. Returns at once: see `wait_settled`."""
+        name = spec.ref.name
+        if name in self._children:
+            raise ValueError(f"an actor named {name!r} is already supervised; unmount it first or choose another name")
+        child = self._children[name] = _Child(spec)
+        self._nursery.start_soon(self._supervise, child, name=f"actor {name}")
+
+    async def wait_settled(self, name: str) -> ChildState:
+        """Wait until the child has started or failed to for the first time; the start timeout bounds this."""
+        child = self._children[name]
+        await child.settled.wait()
+        return child.state
+
+    async def stop_child(self, name: str) -> None:
+        """Stop a child for good: calls in flight and waiting ones fail, its lifespan is left. Idempotent."""
+        child = self._children.get(name)
+        if child is None:
+            return
+        self._ask_to_stop(child)
+        with trio.move_on_after(STOP_PATIENCE) as patience:
+            await child.ended.wait()
+        if patience.cancelled_caught:
+            logger.warning("actor %s does not end within %g s of being stopped", name, STOP_PATIENCE)
+
+    async def stop_all(self) -> None:
+        """Stop every child, all at once, and wait for them."""
+        async with trio.open_nursery() as nursery:
+            for name in list(self._children):
+                nursery.start_soon(self.stop_child, name)
+
+    def state_of(self, name: str) -> ChildState:
+        """The child's state; "stopped" for one that is not there."""
+        child = self._children.get(name)
+        return child.state if child is not None else "stopped"
+
+    def info(self, name: str) -> ActorInfo:
+        """A frozen snapshot of one child."""
+        child = self._children[name]
+        ref, tally = child.spec.ref, child.spec.ref.tally
+        return ActorInfo(
+            name=name,
+            kind=ref.kind,
+            state=child.state,
+            mailbox=ref.mailbox.statistics(),
+            in_flight=len(ref.in_flight),
+            restarts=child.restarts,
+            since=trio.current_time() - child.since,
+            last_exit=child.last_exit,
+            accounting={
+                "accepted": tally.accepted,
+                "answered": tally.answered,
+                "failed": tally.failed,
+                "cancelled": tally.cancelled,
+                "forwarded": tally.forwarded,
+            },
+        )
+
+    def _ask_to_stop(self, child: _Child) -> None:
+        child.stopping = True
+        child.scope.cancel()
+
+    def _enter(self, child: _Child, state: ChildState) -> None:
+        child.enter(state)
+        self._on_change(child.spec.ref, state)
+
+    async def _supervise(self, child: _Child) -> None:
+        spec, name = child.spec, child.spec.ref.name
+        window, attempt, probing = RestartWindow.of(spec.policy), 0, False
+        try:
+            while not child.stopping:
+                lived_from = trio.current_time()
+                crashed = await self._live(child)
+                child.settled.set()
+                if child.stopping or not should_restart(spec.policy, "crash" if crashed else "normal"):
+                    break
+                now = trio.current_time()
+                if now - lived_from >= spec.policy.reset_after:
+                    attempt, probing = 0, False
+                window, may_restart = window.add(now)
+                if may_restart and not probing:
+                    delay = backoff(spec.policy, attempt, self._jitter)
+                    attempt += 1
+                    self._enter(child, "backoff")
+                else:
+                    delay, attempt, probing = spec.policy.probe_after, 0, True  # promise P8: one probe, no more
+                    self._enter(child, "quarantined")
+                    self._turn_away(child)
+                logger.info("actor %s: %s for %.2f s after: %s", name, child.state, delay, child.last_exit)
+                child.scope = trio.CancelScope(deadline=now + delay)
+                with child.scope:
+                    await trio.sleep_forever()
+                child.restarts += 1
+        finally:
+            spec.ref.refuse(lambda: ActorStopped(f"{name} was stopped; list again to see what there is now"))
+            del self._children[name]
+            self._enter(child, "stopped")
+            child.settled.set()
+            child.ended.set()
+
+    async def _live(self, child: _Child) -> bool:
+        """One life. True when it ended by a crash; the error is logged and kept for `ps`."""
+        spec = child.spec
+        self._enter(child, "starting")
+        child.scope = scope = trio.CancelScope(deadline=trio.current_time() + spec.start_timeout)
+        if child.stopping:
+            scope.cancel()
+
+        def started() -> None:
+            scope.deadline = float("inf")
+            spec.ref.mailbox.accept()
+            child.settled.set()
+            self._enter(child, "running")
+
+        crash: BaseExceptionGroup[BaseException] | None = None
+        try:
+            with scope:
+                await run_actor(spec.start(), spec.ref, started)
+        except* Exception as group:
+            crash = group
+        failed_to_start = child.state == "starting" and not child.stopping
+        if crash is not None:
+            child.last_exit = _said(crash)
+            logger.log(
+                logging.WARNING if child.state == "running" else logging.INFO,
+                "actor %s crashed: %s",
+                spec.ref.name,
+                child.last_exit,
+                exc_info=crash if logger.isEnabledFor(logging.DEBUG) else None,
+            )
+        elif failed_to_start:
+            child.last_exit = f"not started within {spec.start_timeout:g} s"
+        if failed_to_start:
+            self._turn_away(child)
+        return crash is not None or failed_to_start
+
+    def _turn_away(self, child: _Child) -> None:
+        """Calls to a child that is down fail at once, saying who, since when and why."""
+        ref, down_at, why = child.spec.ref, trio.current_time(), child.last_exit
+
+        def unavailable() -> MCPActorsError:
+            since = trio.current_time() - down_at
+            return ActorUnavailable(
+                f"{ref.name} is down since {since:.1f} s: {why}; it is tried again by itself",
+                {"actor": ref.name, "since": round(since, 3), "reason": why},
+            )
+
+        ref.refuse(unavailable)
+
+
+def _said(error: BaseException) -> str:
+    """The innermost error of a group, in a line for people."""
+    while isinstance(error, BaseExceptionGroup) and error.exceptions:
+        error = error.exceptions[0]
+    return str(error) if isinstance(error, MCPActorsError) else f"{type(error).__name__}: {error}"

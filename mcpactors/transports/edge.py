@@ -1,0 +1,249 @@
+"""Where a client meets the runtime: one client request becomes one `Envelope`, and what comes back becomes MCP of
+that client's revision.
+
+Rule: the SDK's server machinery does the wire (both eras, sessions, header checks); its outermost middleware is ours
+and takes every request before a handler or a model sees it, so that what is relayed is relayed whole. Towards clients
+this is the only file that knows eras. The SDK's provisional surfaces `Server.middleware`, `ServerSession`'s request
+channel and its connection's state are used in this file only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import count
+from typing import Any, Final
+
+import trio
+from attrs import evolve, frozen
+from mcp.server.connection import Connection
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.server.lowlevel import NotificationOptions, Server
+from mcp.shared.dispatcher import DispatchContext
+from mcp.shared.exceptions import MCPError
+from mcp.shared.transport_context import TransportContext
+from mcp_types import (
+    CLIENT_CAPABILITIES_META_KEY,
+    CLIENT_INFO_META_KEY,
+    LOG_LEVEL_META_KEY,
+    METHOD_NOT_FOUND,
+    SERVER_INFO_META_KEY,
+    CompletionsCapability,
+    EmptyResult,
+    LoggingCapability,
+    PromptsCapability,
+    ResourcesCapability,
+    ServerCapabilities,
+    ToolsCapability,
+)
+from mcp_types.methods import CACHEABLE_METHODS, CLIENT_REQUESTS, SPEC_CLIENT_METHODS
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+
+from mcpactors.errors import CapabilityMissing, InvalidParams, MCPActorsError, QuestionRefused
+from mcpactors.runtime.actor import ActorRef, Caller, Envelope, Request
+from mcpactors.runtime.methods import outward_result
+from mcpactors.runtime.reply import PROGRESS, CallDeadlines, Failure, Notice, Outcome, Question, Replies, Result
+
+__all__ = ["Face", "edge_server"]
+
+LOG_LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
+CAPABILITY_FOR: Final[Mapping[str, str]] = {
+    "sampling/createMessage": "sampling",
+    "elicitation/create": "elicitation",
+    "roots/list": "roots",
+}
+NEW_ERA_FIELDS: Final = ("resultType", "ttlMs", "cacheScope")
+SDK_ANSWERS: Final = frozenset({"initialize", "server/discover", "ping"})
+_CALLER: Final = "mcpactors.caller"
+_session_numbers = count(1)
+
+_Context = ServerRequestContext[Any, Any]
+
+
+@frozen
+class Face:
+    """What the served endpoint says of itself."""
+
+    name: str
+    version: str = ""
+    instructions: str | None = None
+    tool_schema: Callable[[str], Mapping[str, Any] | None] = lambda name: None
+    """The `inputSchema` of a listed tool: the SDK checks `Mcp-Param-*` headers against it."""
+
+
+class _EdgeServer(Server[Any]):
+    """The SDK's server with nothing behind it but the edge."""
+
+    def __init__(self, face: Face, edge: _Edge) -> None:
+        super().__init__(
+            face.name,
+            version=face.version,
+            instructions=face.instructions,
+            get_tool_input_schema=face.tool_schema,
+        )
+        self.middleware[:] = [edge]
+
+    def get_capabilities(
+        self,
+        notification_options: NotificationOptions | None = None,
+        experimental_capabilities: dict[str, dict[str, Any]] | None = None,
+        extensions: dict[str, dict[str, Any]] | None = None,
+        *,
+        protocol_version: str | None = None,
+    ) -> ServerCapabilities:
+        return ServerCapabilities(
+            tools=ToolsCapability(),
+            prompts=PromptsCapability(),
+            resources=ResourcesCapability(),
+            completions=CompletionsCapability(),
+            logging=LoggingCapability(),
+        )
+
+
+def edge_server(ref: ActorRef, face: Face, deadlines: CallDeadlines = CallDeadlines()) -> Server[Any]:
+    """A server for the SDK's transports and its in-memory `Client`, every request of which goes to `ref`."""
+    return _EdgeServer(face, _Edge(ref, face, deadlines))
+
+
+class _Edge:
+    """The middleware: takes requests, sends on what the runtime says, and speaks the client's revision."""
+
+    def __init__(self, ref: ActorRef, face: Face, deadlines: CallDeadlines) -> None:
+        self._ref = ref
+        self._deadlines = deadlines
+        self._stamp = {"name": face.name, "version": face.version}
+
+    async def __call__(self, ctx: _Context, call_next: CallNext) -> HandlerResult:
+        method, revision = ctx.method, ctx.protocol_version
+        if ctx.request_id is None or method in SDK_ANSWERS:
+            return await call_next(ctx)
+        if method in SPEC_CLIENT_METHODS and (method, revision) not in CLIENT_REQUESTS:
+            raise MCPError(METHOD_NOT_FOUND, f"{method} is not a method of MCP {revision}", method)
+        connection: Connection = ctx.session._connection
+        params = ctx.params or {}
+        caller = _caller(connection, revision, params)
+        if method == "logging/setLevel":
+            return _set_level(connection, caller, params)
+        return await self._call(ctx, Request(method, params, caller))
+
+    async def _call(self, context: _Context, request: Request) -> dict[str, Any]:
+        client = _Client(context, request)
+        with Replies(self._deadlines) as replies:
+            try:
+                self._ref.offer(Envelope(request, replies.channel))
+            except MCPActorsError as error:
+                raise MCPError(error.code, error.message, error.data) from error
+            await client.converse(replies)
+            outcome = replies.outcome
+        if isinstance(outcome, Failure):
+            raise MCPError(outcome.code, outcome.message, outcome.data)
+        return self._shaped(request, outward_result(request.method, outcome.value, replies.channel.namespace))
+
+    def _shaped(self, request: Request, result: Mapping[str, Any]) -> dict[str, Any]:
+        """The result with the fields that the client's revision must have, and without those it does not know."""
+        shaped = dict(result)
+        if request.caller.revision not in MODERN_PROTOCOL_VERSIONS:
+            for key in NEW_ERA_FIELDS:
+                shaped.pop(key, None)
+            return shaped
+        shaped.setdefault("resultType", "complete")
+        if request.method in CACHEABLE_METHODS and shaped["resultType"] == "complete":
+            shaped.setdefault("ttlMs", 0)
+            shaped.setdefault("cacheScope", "private")
+        shaped["_meta"] = {**(shaped.get("_meta") or {}), SERVER_INFO_META_KEY: self._stamp}
+        return shaped
+
+
+def _caller(connection: Connection, revision: str, params: Mapping[str, Any]) -> Caller:
+    """The facts about the client: each modern request carries them, an old session keeps them."""
+    if revision in MODERN_PROTOCOL_VERSIONS:
+        meta = params.get("_meta") or {}
+        return Caller(
+            revision,
+            capabilities=meta.get(CLIENT_CAPABILITIES_META_KEY) or {},
+            info=meta.get(CLIENT_INFO_META_KEY),
+            log_level=meta.get(LOG_LEVEL_META_KEY),
+        )
+    known: Caller | None = connection.state.get(_CALLER)
+    if known is None:
+        said = connection.client_params
+        known = Caller(
+            revision,
+            capabilities=said.capabilities.model_dump(by_alias=True, mode="json", exclude_none=True) if said else {},
+            info=said.client_info.model_dump(by_alias=True, mode="json", exclude_none=True) if said else None,
+            session=f"session-{next(_session_numbers)}",
+            can_be_asked=True,
+        )
+        connection.state[_CALLER] = known
+    return known
+
+
+def _set_level(connection: Connection, caller: Caller, params: Mapping[str, Any]) -> EmptyResult:
+    level = params.get("level")
+    if level not in LOG_LEVELS:
+        error = InvalidParams(f"logging/setLevel needs params.level: one of {', '.join(LOG_LEVELS)}")
+        raise MCPError(error.code, error.message)
+    connection.state[_CALLER] = evolve(caller, log_level=level)
+    return EmptyResult()
+
+
+class _Client:
+    """The client of one call, for as long as it runs: takes its notices and is asked its questions."""
+
+    __slots__ = ("_channel", "_connection", "_request", "_token")
+
+    def __init__(self, context: _Context, request: Request) -> None:
+        self._channel: DispatchContext[TransportContext] = context.session._request_outbound
+        self._connection: Connection = context.session._connection
+        self._request = request
+        self._token = (request.params.get("_meta") or {}).get("progressToken")
+
+    async def converse(self, replies: Replies) -> None:
+        """Carry notices and questions until the call has its outcome. The usual call has none and opens no nursery."""
+        async for event in replies:
+            if isinstance(event, Question):
+                break
+            await self._tell(event)
+        else:
+            return
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._ask, event)
+            async for event in replies:
+                if isinstance(event, Question):
+                    nursery.start_soon(self._ask, event)
+                else:
+                    await self._tell(event)
+            nursery.cancel_scope.cancel()
+
+    async def _tell(self, notice: Notice) -> None:
+        if notice.method == PROGRESS:
+            if self._token is not None:
+                await self._channel.notify(PROGRESS, {**notice.params, "progressToken": self._token})
+            else:  # a client in memory has a callback and no token
+                said = notice.params
+                await self._channel.progress(said.get("progress", 0), said.get("total"), said.get("message"))
+        elif notice.method != "notifications/message" or self._wants(notice.params.get("level")):
+            await self._channel.notify(notice.method, notice.params)
+
+    def _wants(self, level: object) -> bool:
+        caller: Caller = self._connection.state.get(_CALLER, self._request.caller)
+        if caller.log_level is None:
+            return caller.revision not in MODERN_PROTOCOL_VERSIONS
+        return level in LOG_LEVELS and LOG_LEVELS.index(str(level)) >= LOG_LEVELS.index(caller.log_level)
+
+    async def _ask(self, question: Question) -> None:
+        question.answer(await self._answer(question))
+
+    async def _answer(self, question: Question) -> Outcome:
+        needed = CAPABILITY_FOR.get(question.method)
+        if needed is not None and needed not in self._request.caller.capabilities:
+            return Failure.of(
+                CapabilityMissing(
+                    f"the client of this call did not declare {needed}", {"requiredCapabilities": {needed: {}}}
+                )
+            )
+        try:
+            return Result(await self._channel.send_raw_request(question.method, question.params))
+        except MCPError as error:
+            return Failure(error.code, error.message, error.data)
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            return Failure.of(QuestionRefused("the client has gone"))

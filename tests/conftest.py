@@ -1,0 +1,21 @@
+"""What every test shares: the Hypothesis profiles.
+
+Rule: a fixture stands beside its users (the `conftest.py` of their folder) until two folders need it; then it comes
+here.
+
+Layout:
+    tests/test_architecture.py   which module may import which
+    tests/runtime/, actors/, transports/   mirror the package; virtual time and memory streams only
+    tests/properties/            laws that cross modules (Hypothesis)
+    tests/end_to_end/            real processes and sockets, real time: never with `autojump_clock`
+    tests/conformance/           the official suite
+"""
+
+import os
+
+from hypothesis import settings
+
+# No deadline: wall time says nothing about a test on virtual time, and CI machines stall.
+settings.register_profile("dev", deadline=None, max_examples=100)
+settings.register_profile("ci", deadline=None, max_examples=200, derandomize=False, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))

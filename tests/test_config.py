@@ -1,0 +1,522 @@
+"""What a configuration file may say, what it is told when it says something else, and that nothing of it is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import string
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from mcpactors.config import HTTPServer, MCPConfig, ModuleServer, StdioServer, load_config, parse_config, unstructure
+from mcpactors.errors import ConfigError
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+ENVIRON = {"SET": "value", "EMPTY": "", "NESTED": "${SET}"}
+
+
+def one(server: Any, environ: Mapping[str, str] = ENVIRON) -> Any:
+    """The server that this text of one server makes."""
+    return parse_config({"mcpServers": {"time": server}}, source="mcp.json", environ=environ).servers["time"]
+
+
+def complaint(mapping: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(mapping, source="mcp.json", environ=ENVIRON)
+    return caught.value.message
+
+
+def complaint_of(**server: Any) -> str:
+    """What is said about one server, without the path to it."""
+    message = complaint({"mcpServers": {"time": server}})
+    return "\n".join(line.removeprefix("mcp.json: mcpServers.time") for line in message.splitlines())
+
+
+def file_complaint(tmp_path: Path, content: bytes) -> str:
+    path = tmp_path / "mcp.json"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, environ=ENVIRON)
+    assert caught.value.message.startswith(f"{path}: ")
+    return caught.value.message.removeprefix(f"{path}: ")
+
+
+# --- What is understood -------------------------------------------------------------------------------------------
+
+
+def test_a_server_with_a_command_is_run_over_stdio() -> None:
+    text = {"command": "uvx", "args": ["-q", "x"], "env": {"A": "1"}, "cwd": "work", "timeout": 30, "disabled": False}
+    assert one(text) == StdioServer("uvx", ("-q", "x"), {"A": "1"}, "work", timeout=30.0)
+    assert one({"command": "uvx", "type": "stdio", "transport": None, "cwd": None, "timeout": None}) == StdioServer(
+        "uvx"
+    )
+
+
+def test_a_server_with_a_url_is_connected_to() -> None:
+    server = one({"url": "https://api.example/mcp", "headers": {"X-Key": "k"}, "transport": "http"})
+    assert server == HTTPServer("https://api.example/mcp", {"X-Key": "k"}, "http")
+
+
+@pytest.mark.parametrize(
+    ("text", "attribute"),
+    [("pkg.mod:app", "app"), ("pkg.mod", None), ("./x.py:a.b", "a.b"), ("x.py", None), ("C:\\x.py", None)],
+)
+def test_a_module_is_split_in_module_and_attribute(text: str, attribute: str | None) -> None:
+    module = text if attribute is None else text.removesuffix(f":{attribute}")
+    assert one({"module": text}) == ModuleServer(module, attribute)
+    assert one({"module": text}).is_file == ("x.py" in text)
+
+
+@pytest.mark.parametrize("key", ["transport", "type"])
+@pytest.mark.parametrize(
+    ("spelling", "meaning"),
+    [
+        ("http", "http"),
+        ("streamable-http", "http"),
+        ("streamable_http", "http"),
+        ("streamableHttp", "http"),
+        ("sse", "sse"),
+        ("ws", "websocket"),
+        ("websocket", "websocket"),
+    ],
+)
+def test_a_transport_is_understood_as_other_clients_write_it(key: str, spelling: str, meaning: str) -> None:
+    scheme = "wss" if meaning == "websocket" else "https"
+    assert one({"url": f"{scheme}://x/mcp", key: spelling}).transport == meaning
+
+
+@pytest.mark.parametrize(
+    ("url", "meaning"),
+    [
+        ("https://x/mcp", "http"),
+        ("https://x/sse/?a=b", "sse"),
+        ("https://x/sse-like", "http"),
+        ("wss://x/sse", "websocket"),
+    ],
+)
+def test_a_transport_that_is_not_said_follows_from_the_address(url: str, meaning: str) -> None:
+    assert one({"url": url}).transport is None
+    assert one({"url": url}).resolved_transport == meaning
+    assert one({"url": "https://x/sse", "transport": "http"}).resolved_transport == "http"
+
+
+def test_servers_keep_the_order_of_the_file_and_disabled_ones_stay() -> None:
+    names = ["b", "a", "c"]
+    config = parse_config({"mcpServers": {name: {"command": "x", "disabled": name == "a"} for name in names}})
+    assert list(config.servers) == names
+    assert [server.disabled for server in config.servers.values()] == [False, True, False]
+
+
+def test_tags_are_kept_for_every_kind_of_server() -> None:
+    for start in ({"command": "x"}, {"url": "http://x"}, {"module": "x"}):
+        server = one({**start, "include_tags": ["a"], "exclude_tags": ["b", "c"]})
+        assert (server.include_tags, server.exclude_tags) == (("a",), ("b", "c"))
+
+
+def test_no_servers_at_all_is_allowed() -> None:
+    assert parse_config({"mcpServers": {}}) == MCPConfig()
+
+
+def test_unknown_fields_are_kept_as_they_were() -> None:
+    config = parse_config({"mcpServers": {"a": {"command": "x", "extra": 1, "alwaysAllow": ["t"]}}, "inputs": [None]})
+    assert config.servers["a"].extra == {"extra": 1, "alwaysAllow": ["t"]}
+    assert config.extra == {"inputs": [None]}
+    assert config.warnings == ()
+
+
+def test_values_cannot_be_changed_and_secrets_stay_out_of_the_repr() -> None:
+    server = one({"command": "x", "env": {"TOKEN": "s3cret"}, "apiKey": "s3cret"})
+    with pytest.raises(TypeError):
+        server.env["TOKEN"] = "other"
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        server.command = "other"
+    assert "TOKEN" in repr(server)
+    assert "s3cret" not in repr(server)
+
+
+# --- ${VAR} -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expanded"),
+    [
+        ("a${SET}b${SET}", "avaluebvalue"),
+        ("${EMPTY}", ""),
+        ("${EMPTY:-other}", "other"),
+        ("${UNSET:-a:-b $x}", "a:-b $x"),
+        ("${UNSET:-}", ""),
+        ("${SET:-other}", "value"),
+        ("$${SET}", "${SET}"),
+        ("$ $$ $SET $$x", "$ $$ $SET $$x"),
+        ("${NESTED}", "${SET}"),
+        ("$$${SET}", "$${SET}"),
+    ],
+)
+def test_variables_are_expanded(text: str, expanded: str) -> None:
+    assert one({"command": "x", "args": [text]}).args == (expanded,)
+
+
+def test_variables_are_expanded_in_every_text_that_starts_or_reaches_a_server_and_nowhere_else() -> None:
+    v = "${SET}"
+    assert one({"command": v, "args": [v], "env": {v: v}, "cwd": v, "include_tags": [v], "note": v}) == StdioServer(
+        "value", ("value",), {v: "value"}, "value", include_tags=(v,), extra={"note": v}
+    )
+    assert one({"url": f"http://{v}", "headers": {"A": v}}) == HTTPServer("http://value", {"A": "value"})
+    assert one({"module": f"{v}.mod:{v}"}) == ModuleServer("value.mod", "value")
+
+
+def test_the_environment_is_the_process_environment_unless_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MCPACTORS_TEST_VARIABLE", "here")
+    config = parse_config({"mcpServers": {"a": {"command": "${MCPACTORS_TEST_VARIABLE}"}}})
+    assert config.servers["a"] == StdioServer("here")
+
+
+# --- What is refused, and in which words --------------------------------------------------------------------------
+
+UNSPEAKABLE = "holds a NUL or half a surrogate pair, which no program or server can be given"
+NUMBER = "; put it in quotes"
+CHOICES = '"command" (a program to run), "url" (a server to connect to) or "module" (Python to load here)'
+ADDRESS = ".url: expected an address such as https://host/path (http, https, ws or wss)"
+SECONDS = ".timeout: expected a positive number of seconds, got "
+MODULE = '.module: expected "package.module:object" or "./file.py:object", got '
+REFERENCE = "is no variable; write ${NAME} or ${NAME:-default}, or $${ for a plain ${"
+
+
+@pytest.mark.parametrize(
+    ("server", "message"),
+    [
+        ({"command": "x", "args": ["a", "b", 5]}, f".args[2]: expected a string, got 5 (a number){NUMBER}"),
+        ({"command": "x", "args": "-m y"}, ".args: expected a list of strings, got a string"),
+        ({"command": "x", "args": {}}, ".args: expected a list of strings, got an object"),
+        ({"command": "x", "args": [None]}, ".args[0]: expected a string, got null; leave it out instead"),
+        ({"command": ["x"]}, ".command: expected a string, got a list"),
+        ({"command": " "}, ".command: expected a program to run, got an empty string"),
+        ({"command": "x\0"}, f".command: {UNSPEAKABLE}"),
+        ({"command": "x\ud800"}, f".command: {UNSPEAKABLE}"),
+        ({"command": "x", "env": {"PORT": 8080}}, f".env.PORT: expected a string, got 8080 (a number){NUMBER}"),
+        ({"command": "x", "env": {"A b": True}}, f'.env["A b"]: expected a string, got true (a boolean){NUMBER}'),
+        ({"command": "x", "env": ["A=1"]}, ".env: expected an object, got a list"),
+        ({"command": "x", "cwd": 1.5}, f".cwd: expected a string, got 1.5 (a number){NUMBER}"),
+        ({"command": "x", "disabled": "no"}, '.disabled: expected true or false, got "no" (a string)'),
+        ({"command": "x", "disabled": 0}, ".disabled: expected true or false, got 0 (a number)"),
+        ({"command": "x", "timeout": "30"}, f'{SECONDS}"30" (a string)'),
+        ({"command": "x", "timeout": True}, f"{SECONDS}true (a boolean)"),
+        ({"command": "x", "timeout": 0}, f"{SECONDS}0 (a number)"),
+        ({"command": "x", "timeout": float("inf")}, f"{SECONDS}Infinity (a number)"),
+        ({"command": "x", "timeout": float("nan")}, f"{SECONDS}NaN (a number)"),
+        ({"command": "x", "timeout": 10**5000}, f"{SECONDS}a huge number"),
+        ({"command": "x", "include_tags": [1]}, f".include_tags[0]: expected a string, got 1 (a number){NUMBER}"),
+        ({"command": "x", "transport": "http"}, '.transport: expected "stdio", got "http" (a string)'),
+        ({"url": "x.example"}, ADDRESS),
+        ({"url": "ftp://x"}, ADDRESS),
+        ({"url": "http://[x"}, ADDRESS),
+        ({"url": "http://x:99999"}, ADDRESS),
+        ({"url": "http://x/ y"}, ADDRESS),
+        ({"url": "http://x", "type": "grpc"}, '.type: expected "http" or "sse" or "websocket", got "grpc" (a string)'),
+        ({"url": "http://x", "type": "ws"}, '.type: "websocket" does not fit an address that begins with http://'),
+        ({"url": "ws://x", "transport": "sse"}, '.transport: "sse" does not fit an address that begins with ws://'),
+        (
+            {"url": "http://x", "transport": "http", "type": "sse"},
+            ': "transport" and "type" say different things; keep only one of them',
+        ),
+        (
+            {"url": "http://x", "headers": {"A": "b\n"}},
+            ".headers.A: a header cannot hold a line break; a variable read from a file often ends in one",
+        ),
+        ({"module": "a/b:c"}, f'{MODULE}"a/b:c" (a string)'),
+        ({"module": "a:"}, f'{MODULE}"a:" (a string)'),
+        ({"module": "a:b:c"}, f'{MODULE}"a:b:c" (a string)'),
+        ({"module": ""}, f'{MODULE}"" (a string)'),
+        ({}, f": needs one of {CHOICES}"),
+        ({"command": None}, f": needs one of {CHOICES}"),
+        ({"commmand": "x"}, f': needs one of {CHOICES}; did you mean "command" by "commmand"?'),
+        ({"command": "x", "url": "http://x"}, ': has "command" and "url"; keep only one of them'),
+        (
+            {"command": "x", "args": ["${UNSET}"]},
+            ".args[0]: UNSET is not set in the environment; give a value, or a default: ${UNSET:-...}",
+        ),
+        (
+            {"command": "${B}${A}${B}"},
+            ".command: B and A are not set in the environment; give a value, or a default: ${B:-...}",
+        ),
+        ({"command": "${EMPTY}"}, ".command: expected a program to run, got an empty string"),
+        ({"command": "${input:key}"}, f".command: ${{input:key}} {REFERENCE}"),
+        ({"command": "x", "cwd": "a${SET"}, f".cwd: ${{SET {REFERENCE}"),
+    ],
+)
+def test_a_server_that_cannot_be_used_is_refused_in_words_that_help(server: dict[str, Any], message: str) -> None:
+    assert complaint_of(**server) == message
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        ([], 'expected an object {"mcpServers": {...}}, got a list'),
+        (None, 'expected an object {"mcpServers": {...}}, got null'),
+        ({}, '"mcpServers" is missing; expected {"mcpServers": {"name": {...}}}'),
+        ({"time": {"command": "x"}}, 'the servers stand at the top; wrap them: {"mcpServers": {"time": ...}}'),
+        ({"servers": {"command": "x"}}, 'the servers stand at the top; wrap them: {"mcpServers": {"servers": ...}}'),
+        ({"servers": {"a": {"command": "x"}}, "inputs": []}, '"mcpServers" is missing; rename "servers" to it'),
+        ({"mcp_servers": {}}, '"mcpServers" is missing; rename "mcp_servers" to it'),
+        ({"mcpServers": []}, "mcpServers: expected an object, got a list"),
+        ({"mcpServers": {"a": {5: 1}}}, f"mcpServers.a: expected a string, got 5 (a number){NUMBER}"),
+        (
+            {"mcpServers": {"my time": "python"}},
+            'mcpServers["my time"]: expected an object such as {"command": "..."}, got "python" (a string)',
+        ),
+    ],
+)
+def test_a_file_of_another_shape_is_told_how_to_take_this_one(mapping: Any, message: str) -> None:
+    assert complaint(mapping) == f"mcp.json: {message}"
+
+
+def test_all_problems_are_reported_at_once_one_a_line() -> None:
+    servers = {
+        "a": {"command": 1, "args": [2, "x", 3], "timeout": -1, "type": "sse"},
+        "b": {"command": "x"},
+        "c": {"url": "${UNSET}"},
+        "d": {},
+    }
+    with pytest.raises(ConfigError) as caught:
+        parse_config({"mcpServers": servers}, source="mcp.json", environ={})
+    lines = caught.value.message.splitlines()
+    assert {line.split(": ")[1] for line in lines} == {
+        "mcpServers.a.command",
+        "mcpServers.a.args[0]",
+        "mcpServers.a.args[2]",
+        "mcpServers.a.timeout",
+        "mcpServers.a.type",
+        "mcpServers.c.url",
+        "mcpServers.d",
+    }
+    assert caught.value.data == {"problems": lines}
+
+
+def test_messages_do_not_show_texts_that_may_hold_secrets() -> None:
+    assert "s3cret" not in complaint_of(command="x", args="--key s3cret")
+    assert "s3cret" not in complaint_of(command="x", env={"A": ["s3cret"]})
+    assert "s3cret" not in complaint_of(command="x", env="A=s3cret")
+    assert "s3cret" not in complaint_of(url="example/?key=s3cret")
+
+
+# --- What is allowed and probably not meant -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("server", "warning"),
+    [
+        ({"command": "x", "arg": []}, '.arg: unknown field, not used; did you mean "args"?'),
+        ({"command": "x", "disable": True}, '.disable: unknown field, not used; did you mean "disabled"?'),
+        ({"command": "x", "excludeTags": []}, '.excludeTags: unknown field, not used; did you mean "exclude_tags"?'),
+        ({"url": "http://x", "header": {}}, '.header: unknown field, not used; did you mean "headers"?'),
+        ({"command": "x", "timeout": 30000}, ".timeout: 30000 seconds; did you mean milliseconds?"),
+    ],
+)
+def test_a_near_miss_is_kept_and_warned_about(server: dict[str, Any], warning: str) -> None:
+    config = parse_config({"mcpServers": {"time": server}}, source="mcp.json")
+    assert config.warnings == (f"mcp.json: mcpServers.time{warning}",)
+    assert config.servers["time"].extra == {key: server[key] for key in server if f".{key}: unknown" in warning}
+
+
+def test_a_second_table_of_servers_is_warned_about() -> None:
+    config = parse_config({"mcpServers": {}, "servers": {}}, source="mcp.json")
+    assert config.warnings == ('mcp.json: servers: unknown field, not used; did you mean "mcpServers"?',)
+
+
+# --- Files --------------------------------------------------------------------------------------------------------
+
+
+def test_relative_folders_and_module_files_are_taken_from_the_folder_of_the_file(tmp_path: Path) -> None:
+    servers = {
+        "relative": {"command": "./x", "cwd": "../work"},
+        "absolute": {"command": "x", "cwd": os.path.abspath(os.sep)},
+        "nowhere": {"command": "x"},
+        "file": {"module": "./sub/x.py:app"},
+        "dotted": {"module": "pkg.mod:app"},
+    }
+    path = tmp_path / "mcp.json"
+    path.write_text(json.dumps({"mcpServers": servers}), encoding="utf-8-sig")
+    config = load_config(path)
+    assert config.source == str(path)
+    assert config.servers == {
+        "relative": StdioServer("./x", cwd=str(tmp_path.parent / "work")),
+        "absolute": StdioServer("x", cwd=os.path.abspath(os.sep)),
+        "nowhere": StdioServer("x"),
+        "file": ModuleServer(str(tmp_path / "sub" / "x.py"), "app"),
+        "dotted": ModuleServer("pkg.mod", "app"),
+    }
+
+
+def test_a_file_named_without_its_folder_is_resolved_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mcp.json").write_text('{"mcpServers": {"a": {"module": "x.py"}}}')
+    monkeypatch.chdir(tmp_path)
+    assert load_config("mcp.json").servers["a"] == ModuleServer(os.path.join(os.getcwd(), "x.py"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the file is empty"),
+        (b'{"mcpServers": {"a": \xff}}', "not UTF-8 at byte 21; save the file as UTF-8"),
+        (b'{"mcpServers": NaN}', "NaN is not JSON"),
+        (
+            b'{"mcpServers": {"a": {"command": "x", "command": "y"}}}',
+            'the key "command" stands twice in one object',
+        ),
+        (
+            b'{"mcpServers": {"a": {"command": 5}}}',
+            f"mcpServers.a.command: expected a string, got 5 (a number){NUMBER}",
+        ),
+        (b"[]", 'expected an object {"mcpServers": {...}}, got a list'),
+    ],
+)
+def test_a_file_that_is_not_good_json_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    assert file_complaint(tmp_path, content) == message
+
+
+def test_a_syntax_error_names_line_and_column(tmp_path: Path) -> None:
+    message = file_complaint(tmp_path, b'{\n  "mcpServers" {}\n}')
+    assert message == "line 2, column 16: not JSON: Expecting ':' delimiter"
+
+
+@pytest.mark.parametrize("content", [b"[" * 1_000_000, b"1" * 5000])
+def test_nesting_and_numbers_beyond_the_parser_are_refused(tmp_path: Path, content: bytes) -> None:
+    assert file_complaint(tmp_path, content)
+
+
+def test_a_path_that_is_no_readable_file_is_refused(tmp_path: Path) -> None:
+    for path, reason in [(tmp_path / "none.json", "No such file or directory"), (tmp_path, "Is a directory")]:
+        with pytest.raises(ConfigError) as caught:
+            load_config(path)
+        assert caught.value.message == f"{path}: cannot be read: {reason}"
+    with pytest.raises(ConfigError, match="null"):
+        load_config("a\0b")
+
+
+def test_the_example_has_three_servers_and_no_warnings() -> None:
+    config = load_config(EXAMPLES / "mcp.json")
+    assert {name: type(server) for name, server in config.servers.items()} == {
+        "time": StdioServer,
+        "git": StdioServer,
+        "notes": ModuleServer,
+    }
+    assert config.servers["notes"] == ModuleServer(str(EXAMPLES / "notes.py"))
+    assert config.warnings == ()
+    assert (EXAMPLES / "notes.py").exists()
+
+
+# --- Properties ---------------------------------------------------------------------------------------------------
+
+NAMES = st.text("ab_ .", max_size=4) | st.sampled_from(["arg", "extra", "type ", "servers", "attribute"])
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
+JSON = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3))
+TEXTS = st.lists(st.sampled_from(["$", "{", "}", "${SET}", "$${", "${UNSET:-a}", "a", ":", "."]), max_size=5).map(
+    "".join
+)
+SHARED = {
+    "timeout": st.none() | st.floats(0.1, 1e4) | st.integers(1, 100),
+    "disabled": st.booleans(),
+    "include_tags": st.lists(TEXTS, max_size=2),
+}
+KINDS = [
+    (
+        {"command": TEXTS.map(lambda text: f"x{text}")},
+        {"args": st.lists(TEXTS, max_size=3), "env": st.dictionaries(NAMES, TEXTS, max_size=2), "cwd": TEXTS},
+    ),
+    (
+        {"url": TEXTS.map(lambda text: f"http://x/{text}")},
+        {"headers": st.dictionaries(NAMES, TEXTS), "type": st.sampled_from(["http", "sse"])},
+    ),
+    ({"module": st.sampled_from(["a.b:c", "./${SET}.py", "x$${.py:d", "C:\\${SET}.py"])}, {}),
+]
+EXTRA = st.dictionaries(NAMES, JSON, max_size=2)
+SERVERS = st.one_of(
+    [
+        st.builds(lambda known, more: {**more, **known}, st.fixed_dictionaries(must, optional={**may, **SHARED}), EXTRA)
+        for must, may in KINDS
+    ]
+)
+CONFIGS = st.builds(
+    lambda servers, extra: {"mcpServers": servers, **extra}, st.dictionaries(NAMES, SERVERS, max_size=3), EXTRA
+)
+
+
+def test_what_is_written_back_reads_as_people_write_it() -> None:
+    config = parse_config(
+        {"mcpServers": {"a": {"x": 1, "timeout": 5, "disabled": False, "args": ["y"], "command": "z"}}}
+    )
+    assert json.dumps(unstructure(config)) == (
+        '{"mcpServers": {"a": {"command": "z", "args": ["y"], "timeout": 5.0, "x": 1}}}'
+    )
+
+
+def loosely_valid(mapping: Any) -> MCPConfig | None:
+    """The strategies also write `${` that no `}` closes; those are refused, and other tests say how."""
+    try:
+        return parse_config(mapping, environ=ENVIRON)
+    except ConfigError:
+        return None
+
+
+@given(CONFIGS)
+@example({"mcpServers": {"a": {"command": "$$${SET}", "cwd": "", "url": None, "${SET}": "${SET}"}}, "x": 1})
+def test_what_is_written_back_means_the_same_and_has_every_unknown_field(mapping: dict[str, Any]) -> None:
+    config = loosely_valid(mapping)
+    if config is not None:
+        written = json.loads(json.dumps(unstructure(config)))
+        again = parse_config(written, environ={})
+        assert again == config
+        assert list(again.servers) == list(config.servers)
+        assert written.keys() == mapping.keys()
+        for name, server in config.servers.items():
+            assert all(written["mcpServers"][name][key] == value for key, value in server.extra.items())
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, item in inner for place in places(item, (*path, key)))]
+
+
+def put(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    if not path:
+        return new
+    copy = value.copy()
+    copy[path[0]] = put(copy[path[0]], path[1:], new)
+    return copy
+
+
+@given(st.data())
+@settings(max_examples=300)
+def test_any_json_value_anywhere_is_parsed_or_is_a_config_error(data: st.DataObject) -> None:
+    mapping = data.draw(CONFIGS)
+    broken = put(mapping, data.draw(st.sampled_from(places(mapping))), data.draw(JSON | TEXTS))
+    config = loosely_valid(broken)
+    assert config is None or all(isinstance(warning, str) for warning in config.warnings)
+
+
+@given(JSON)
+def test_any_json_value_at_the_top_is_parsed_or_is_a_config_error(value: Any) -> None:
+    loosely_valid(value)
+    loosely_valid({"mcpServers": value})
+
+
+@given(st.text(string.printable) | st.binary())
+@settings(max_examples=50)
+def test_any_file_is_loaded_or_is_a_config_error(
+    tmp_path_factory: pytest.TempPathFactory, content: str | bytes
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.json"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(ConfigError):  # nobody writes a configuration by chance
+        load_config(path)
+
+
+@given(st.text("\ud800a\n\x1b", min_size=1))
+def test_every_message_can_be_printed(name: str) -> None:
+    complaint({"mcpServers": {name: {"command": "x", "args": [name, 1]}}}).encode()
