@@ -230,7 +230,7 @@ class MCPConfig:
             if server.timeout is not None and server.timeout >= _LOOKS_LIKE_MS:
                 lines.append(f"{path}.timeout: {server.timeout:g} seconds; did you mean milliseconds?")
         lines += [f'{path}: unknown field, not used; did you mean "{near}"?' for path, near in found if near]
-        return tuple(f"{self.source}: {line}" for line in lines)
+        return tuple(f"{self.source or '<config>'}: {line}" for line in lines)
 
 
 # --- Saying what is wrong -----------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ from mcp_types import (
     LOG_LEVEL_META_KEY,
     METHOD_NOT_FOUND,
     PROTOCOL_VERSION_META_KEY,
+    UNSUPPORTED_PROTOCOL_VERSION,
 )
 from mcp_types.version import (
     HANDSHAKE_PROTOCOL_VERSIONS,
@@ -134,7 +135,7 @@ class ProxyActor(Actor):
             self._dispatcher: JSONRPCDispatcher[TransportContext] = JSONRPCDispatcher(read, write)
             await nursery.start(self._run)
             await self._negotiate()
-            if self._modern:
+            if self.modern:
                 nursery.start_soon(self._listen)
             yield
             nursery.cancel_scope.cancel()
@@ -152,20 +153,12 @@ class ProxyActor(Actor):
         raise BackendStartError(f"{self._name} closed the connection")
 
     async def _negotiate(self) -> None:
-        """Find out which era the backend speaks: by `server/discover`, then by the handshake."""
-        try:
-            found = await self._send(
-                "server/discover", {"_meta": _envelope({})}, {"timeout": PROBE_TIMEOUT, "cancel_on_abandon": False}
-            )
-        except MCPError as error:
-            if self._lost:
-                raise BackendStartError(f"{self._name} closed the connection when it was asked who it is") from error
-            found = {}
-        versions = found.get("supportedVersions")
-        self._modern = isinstance(versions, list) and any(v in versions for v in MODERN_PROTOCOL_VERSIONS)
-        if self._modern:
-            self.server = found
-            self.revision = LATEST_MODERN_VERSION
+        """Find out which era the backend speaks: by `server/discover`, then by the handshake.
+
+        A backend that refuses the handshake as too old has locked itself to the modern era (its answer to the probe
+        came too late): it is asked once more.
+        """
+        if await self._probe():
             return
         hello = {"protocolVersion": LATEST_HANDSHAKE_VERSION, "capabilities": OUR_CAPABILITIES, "clientInfo": OUR_INFO}
         try:
@@ -173,13 +166,32 @@ class ProxyActor(Actor):
                 "initialize", hello, {"timeout": HANDSHAKE_TIMEOUT, "cancel_on_abandon": False}
             )
         except MCPError as error:
+            if error.code == UNSUPPORTED_PROTOCOL_VERSION and await self._probe():
+                return
             raise BackendStartError(f"{self._name} does not answer the handshake: {error.message}") from error
+        self.modern = False
         self.revision = self.server.get("protocolVersion", "")
         if self.revision not in HANDSHAKE_PROTOCOL_VERSIONS:
             raise BackendStartError(f"{self._name} speaks protocol {self.revision!r}, which is not one we know")
         await self._dispatcher.notify("notifications/initialized", None, {"headers": self._version_header()})
 
-    _modern: bool = True
+    async def _probe(self) -> bool:
+        """Ask whether the backend speaks the modern era."""
+        try:
+            found = await self._send(
+                "server/discover", {"_meta": _envelope({})}, {"timeout": PROBE_TIMEOUT, "cancel_on_abandon": False}
+            )
+        except MCPError as error:
+            if self._lost:
+                raise BackendStartError(f"{self._name} closed the connection when it was asked who it is") from error
+            return False
+        versions = found.get("supportedVersions")
+        if not isinstance(versions, list) or not any(version in versions for version in MODERN_PROTOCOL_VERSIONS):
+            return False
+        self.server = found
+        return True
+
+    modern: bool = True
     revision: str = LATEST_MODERN_VERSION
     server: Mapping[str, Any] = {}
     """What the backend said of itself: its `server/discover` or `initialize` result."""
@@ -190,7 +202,7 @@ class ProxyActor(Actor):
     async def _send(self, method: str, params: Mapping[str, Any], opts: CallOptions | None = None) -> dict[str, Any]:
         """One request to the backend, with the headers that its era wants over HTTP."""
         headers = self._version_header()
-        if self._modern:
+        if self.modern:
             headers[MCP_METHOD_HEADER] = method
             key = NAME_BEARING_METHODS.get(method)
             if key is not None and isinstance(name := params.get(key), str):
@@ -215,7 +227,7 @@ class ProxyActor(Actor):
     async def handle(self, request: Request, reply: ReplyChannel) -> Outcome:
         if request.method == CATALOG:
             return Result({"listing": await self._listing(request.params["kind"])})
-        if self._modern and request.method == "tools/call":
+        if self.modern and request.method == "tools/call":
             await self._listing("tools")  # the schemas say which arguments go into headers
         token = next(self._tokens)
         call = self._calls[token] = _Call(reply, request.caller)
@@ -231,13 +243,12 @@ class ProxyActor(Actor):
         """The params as this backend's era wants them, with a progress token of ours."""
         meta = dict(request.params.get("_meta") or {})
         caller = request.caller
-        if not self._modern:
+        if not self.modern:
             for key in ENVELOPE:
                 meta.pop(key, None)
         elif PROTOCOL_VERSION_META_KEY not in meta:
             meta |= _envelope({}, caller.info)
-            if caller.log_level is not None:
-                meta[LOG_LEVEL_META_KEY] = caller.log_level
+            meta[LOG_LEVEL_META_KEY] = caller.log_level or "debug"  # an old client hears all until it says otherwise
         meta["progressToken"] = token
         return {**request.params, "_meta": meta}
 
@@ -326,7 +337,7 @@ class ProxyActor(Actor):
     async def _learn(self, kind: Kind, event: trio.Event) -> None:
         async def page(method: str, params: dict[str, Any]) -> Mapping[str, Any] | None:
             try:
-                asked = {**params, "_meta": _envelope({})} if self._modern else params
+                asked = {**params, "_meta": _envelope({})} if self.modern else params
                 return await self._send(method, asked, {"timeout": LIST_TIMEOUT})
             except MCPError as error:
                 if error.code == METHOD_NOT_FOUND:
@@ -347,7 +358,7 @@ class ProxyActor(Actor):
 
     def _keep(self, kind: Kind, items: tuple[Mapping[str, Any], ...], ttl_ms: int | None) -> None:
         now = trio.current_time()
-        told = kind in self._fresh_until and (not self._modern or kind in self._told_of)
+        told = kind in self._fresh_until and (not self.modern or kind in self._told_of)
         if not told:
             self._fresh_until[kind] = now + (ttl_ms or 0) / 1000
         self._listings[kind] = Listing(items, fresh=told, learnt_at=now)

@@ -251,8 +251,11 @@ def refuse_question(event: Notice | Question) -> None:
         event.answer(Failure.of(QuestionRefused(f"{event.method} cannot be asked: no client is behind this call")))
 
 
-async def run_actor(actor: Actor, ref: ActorRef, started: Callable[[], None]) -> None:
+async def run_actor(actor: Actor, ref: ActorRef, started: Callable[[trio.CancelScope], None]) -> None:
     """Live one life of `actor`: enter its lifespan, answer what comes in, until cancelled or crashed.
+
+    `started(serving)` is called once the lifespan is entered. Cancelling `serving` ends the life in good order: the
+    lifespan is then left as by a return, so that what stands after its `yield` runs and may wait.
 
     A slot is free before a request is taken, so that the mailbox's bound means something (rule 1). When the life
     ends, the calls in flight fail at once, before the lifespan is unwound.
@@ -263,7 +266,7 @@ async def run_actor(actor: Actor, ref: ActorRef, started: Callable[[], None]) ->
         return len(in_flight) < concurrency
 
     async with actor.lifespan(), trio.open_nursery() as nursery:
-        started()
+        started(nursery.cancel_scope)
         try:
             while True:
                 message = await ref.mailbox.receive(has_slot)

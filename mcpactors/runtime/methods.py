@@ -77,9 +77,12 @@ def address_of(method: str, params: Mapping[str, Any]) -> Address | None:
 
 def _reference(params: Mapping[str, Any]) -> Address:
     reference = params.get("ref")
-    place = _REFERENCES.get(reference.get("type", "")) if isinstance(reference, Mapping) else None
-    name = reference.get(place[1]) if isinstance(reference, Mapping) and place else None
-    if place is None or not isinstance(name, str):
+    if not isinstance(reference, Mapping):
+        reference = {}
+    of_type = reference.get("type")
+    place = _REFERENCES.get(of_type) if isinstance(of_type, str) else None
+    name = reference.get(place[1]) if place is not None else None
+    if place is None or not isinstance(name, str) or not name:
         raise InvalidParams(
             'completion/complete needs params.ref: {"type": "ref/prompt", "name": ...} or '
             '{"type": "ref/resource", "uri": ...}'
@@ -138,4 +141,17 @@ def _outward_message(message: Mapping[str, Any], namespace: Namespace) -> Mappin
 
 
 def _shape(value: object) -> str:
-    return "nothing" if value is None else f"{value!r:.60} ({type(value).__name__})"
+    """What kind of JSON value this is; not the value, which may be of any size and depth."""
+    if value is None or value == "":
+        return "nothing" if value is None else "an empty one"
+    return next((name for of_type, name in _SHAPES.items() if isinstance(value, of_type)), type(value).__name__)
+
+
+_SHAPES: Final[Mapping[type, str]] = {
+    str: "a string",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    list: "an array",
+    Mapping: "an object",
+}

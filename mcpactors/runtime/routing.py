@@ -8,6 +8,8 @@ itself*. Names come from seeds 001 and 003: `{namespace}_{name}` for tools and p
 How every URI round-trips: a URI is its head (`scheme://`, else `scheme:`, else nothing) and the rest, and the path
 format puts the namespace between the two. So `file:///x` becomes `file://ns//x`, `urn:isbn:1` becomes `urn:ns/isbn:1`
 and `{+any}` becomes `ns/{+any}`; taking it out again needs no guess.
+An unlisted URI is first taken back to what a namespace that it could be in calls it, and the templates are held
+against that.
 """
 
 from __future__ import annotations
@@ -51,6 +53,8 @@ KEYS: Final[Mapping[Kind, str]] = {"tools": "name", "prompts": "name", "resource
 NAMESPACE_LENGTH: Final = 64
 _NAMESPACE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _SCHEME_NAMESPACE: Final = re.compile(r"[A-Za-z][A-Za-z0-9.-]*")
+_BETWEEN: Final[Mapping[UriFormat, str]] = {"path": "/", "protocol": "+"}
+"""What stands between two namespaces, and after the last, in a URI."""
 _HEAD: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(//)?")
 
 
@@ -71,7 +75,7 @@ def validate_namespace(namespace: str, uri_format: UriFormat = "path") -> str:
             else ("a letter", "letters, digits, '.', '-' (the URI format 'protocol' puts it in a URI scheme)")
         )
         raise NamespaceError(
-            f"namespace {namespace!r} cannot be used: it must start with {first} and consist of {rest}, at most "
+            f"namespace {namespace!r:.80} cannot be used: it must start with {first} and consist of {rest}, at most "
             f"{NAMESPACE_LENGTH} characters; leave it out (None) to keep names unchanged"
         )
     return namespace
@@ -107,6 +111,14 @@ def remove_resource_prefix(uri: str, prefix: str, prefix_format: UriFormat = "pa
     return head + rest[len(prefix) + 1 :]
 
 
+def _prefixes(uri: str, prefix_format: UriFormat, most: int) -> Iterator[str]:
+    """What stands where the prefixes of up to `most` namespaces stand, the longest first, the empty one last."""
+    between = _BETWEEN[prefix_format]
+    parts = (_split(uri)[1] if prefix_format == "path" else uri).split(between, most)[:-1]
+    for count in range(len(parts), -1, -1):
+        yield between.join(parts[:count])
+
+
 @frozen
 class Namespace:
     """The namespaces on the way from the root to one mount, outermost first. The empty one changes nothing."""
@@ -114,15 +126,15 @@ class Namespace:
     parts: tuple[str, ...] = ()
     uri_format: UriFormat = "path"
     _name_prefix: str = field(init=False, repr=False, eq=False)
-    _uri_prefix: str = field(init=False, repr=False, eq=False)
+    uri_prefix: str = field(init=False, repr=False, eq=False)
 
     @_name_prefix.default
     def _make_name_prefix(self) -> str:
         return "".join(part + "_" for part in self.parts)
 
-    @_uri_prefix.default
+    @uri_prefix.default
     def _make_uri_prefix(self) -> str:
-        return ("/" if self.uri_format == "path" else "+").join(self.parts)
+        return _BETWEEN[self.uri_format].join(self.parts)
 
     def __bool__(self) -> bool:
         return bool(self.parts)
@@ -140,7 +152,7 @@ class Namespace:
             return own
         if kind in ("tools", "prompts"):
             return self._name_prefix + own
-        return add_resource_prefix(own, self._uri_prefix, self.uri_format)
+        return add_resource_prefix(own, self.uri_prefix, self.uri_format)
 
     def inward(self, kind: Kind, full: str) -> str | None:
         """The mount's own name for `full`; None when `full` cannot be one of its names."""
@@ -148,9 +160,9 @@ class Namespace:
             return full
         if kind in ("tools", "prompts"):
             return full[len(self._name_prefix) :] if full.startswith(self._name_prefix) else None
-        if not has_resource_prefix(full, self._uri_prefix, self.uri_format):
+        if not has_resource_prefix(full, self.uri_prefix, self.uri_format):
             return None
-        return remove_resource_prefix(full, self._uri_prefix, self.uri_format)
+        return remove_resource_prefix(full, self.uri_prefix, self.uri_format)
 
 
 # --- The tree of mounts -------------------------------------------------------------------------------------------
@@ -242,20 +254,20 @@ class KindTable(Generic[T]):
     ) -> KindTable[T]:
         """Make the table from places in order of precedence and what their actors list.
 
-        An item without a name of its own is left out; so is the second of two with one name from one actor.
+        An item without a name of its own (an empty one cannot be called) is left out; so is the second of two with one name from one actor.
 
         Raises:
             NameConflict: two mounts offer one name and the policy is "error".
         """
         key = KEYS[kind]
         routes: dict[str, Route[T]] = {}
-        conflicts: list[Conflict] = []
+        conflicts: dict[Conflict, None] = {}
         kept: list[tuple[tuple[int, ...], list[Mapping[str, Any]]]] = []
         for place in places:
             mine: list[Mapping[str, Any]] = []
             for item in listings.get(place.target, _NOTHING).items:
                 own = item.get(key)
-                if not isinstance(own, str):
+                if not isinstance(own, str) or not own:
                     continue
                 full = place.namespace.outward(kind, own)
                 taken = routes.get(full)
@@ -263,10 +275,10 @@ class KindTable(Generic[T]):
                     routes[full] = Route(place.target, own, place.namespace)
                     mine.append(item if full == own else {**item, key: full})
                 elif (taken.target, taken.namespace) != (place.target, place.namespace):
-                    conflicts.append(Conflict(kind, full, str(taken.target), str(place.target)))
+                    conflicts[Conflict(kind, full, str(taken.target), str(place.target))] = None
             kept.append((place.rank, mine))
         if conflicts and policy == "error":
-            raise NameConflict(_tell(conflicts))
+            raise NameConflict(_tell(tuple(conflicts)))
         kept.sort(key=lambda row: row[0])
         return cls(kind, routes, tuple(item for _, mine in kept for item in mine), tuple(conflicts))
 
@@ -280,10 +292,26 @@ class KindTable(Generic[T]):
         return self._by_name.get(name)
 
     @cached_property
-    def by_specificity(self) -> tuple[tuple[str, str, Route[T]], ...]:
-        """Templates as (literal start, template, route), those in the deepest namespace first."""
-        rows = [(full.partition("{")[0], full, route) for full, route in self.routes.items()]
-        return tuple(sorted(rows, key=lambda row: -len(row[2].namespace.parts)))
+    def _by_prefix(self) -> tuple[UriFormat, int, Mapping[str, list[tuple[str, Route[T]]]]]:
+        """The URI format, the most namespaces one within another, and per prefix (literal start, route) of each."""
+        found: dict[str, list[tuple[str, Route[T]]]] = {}
+        uri_format: UriFormat = "path"
+        for route in self.routes.values():
+            uri_format = route.namespace.uri_format
+            found.setdefault(route.namespace.uri_prefix, []).append((route.own.partition("{")[0], route))
+        depth = max((prefix.count(_BETWEEN[uri_format]) + 1 for prefix in found if prefix), default=0)
+        return uri_format, depth, found
+
+    def matching(self, uri: str, matches: Callable[[str, str], bool]) -> Route[T] | None:
+        """Where a URI leads that a template here stands for: to the deepest namespace, then by precedence."""
+        uri_format, depth, by_prefix = self._by_prefix
+        for prefix in _prefixes(uri, uri_format, depth):
+            rows = by_prefix.get(prefix, ())
+            own = remove_resource_prefix(uri, prefix, uri_format) if prefix else uri
+            for start, route in rows:
+                if own.startswith(start) and matches(route.own, own):
+                    return Route(route.target, own, route.namespace)
+        return None
 
 
 _NOTHING: Final = Listing()
@@ -318,17 +346,13 @@ class RoutingTable(Generic[T]):
     def find(self, kind: Kind, name: str, matches: Callable[[str, str], bool]) -> Route[T] | None:
         """Where a name leads, or None. Costs the same at any depth and with any number of mounts.
 
-        A resource's URI that is not listed is looked for among the templates: `matches(template, uri)` decides.
+        A resource's URI that is not listed is looked for among the templates of the namespaces it could be in:
+        `matches(template, uri)` decides, given both as the template's actor knows them.
         """
         route = self.of(kind).routes.get(name)
         if route is not None or kind != "resources":
             return route
-        for start, template, candidate in self.templates.by_specificity:
-            if name.startswith(start) and matches(template, name):
-                own = candidate.namespace.inward("resources", name)
-                if own is not None:
-                    return Route(candidate.target, own, candidate.namespace)
-        return None
+        return self.templates.matching(name, matches)
 
     def candidates(self, kind: Kind, name: str) -> list[Route[T]]:
         """Who could know an unlisted name, by its namespace alone: the deepest namespace first, then by precedence."""

@@ -25,7 +25,7 @@ __all__ = ["ActorInfo", "ChildSpec", "ChildState", "Supervisor"]
 logger = logging.getLogger("mcpactors")
 
 ChildState = Literal["starting", "running", "backoff", "quarantined", "stopped"]
-STOP_PATIENCE: Final = 5.0
+STOP_PATIENCE: Final = 10.0
 """Seconds `stop_child` waits for an end before it says who does not end; every cleanup has a bound of its own."""
 
 
@@ -39,6 +39,8 @@ class ChildSpec:
     policy: RestartPolicy = RestartPolicy()
     start_timeout: float = 15.0
     """Seconds its lifespan may take to be entered."""
+    stop_timeout: float = 5.0
+    """Seconds its lifespan may take to be left in good order, before it is cancelled."""
 
 
 @frozen
@@ -68,6 +70,8 @@ class _Child:
     restarts: int = 0
     last_exit: str | None = None
     scope: trio.CancelScope = field(factory=trio.CancelScope)
+    serving: trio.CancelScope | None = None
+    """What it does inside its lifespan, while it is running."""
     stopping: bool = False
     settled: trio.Event = field(factory=trio.Event)
     """Set once it has started, or failed to, for the first time."""
@@ -156,7 +160,11 @@ class Supervisor:
 
     def _ask_to_stop(self, child: _Child) -> None:
         child.stopping = True
-        child.scope.cancel()
+        if child.serving is None:
+            child.scope.cancel()
+        else:
+            child.serving.cancel()
+            child.scope.deadline = trio.current_time() + child.spec.stop_timeout
 
     def _enter(self, child: _Child, state: ChildState) -> None:
         child.enter(state)
@@ -204,7 +212,8 @@ class Supervisor:
         if child.stopping:
             scope.cancel()
 
-        def started() -> None:
+        def started(serving: trio.CancelScope) -> None:
+            child.serving = serving
             scope.deadline = float("inf")
             spec.ref.mailbox.accept()
             child.settled.set()
@@ -216,6 +225,7 @@ class Supervisor:
                 await run_actor(spec.start(), spec.ref, started)
         except* Exception as group:
             crash = group
+        child.serving = None
         failed_to_start = child.state == "starting" and not child.stopping
         if crash is not None:
             child.last_exit = _said(crash)

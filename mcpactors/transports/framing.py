@@ -76,11 +76,10 @@ class LineFramer:
         return lines
 
     def _add(self, piece: bytes) -> None:
+        before, self._size = self._size, self._size + len(piece)
         self._partial += piece
-        self._size += len(piece)
         if self._size > self.max_line:
-            if self._size - len(piece) <= self.max_line:
-                self._head = bytes(self._partial[:KEPT])
+            self._head = bytes(self._partial[:KEPT]) if before <= self.max_line else (self._head + piece)[:KEPT]
             del self._partial[:-KEPT]
 
     def _end(self) -> bytes | LongLine:

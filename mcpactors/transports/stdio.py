@@ -192,6 +192,7 @@ class StdioReader:
     _seen: int = field(default=0, init=False)
     _skipped: Counter[Skip] = field(factory=Counter, init=False)
     _salvaged: int = field(default=0, init=False)
+    _afterwards: int = field(default=0, init=False)
     _reading: bool = field(default=False, init=False)
     _ended: bool = field(default=False, init=False)
     _closed: bool = field(default=False, init=False)
@@ -225,7 +226,7 @@ class StdioReader:
             return False
         self._reading = True
         try:
-            data = await self.stdout.receive_some(_CHUNK)
+            data = await self._receive_some()
         except (trio.ClosedResourceError, trio.BrokenResourceError):
             data = b""
         finally:
@@ -233,7 +234,7 @@ class StdioReader:
         if not data:
             self._end()
             return False
-        self._lines.extend(self._framer.feed(bytes(data)))
+        self._lines.extend(self._framer.feed(data))
         if self._framer.unfinished - self.limits.line > self.limits.endless:
             self._end()
             raise anyio.BrokenResourceError(
@@ -241,6 +242,22 @@ class StdioReader:
                 "Messages are one line each: see what this server prints."
             )
         return True
+
+    async def _receive_some(self) -> bytes:
+        if not self.writer.broken.is_set():
+            return bytes(await self.stdout.receive_some(_CHUNK))
+        # The child stopped listening. What it said before is a pipe's worth at most; what it says now is not heard.
+        data = b""
+        with trio.move_on_after(self.limits.last_words):
+            if self._afterwards < _CHUNK:
+                data = bytes(await self.stdout.receive_some(_CHUNK - self._afterwards))
+        self._afterwards += len(data)
+        return data
+
+    async def wake(self) -> None:
+        """Ends the `receive` that is waiting, if one is: nothing but the closing of the pipe wakes it."""
+        if self._reading:
+            await self.stdout.aclose()
 
     def _end(self) -> None:
         """Half a connection is none: nothing can be asked of a child whose answers cannot come."""
@@ -279,10 +296,8 @@ class StdioReader:
     async def aclose(self) -> None:
         """Nothing more is received. The pipe stays open, to be drained: its closing could kill a child at work."""
         self._closed = True
-        if self._reading:
-            await self.stdout.aclose()  # nothing else wakes the task that waits in it
-        else:
-            await trio.lowlevel.checkpoint()
+        await self.wake()
+        await trio.lowlevel.checkpoint()
 
     def __aiter__(self) -> Self:
         return self
@@ -340,15 +355,16 @@ async def stdio_client(
     process = await _start(command, args, child_environment(os.environ, env), cwd)
     stdin, stdout, stderr_pipe = pipes = _pipes(process)
     writer = StdioWriter(limits.outgoing)
+    reader = StdioReader(command, stdout, writer, limits)
     heard = trio.Event()
     # Nothing waits between the start and the `try`: a cancellation there would leave the child behind.
     async with trio.open_nursery() as nursery:
         nursery.start_soon(writer.run, stdin)
         nursery.start_soon(_listen_to_stderr, stderr_pipe, command, stderr or StderrTail(), heard)
         nursery.start_soon(_notice_closed_stdin, stdin, writer)
-        nursery.start_soon(_close_after_last_words, stdout, writer, limits.last_words)
+        nursery.start_soon(_wake_after_last_words, reader)
         try:
-            yield StdioReader(command, stdout, writer, limits), writer
+            yield reader, writer
         finally:
             with trio.CancelScope(shield=True):
                 writer.close()
@@ -403,17 +419,17 @@ async def _listen_to_stderr(stream: trio.abc.ReceiveStream, name: str, tail: Std
 
 async def _notice_closed_stdin(stdin: trio.abc.SendStream, writer: StdioWriter) -> None:
     """A child that closed its stdin is noticed now and not at the next write, which may never come."""
-    if sys.platform != "win32" and isinstance(stdin, trio.lowlevel.FdStream):
+    if sys.platform != "win32" and isinstance(stdin, trio.lowlevel.FdStream) and stdin.fileno() >= 0:  # -1: closed
         with suppress(trio.ClosedResourceError):
             await trio.lowlevel.wait_readable(stdin.fileno())  # our end of a pipe is "readable" only once it broke
             writer.hang_up()
 
 
-async def _close_after_last_words(stdout: trio.abc.ReceiveStream, writer: StdioWriter, last_words: float) -> None:
-    """Half a connection is none. What the child wrote before it closed its stdin is still read."""
-    await writer.broken.wait()
-    await trio.sleep(last_words)
-    await stdout.aclose()
+async def _wake_after_last_words(reader: StdioReader) -> None:
+    """Half a connection is none: a reader that waits for a child which no longer listens is told so."""
+    await reader.writer.broken.wait()
+    await trio.sleep(reader.limits.last_words)
+    await reader.wake()
 
 
 # --- Its end ------------------------------------------------------------------------------------------------------
@@ -448,15 +464,23 @@ async def _discard(stdout: trio.abc.ReceiveStream) -> None:
 
 async def _exited(process: trio.Process) -> None:
     """Until the process exits; not reaped where that can be told apart, so that its group's number stays its own."""
-    if sys.platform == "linux":
-        with suppress(OSError):
-            descriptor = os.pidfd_open(process.pid)
-            try:
-                await trio.lowlevel.wait_readable(descriptor)
-            finally:
-                os.close(descriptor)
-            return
-    await process.wait()
+    if not await _exit_seen(process.pid):
+        await process.wait()
+
+
+async def _exit_seen(pid: int) -> bool:
+    """True once the process runs no more, whoever is to reap it; False at once where that cannot be watched."""
+    if sys.platform != "linux":
+        return False
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        await trio.lowlevel.wait_readable(descriptor)
+    finally:
+        os.close(descriptor)
+    return True
 
 
 async def _reap_group(process: trio.Process, patience: float) -> None:
@@ -464,10 +488,21 @@ async def _reap_group(process: trio.Process, patience: float) -> None:
     _signal_group(process, _SIGKILL)
     with trio.move_on_after(patience):
         await process.wait()
-        while _signal_group(process, 0):  # noqa: ASYNC110  grandchildren take a moment to die; no event says when
-            await trio.sleep(0.005)
+        if _signal_group(process, 0):  # death takes a moment; those are reaped by init, which may take its time
+            for pid in _members(process.pid):
+                await _exit_seen(pid)
         return
     logger.warning("process group %d is still there after SIGKILL; it was left behind", process.pid)
+
+
+def _members(group: int) -> list[int]:
+    members: list[int] = []
+    if sys.platform == "linux":
+        for name in os.listdir("/proc"):
+            with suppress(ValueError, OSError):  # not a process; one that has just gone
+                if os.getpgid(int(name)) == group:
+                    members.append(int(name))
+    return members
 
 
 def _signal_group(process: trio.Process, number: int) -> bool:

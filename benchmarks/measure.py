@@ -1,0 +1,135 @@
+"""What the benchmarks share: times taken in turns, their percentiles, and a plain table.
+
+Rule: figures are compared within one run only. The cases take turns in small batches, so that whatever else the
+machine is doing hits all of them alike, and what is claimed is a ratio, never a number of microseconds. A benchmark
+reports and exits 0, whether its claims hold or not: it is no test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import platform
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field, frozen
+
+__all__ = ["Case", "Report", "Series", "interleaved", "options"]
+
+Case = Callable[[], Awaitable[object]]
+"""One call to be timed, whole."""
+
+
+@frozen
+class Series:
+    """The times of one case, sorted, in nanoseconds."""
+
+    times: Sequence[int]
+
+    def percentile(self, share: float) -> float:
+        """Microseconds that `share` (0 to 1) of the calls did not exceed."""
+        return self.times[min(len(self.times) - 1, int(share * len(self.times)))] / 1000
+
+    @property
+    def p50(self) -> float:
+        """The median, in microseconds."""
+        return self.percentile(0.5)
+
+    @property
+    def p99(self) -> float:
+        """In microseconds; of fewer than 100 calls it is the slowest one."""
+        return self.percentile(0.99)
+
+
+async def interleaved(cases: Mapping[str, Case], seconds: float, batch: int = 1, rounds: int = 10) -> dict[str, Series]:
+    """Time the cases in turns of `batch` calls, for `seconds` in all and `rounds` rounds at least."""
+    taken: dict[str, list[int]] = {name: [] for name in cases}
+    clock = time.perf_counter_ns
+    for case in cases.values():  # the first calls fill caches, and are not counted
+        for _ in range(min(batch, 3)):
+            await case()
+    gc.collect()
+    began, done = time.perf_counter(), 0
+    while done < rounds or time.perf_counter() - began < seconds:
+        order = list(cases.items())
+        for name, case in order if done % 2 else reversed(order):
+            times = taken[name]
+            for _ in range(batch):
+                start = clock()
+                await case()
+                times.append(clock() - start)
+        done += 1
+    return {name: Series(sorted(times)) for name, times in taken.items()}
+
+
+@frozen
+class Options:
+    """The command line of a benchmark."""
+
+    quick: bool
+    json: Path | None
+
+    def seconds(self, usual: float) -> float:
+        """How long to measure something: a sixth of the usual when it is to be quick."""
+        return usual / 6 if self.quick else usual
+
+
+def options(about: str) -> Options:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer calls, for a first look")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE too")
+    said = parser.parse_args()
+    return Options(said.quick, said.json)
+
+
+@define
+class Report:
+    """Prints what was measured as it comes, and keeps it for `--json`."""
+
+    rows: list[dict[str, Any]] = field(factory=list)
+    claims: list[dict[str, Any]] = field(factory=list)
+
+    def table(self, title: str, measured: Mapping[str, Series], beside: Mapping[str, str]) -> None:
+        """One row a case; `beside` names the case that a case is compared with, where it is compared."""
+        head = (title, "calls", "p50 us", "p99 us", "p50 ratio", "p99 ratio")
+        lines = [head]
+        for name, series in measured.items():
+            other = measured[beside[name]] if name in beside else None
+            ratios = (None, None) if other is None else (series.p50 / other.p50, series.p99 / other.p99)
+            self.rows.append(
+                {
+                    "table": title,
+                    "case": name,
+                    "calls": len(series.times),
+                    "p50_us": series.p50,
+                    "p99_us": series.p99,
+                    "beside": beside.get(name),
+                    "p50_ratio": ratios[0],
+                    "p99_ratio": ratios[1],
+                }
+            )
+            said = ["" if ratio is None else f"{ratio:.2f}" for ratio in ratios]
+            lines.append((name, str(len(series.times)), f"{series.p50:.1f}", f"{series.p99:.1f}", said[0], said[1]))
+        widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+        for line in lines:
+            cells = [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))]
+            print("  ".join(cells).rstrip())
+        print(flush=True)
+
+    def claim(self, what: str, ratio: float, at_most: float) -> None:
+        """One line for one claim: that a ratio is not above a bound."""
+        holds = ratio <= at_most
+        self.claims.append({"claim": what, "ratio": ratio, "at_most": at_most, "holds": holds})
+        verdict = "holds" if holds else "does not hold"
+        print(f"claim: {what}: ratio {ratio:.2f}, at most {at_most:g}: {verdict}", flush=True)
+
+    def write(self, path: Path | None) -> None:
+        """Write the figures as JSON, where a file was asked for."""
+        if path is not None:
+            figures = {"python": platform.python_version(), "rows": self.rows, "claims": self.claims}
+            path.write_text(json.dumps(figures, indent=1) + "\n")
