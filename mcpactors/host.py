@@ -245,13 +245,14 @@ class Runtime:
             server = low_level(target)
             return self._start(identity, name, LocalActor.kind, lambda ref: LocalActor(server))
         stderr = StderrTail()
-        connect, timeout = _connector(target, stderr)
-        running = self._start(
-            identity,
-            name,
-            ProxyActor.kind,
-            lambda ref: ProxyActor(ref.name, connect, lambda kinds: self._router.changed(ref, kinds), timeout),
-        )
+        connect = _connector(target, stderr)
+        timeout = target.target.timeout if isinstance(target.target, StdioServer | HTTPServer) else None
+        over_http = isinstance(target.target, HTTPServer)
+
+        def make(ref: ActorRef) -> ProxyActor:
+            return ProxyActor(ref.name, connect, lambda kinds: self._router.changed(ref, kinds), timeout, over_http)
+
+        running = self._start(identity, name, ProxyActor.kind, make)
         running.stderr = stderr
         return running
 
@@ -374,18 +375,18 @@ async def _copied(source: ActorRef, kind: Kind) -> Listing:
     return evolve(listing, fresh=True)
 
 
-def _connector(proxy: ProxyServer, stderr: StderrTail) -> tuple[Connect, float | None]:
-    """How to connect to a backend, and its own timeout."""
+def _connector(proxy: ProxyServer, stderr: StderrTail) -> Connect:
+    """How to connect to a backend."""
     target = proxy.target
     if isinstance(target, StdioServer):
         path = os.pathsep.join((os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)))
         env = {"PATH": path, **target.env}  # programs installed beside us are found, after all others
-        return lambda: stdio_client(target.command, target.args, env=env, cwd=target.cwd, stderr=stderr), target.timeout
+        return lambda: stdio_client(target.command, target.args, env=env, cwd=target.cwd, stderr=stderr)
     if isinstance(target, HTTPServer):
         if target.resolved_transport != "http":
             raise MountError(f"{target.url}: transport {target.resolved_transport!r} is not there yet; use http")
-        return lambda: http_client(target.url, target.headers), target.timeout
-    return lambda: memory_client(target), None
+        return lambda: http_client(target.url, target.headers)
+    return lambda: memory_client(target)
 
 
 def load_server(config: ModuleServer) -> object:

@@ -75,6 +75,8 @@ TELLS: Final[Mapping[str, tuple[Kind, ...]]] = {
     "promptsListChanged": ("prompts",),
     "resourcesListChanged": ("resources", "templates"),
 }
+DISPATCHER_CLOSED: Final = (CONNECTION_CLOSED, "Connection closed")
+"""What the SDK's dispatcher says to whoever waits when the connection ends."""
 QUESTIONS: Final = frozenset({"sampling/createMessage", "elicitation/create", "roots/list"})
 OUR_INFO: Final = {"name": "mcpactors", "version": "0.1.0"}
 OUR_CAPABILITIES: Final[Mapping[str, Any]] = {
@@ -101,7 +103,7 @@ class ProxyActor(Actor):
     """Holds one connection to a backend and relays calls to it.
 
     `changed(kinds)` is called when the backend says that a list is not what it was. `timeout`: seconds for one call
-    in all, where this backend's is shorter than the runtime's.
+    in all, where this backend's is shorter than the runtime's. `over_http`: some arguments are to go into headers.
     """
 
     kind = "proxy"
@@ -112,10 +114,12 @@ class ProxyActor(Actor):
         connect: Connect,
         changed: Callable[[tuple[Kind, ...]], None],
         timeout: float | None = None,
+        over_http: bool = False,
     ) -> None:
         self._name = name
         self._connect = connect
         self._changed = changed
+        self._over_http = over_http
         self._options: CallOptions = {} if timeout is None else {"timeout": timeout}
         self._tokens = count(1)
         self._calls: dict[int, _Call] = {}
@@ -227,7 +231,7 @@ class ProxyActor(Actor):
     async def handle(self, request: Request, reply: ReplyChannel) -> Outcome:
         if request.method == CATALOG:
             return Result({"listing": await self._listing(request.params["kind"])})
-        if self.modern and request.method == "tools/call":
+        if self._over_http and self.modern and request.method == "tools/call" and "tools" not in self._listings:
             await self._listing("tools")  # the schemas say which arguments go into headers
         token = next(self._tokens)
         call = self._calls[token] = _Call(reply, request.caller)
@@ -253,7 +257,7 @@ class ProxyActor(Actor):
         return {**request.params, "_meta": meta}
 
     def _failure(self, error: MCPError) -> Failure:
-        if error.code == CONNECTION_CLOSED and self._lost:
+        if (error.code, error.message) == DISPATCHER_CLOSED:
             return Failure.of(
                 ActorCrashed(
                     f"{self._name} lost its connection while it held the call: the outcome is unknown, and nothing "

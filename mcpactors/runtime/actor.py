@@ -8,6 +8,7 @@ fail at once, waiting ones stay in the mailbox for the next life (design.md sect
 from __future__ import annotations
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -18,7 +19,7 @@ import trio
 from attrs import define, field, frozen
 
 from mcpactors.errors import INTERNAL_ERROR, ActorCrashed, MailboxFull, MCPActorsError, QuestionRefused
-from mcpactors.runtime.reply import CallDeadlines, Failure, Notice, Outcome, Question, Replies, ReplyChannel
+from mcpactors.runtime.reply import CallDeadlines, Failure, Notice, Outcome, Question, Replies, ReplyChannel, Result
 
 __all__ = [
     "Actor",
@@ -30,6 +31,7 @@ __all__ = [
     "MailboxStatistics",
     "Request",
     "Tally",
+    "part",
     "run_actor",
 ]
 
@@ -65,9 +67,9 @@ class Request:
         return Request(self.method, {**self.params, **changed}, self.caller)
 
 
-@frozen
+@frozen(eq=False)
 class Envelope:
-    """A request with the channel to answer on."""
+    """A request with the channel to answer on. One offer of it is one accepted request, so it has identity."""
 
     request: Request
     reply: ReplyChannel
@@ -115,7 +117,7 @@ class Mailbox:
         if self._refusal is not None:
             self._refused += 1
             raise self._refusal()
-        if len(self._data) >= self._capacity:
+        if self.full:
             self._refused += 1
             raise MailboxFull(
                 f"{self.owner} is overloaded: {self._capacity} calls are waiting already; retry in a second",
@@ -145,20 +147,26 @@ class Mailbox:
         """Make a waiting `receive` look again."""
         self._waiter.unpark()
 
+    @property
+    def full(self) -> bool:
+        """Whether as many requests wait as may."""
+        return len(self._data) >= self._capacity
+
+    def sweep(self) -> int:
+        """Drop the requests whose callers have left, and return how many these were."""
+        before = len(self._data)
+        self._data = deque(envelope for envelope in self._data if not envelope.reply.finished)
+        return before - len(self._data)
+
     def accept(self) -> None:
         """Take requests again."""
         self._refusal = None
 
-    def refuse(self, error: Callable[[], MCPActorsError]) -> int:
-        """Refuse every request from now on, and fail those that wait, with the error that `error()` makes.
-
-        Returns how many were waiting.
-        """
+    def refuse(self, error: Callable[[], MCPActorsError]) -> list[Envelope]:
+        """Refuse every request from now on, with the error that `error()` makes, and give back those that wait."""
         self._refusal = error
         waiting, self._data = list(self._data), deque()
-        for envelope in waiting:
-            envelope.reply.finish(Failure.of(error()))
-        return len(waiting)
+        return waiting
 
     def statistics(self) -> MailboxStatistics:
         """A frozen snapshot."""
@@ -189,13 +197,15 @@ class ActorRef:
         self.kind = kind
         self.mailbox = mailbox
         self.tally = Tally()
-        self.in_flight: set[ReplyChannel] = set()
+        self.in_flight: set[Envelope] = set()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
 
     def offer(self, envelope: Envelope) -> None:
         """Hand over a request. Never waits; raises as `Mailbox.offer` does."""
+        if self.mailbox.full:  # callers that gave up must not keep others out
+            self.tally.cancelled += self.mailbox.sweep()
         self.mailbox.offer(envelope)
         self.tally.accepted += 1
 
@@ -216,7 +226,12 @@ class ActorRef:
 
     def refuse(self, error: Callable[[], MCPActorsError]) -> None:
         """Refuse requests from now on and fail the waiting ones."""
-        self.tally.failed += self.mailbox.refuse(error)
+        for envelope in self.mailbox.refuse(error):
+            if envelope.reply.finished:
+                self.tally.cancelled += 1  # its caller left while it waited
+            else:
+                envelope.reply.finish(Failure.of(error()))
+                self.tally.failed += 1
 
 
 class Actor(ABC):
@@ -275,44 +290,68 @@ async def run_actor(actor: Actor, ref: ActorRef, started: Callable[[trio.CancelS
                 elif message.reply.finished:
                     ref.tally.cancelled += 1  # its caller left while it waited
                 else:
-                    in_flight.add(message.reply)
+                    in_flight.add(message)
                     nursery.start_soon(_answer, actor, ref, message)
         finally:
-            for reply in list(in_flight):
-                _settle(ref, reply, _went_down(ref))
+            for envelope in list(in_flight):
+                _settle(ref, envelope, None)
 
 
 async def _answer(actor: Actor, ref: ActorRef, envelope: Envelope) -> None:
     """Answer one request. Being in `ref.in_flight` means: not settled yet."""
-    reply = envelope.reply
-    outcome: Outcome | Forwarded = _went_down(ref)  # what it is when the actor's end cancels this task
+    request, reply = envelope.request, envelope.reply
+    outcome: Outcome | Forwarded | None = None  # what it stays when this task is cancelled
     try:
-        with trio.CancelScope() as scope:
-            reply.runs_in(scope)
-            outcome = await actor.handle(envelope.request, reply)
+        if not reply.finished:  # its caller left, or the actor went down, before this task had its first turn
+            with trio.CancelScope() as scope:
+                reply.runs_in(scope)
+                outcome = await actor.handle(request, reply)
     except MCPActorsError as error:
         outcome = Failure.of(error)
-    except (Exception, SystemExit) as error:
-        logger.exception("%s: %s raised", ref.name, envelope.request.method)
-        said = f"{ref.name} failed while answering {envelope.request.method} ({type(error).__name__}); see its log"
+    except BaseException as error:
+        passing, own = part(error)
+        if own is None:
+            raise
+        logger.error("%s: %s raised", ref.name, request.method, exc_info=own)
+        said = f"{ref.name} failed while answering {request.method} ({type(own).__name__}); see its log"
         outcome = Failure(INTERNAL_ERROR, said)
+        if passing is not None:
+            raise passing from None
     finally:
-        _settle(ref, reply, outcome)
+        _settle(ref, envelope, outcome)
 
 
-def _settle(ref: ActorRef, reply: ReplyChannel, outcome: Outcome | Forwarded) -> None:
-    if reply not in ref.in_flight:
+def part(error: BaseException) -> tuple[BaseException | None, BaseException | None]:
+    """What must pass through whoever contains the errors of an actor, and what is that actor's own (promise F59)."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(_passes)
+    return (error, None) if _passes(error) else (None, error)
+
+
+def _passes(error: BaseException) -> bool:
+    """Ctrl-C, the end of the interpreter, and a cancellation that somebody asked trio for. Not SystemExit."""
+    if isinstance(error, trio.Cancelled):
+        return trio.current_effective_deadline() == -math.inf
+    return isinstance(error, KeyboardInterrupt | GeneratorExit)
+
+
+def _settle(ref: ActorRef, envelope: Envelope, outcome: Outcome | Forwarded | None) -> None:
+    """Close the account of one request. No outcome means: cancelled, by its caller or because the actor went down."""
+    if envelope not in ref.in_flight:
         return  # failed already, when the actor went down
-    ref.in_flight.discard(reply)
+    ref.in_flight.discard(envelope)
     ref.mailbox.slot_freed()
+    reply, tally = envelope.reply, ref.tally
     if isinstance(outcome, Forwarded):
-        ref.tally.forwarded += 1
-    elif not reply.finish(outcome):
-        ref.tally.cancelled += 1  # its caller had left
-    elif isinstance(outcome, Failure):
-        ref.tally.failed += 1
+        tally.forwarded += 1
+    elif outcome is None and reply.finished:
+        tally.cancelled += 1  # its caller had left, and nothing came after that
+    elif not reply.finish(outcome or _went_down(ref)):
+        tally.cancelled += 1  # its caller had left, and does not get what came
+    elif isinstance(outcome, Result):
+        tally.answered += 1
     else:
-        ref.tally.answered += 1
+        tally.failed += 1
 
 
 def _went_down(ref: ActorRef) -> Failure:

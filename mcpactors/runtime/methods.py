@@ -140,13 +140,6 @@ def _outward_message(message: Mapping[str, Any], namespace: Namespace) -> Mappin
     return message if changed is content else {**message, "content": changed}
 
 
-def _shape(value: object) -> str:
-    """What kind of JSON value this is; not the value, which may be of any size and depth."""
-    if value is None or value == "":
-        return "nothing" if value is None else "an empty one"
-    return next((name for of_type, name in _SHAPES.items() if isinstance(value, of_type)), type(value).__name__)
-
-
 _SHAPES: Final[Mapping[type, str]] = {
     str: "a string",
     bool: "a boolean",
@@ -155,3 +148,12 @@ _SHAPES: Final[Mapping[type, str]] = {
     list: "an array",
     Mapping: "an object",
 }
+
+
+def _shape(value: object) -> str:
+    """What kind of JSON value this is; not the value itself, which may be of any size and depth."""
+    if value is None:
+        return "nothing"
+    if value == "":
+        return "an empty string"
+    return next((said for of_type, said in _SHAPES.items() if isinstance(value, of_type)), type(value).__name__)

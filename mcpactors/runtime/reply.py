@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Self, final
 
@@ -22,6 +23,7 @@ from mcpactors.runtime.routing import Namespace
 __all__ = ["CallDeadlines", "Failure", "Notice", "Outcome", "Question", "Replies", "ReplyChannel", "Result"]
 
 NOTICES_KEPT: Final = 64
+QUESTIONS_OPEN: Final = 64
 PROGRESS: Final = "notifications/progress"
 _ROOT: Final = Namespace()
 
@@ -89,7 +91,8 @@ class Question:
 class CallDeadlines:
     """Seconds a call may take: without a sign of life, in all, and for the client to answer one question.
 
-    The clocks of `idle` and `total` stand still while a question is open: the callee cannot work then.
+    The clock of `total` stands still while a question is open, and that of `idle` begins anew after it: the callee
+    cannot work then.
     """
 
     idle: float = 30.0
@@ -101,7 +104,18 @@ class CallDeadlines:
 class ReplyChannel:
     """The callee's end of one call."""
 
-    __slots__ = ("_event", "_feed", "_open_questions", "_scope", "dropped", "late", "namespace", "outcome")
+    __slots__ = (
+        "_event",
+        "_feed",
+        "_open_questions",
+        "_paused",
+        "_paused_at",
+        "_scope",
+        "dropped",
+        "late",
+        "namespace",
+        "outcome",
+    )
 
     def __init__(self) -> None:
         self.outcome: Outcome | None = None
@@ -114,7 +128,9 @@ class ReplyChannel:
         """Where in the tree the callee is mounted; what it says is renamed by this on the way back."""
         self._event = trio.Event()
         self._feed: deque[Notice | Question] | None = None
-        self._open_questions: dict[Question, None] | None = None
+        self._open_questions: dict[Question, float] | None = None  # when each was asked, the oldest first
+        self._paused = 0.0  # seconds with a question open, up to `_paused_at` if one is open now
+        self._paused_at = 0.0
         self._scope: trio.CancelScope | None = None
 
     @property
@@ -134,26 +150,30 @@ class ReplyChannel:
         feed = self._feed
         if feed is None:
             feed = self._feed = deque()
-        elif len(feed) >= NOTICES_KEPT:
-            self._make_room(feed, method)
+        elif len(feed) >= NOTICES_KEPT and not self._make_room(feed, method):
+            return
         feed.append(Notice(method, params))
         self._event.set()
 
-    def _make_room(self, feed: deque[Notice | Question], method: str) -> None:
+    def _make_room(self, feed: deque[Notice | Question], method: str) -> bool:
+        """Drop one notice for a new one. False when only questions wait: then it is the new one that goes."""
+        self.dropped += 1
         last = feed[-1]
         if method == PROGRESS and isinstance(last, Notice) and last.method == PROGRESS:
             feed.pop()
-        else:
-            oldest = next((item for item in feed if isinstance(item, Notice)), None)
-            if oldest is not None:
-                feed.remove(oldest)
-        self.dropped += 1
+            return True
+        for place, item in enumerate(feed):
+            if isinstance(item, Notice):
+                del feed[place]
+                return True
+        return False
 
     async def question(self, method: str, params: Mapping[str, Any] | None) -> Outcome:
         """Ask the caller and wait for its answer.
 
         The caller's end answers for certain: with what its client said, with a refusal when that client cannot be
-        asked, or with a timeout. When the call ends first the answer is a failure.
+        asked, or with a timeout. When the call ends first the answer is a failure. So it is at once when 64 questions
+        of this call are open already.
         """
         if self.outcome is not None:
             return Failure.of(QuestionRefused(f"{method} cannot be asked: the call it belongs to has ended"))
@@ -162,14 +182,29 @@ class ReplyChannel:
             self._feed = deque()
         if self._open_questions is None:
             self._open_questions = {}
-        self._open_questions[asked] = None
+        elif len(self._open_questions) >= QUESTIONS_OPEN:
+            said = f"{method} cannot be asked: {QUESTIONS_OPEN} questions of this call are open; await their answers"
+            return Failure.of(QuestionRefused(said))
+        now = trio.current_time()
+        if not self._open_questions:
+            self._paused_at = now
+        self._open_questions[asked] = now
         self._feed.append(asked)
         self._event.set()
         try:
             return await asked.outcome()
         finally:
-            self._open_questions.pop(asked, None)
+            del self._open_questions[asked]
+            self._withdraw(asked)
+            if not self._open_questions:
+                self._paused += trio.current_time() - self._paused_at
             self._event.set()  # the caller's clock runs again
+
+    def _withdraw(self, asked: Question) -> None:
+        """Nobody waits for this answer any more: the caller is not to ask its client, or may stop asking."""
+        if asked.answer(Failure.of(QuestionRefused("the call this question belongs to has ended"))) and self._feed:
+            with suppress(ValueError):
+                self._feed.remove(asked)
 
     def finish(self, outcome: Outcome) -> bool:
         """End the call. True for the one that ended it; a later one is counted and dropped."""
@@ -179,9 +214,8 @@ class ReplyChannel:
         self.outcome = outcome
         self._event.set()
         if self._open_questions:
-            ended = Failure.of(QuestionRefused("the call this question belongs to has ended"))
             for asked in list(self._open_questions):
-                asked.answer(ended)
+                self._withdraw(asked)
         return True
 
     def runs_in(self, scope: trio.CancelScope) -> None:
@@ -211,7 +245,7 @@ class Replies:
     a `CallTimeout` failure as its outcome, and the callee is cancelled.
     """
 
-    __slots__ = ("_deadlines", "_idle_at", "_paused_at", "_total_at", "channel")
+    __slots__ = ("_deadlines", "_idle_at", "_total_at", "channel")
 
     def __init__(self, deadlines: CallDeadlines = CallDeadlines()) -> None:
         self.channel = ReplyChannel()
@@ -219,7 +253,6 @@ class Replies:
         now = trio.current_time()
         self._idle_at = now + deadlines.idle
         self._total_at = now + deadlines.total
-        self._paused_at: float | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -244,8 +277,9 @@ class Replies:
         channel = self.channel
         while True:
             if channel._feed:
+                event = channel._feed.popleft()
                 self._sign_of_life()
-                return channel._feed.popleft()
+                return event
             if channel.outcome is not None:
                 raise StopAsyncIteration
             if channel._event.is_set():
@@ -253,27 +287,26 @@ class Replies:
                 self._sign_of_life()
             with trio.CancelScope(deadline=self._next_deadline()) as scope:
                 await channel._event.wait()
-            if scope.cancelled_caught:
+            if scope.cancelled_caught and not channel._event.is_set():  # what comes at this very instant still counts
                 self._time_out()
 
     def _sign_of_life(self) -> None:
-        self._idle_at = trio.current_time() + self._deadlines.idle
+        """Note that something came. It does not save a call from the other deadlines, however much comes."""
+        now = trio.current_time()
+        self._idle_at = now + self._deadlines.idle
+        if self.channel.outcome is None and now >= self._next_deadline():
+            self._time_out()
 
     def _next_deadline(self) -> float:
-        now = trio.current_time()
-        if self.channel._open_questions:
-            if self._paused_at is None:
-                self._paused_at = now
-            return self._paused_at + self._deadlines.question
-        if self._paused_at is not None:
-            self._total_at += now - self._paused_at
-            self._paused_at = None
-        return min(self._idle_at, self._total_at)
+        asked = self.channel._open_questions
+        if asked:
+            return next(iter(asked.values())) + self._deadlines.question
+        return min(self._idle_at, self._total_at + self.channel._paused)
 
     def _time_out(self) -> None:
-        if self._paused_at is not None:
+        if self.channel._open_questions:
             said = f"the client did not answer a question within {self._deadlines.question:g} s"
-        elif self._idle_at <= self._total_at:
+        elif self._idle_at <= self._total_at + self.channel._paused:
             said = f"no sign of life for {self._deadlines.idle:g} s"
         else:
             said = f"not finished within {self._deadlines.total:g} s"

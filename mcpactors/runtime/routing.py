@@ -254,7 +254,8 @@ class KindTable(Generic[T]):
     ) -> KindTable[T]:
         """Make the table from places in order of precedence and what their actors list.
 
-        An item without a name of its own (an empty one cannot be called) is left out; so is the second of two with one name from one actor.
+        An item without a name of its own is left out (an empty name cannot be called); so is the second of two
+        with one name from one actor.
 
         Raises:
             NameConflict: two mounts offer one name and the policy is "error".

@@ -9,6 +9,7 @@ the pure functions of `restart.py`.
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections.abc import Callable, Mapping
 from typing import Final, Literal
@@ -17,7 +18,7 @@ import trio
 from attrs import define, field, frozen
 
 from mcpactors.errors import ActorStopped, ActorUnavailable, MCPActorsError
-from mcpactors.runtime.actor import Actor, ActorRef, MailboxStatistics, run_actor
+from mcpactors.runtime.actor import Actor, ActorRef, MailboxStatistics, part, run_actor
 from mcpactors.runtime.restart import RestartPolicy, RestartWindow, backoff, should_restart
 
 __all__ = ["ActorInfo", "ChildSpec", "ChildState", "Supervisor"]
@@ -69,6 +70,8 @@ class _Child:
     since: float = field(factory=trio.current_time)
     restarts: int = 0
     last_exit: str | None = None
+    down_at: float | None = None
+    """When it went down, or first failed to start, without having been up since."""
     scope: trio.CancelScope = field(factory=trio.CancelScope)
     serving: trio.CancelScope | None = None
     """What it does inside its lifespan, while it is running."""
@@ -159,12 +162,19 @@ class Supervisor:
         )
 
     def _ask_to_stop(self, child: _Child) -> None:
+        if child.stopping:
+            return
         child.stopping = True
+        self._refuse_as_stopped(child)
         if child.serving is None:
             child.scope.cancel()
         else:
             child.serving.cancel()
             child.scope.deadline = trio.current_time() + child.spec.stop_timeout
+
+    def _refuse_as_stopped(self, child: _Child) -> None:
+        ref = child.spec.ref
+        ref.refuse(lambda: ActorStopped(f"{ref.name} was stopped; list again to see what there is now"))
 
     def _enter(self, child: _Child, state: ChildState) -> None:
         child.enter(state)
@@ -175,13 +185,12 @@ class Supervisor:
         window, attempt, probing = RestartWindow.of(spec.policy), 0, False
         try:
             while not child.stopping:
-                lived_from = trio.current_time()
                 crashed = await self._live(child)
                 child.settled.set()
                 if child.stopping or not should_restart(spec.policy, "crash" if crashed else "normal"):
                     break
                 now = trio.current_time()
-                if now - lived_from >= spec.policy.reset_after:
+                if child.state == "running" and now - child.since >= spec.policy.reset_after:
                     attempt, probing = 0, False
                 window, may_restart = window.add(now)
                 if may_restart and not probing:
@@ -198,7 +207,7 @@ class Supervisor:
                     await trio.sleep_forever()
                 child.restarts += 1
         finally:
-            spec.ref.refuse(lambda: ActorStopped(f"{name} was stopped; list again to see what there is now"))
+            self._refuse_as_stopped(child)
             del self._children[name]
             self._enter(child, "stopped")
             child.settled.set()
@@ -213,38 +222,50 @@ class Supervisor:
             scope.cancel()
 
         def started(serving: trio.CancelScope) -> None:
-            child.serving = serving
-            scope.deadline = float("inf")
+            if scope.cancel_called:
+                return  # stopped, or out of time, at this very instant
+            scope.deadline = math.inf
+            child.serving, child.down_at = serving, None
             spec.ref.mailbox.accept()
             child.settled.set()
             self._enter(child, "running")
 
-        crash: BaseExceptionGroup[BaseException] | None = None
+        crash: BaseException | None = None
         try:
             with scope:
                 await run_actor(spec.start(), spec.ref, started)
-        except* Exception as group:
-            crash = group
+        except BaseException as error:
+            passing, crash = part(error)
+            if crash is None:
+                raise
+            self._note(child, crash)
+            if passing is not None:
+                raise passing from None
         child.serving = None
         failed_to_start = child.state == "starting" and not child.stopping
-        if crash is not None:
-            child.last_exit = _said(crash)
-            logger.log(
-                logging.WARNING if child.state == "running" else logging.INFO,
-                "actor %s crashed: %s",
-                spec.ref.name,
-                child.last_exit,
-                exc_info=crash if logger.isEnabledFor(logging.DEBUG) else None,
-            )
-        elif failed_to_start:
-            child.last_exit = f"not started within {spec.start_timeout:g} s"
+        if crash is None:
+            late = f"not started within {spec.start_timeout:g} s"
+            child.last_exit = late if failed_to_start else "it ended by itself"
+        if child.down_at is None:
+            child.down_at = trio.current_time()
         if failed_to_start:
             self._turn_away(child)
         return crash is not None or failed_to_start
 
+    def _note(self, child: _Child, crash: BaseException) -> None:
+        child.last_exit = _said(crash)
+        logger.log(
+            logging.WARNING if child.state == "running" else logging.INFO,
+            "actor %s crashed: %s",
+            child.spec.ref.name,
+            child.last_exit,
+            exc_info=crash if logger.isEnabledFor(logging.DEBUG) else None,
+        )
+
     def _turn_away(self, child: _Child) -> None:
         """Calls to a child that is down fail at once, saying who, since when and why."""
-        ref, down_at, why = child.spec.ref, trio.current_time(), child.last_exit
+        ref, down_at, why = child.spec.ref, child.down_at, child.last_exit
+        assert down_at is not None, "only the end of a life leads here"
 
         def unavailable() -> MCPActorsError:
             since = trio.current_time() - down_at

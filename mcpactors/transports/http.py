@@ -68,8 +68,8 @@ async def serve_http(
         app = _app(manager, path)
         try:
             bound = await nursery.start(_serve, app, config, stop)
-        except OSError as error:
-            raise ConfigError(_cannot_bind(error, host, port)) from error
+        except* OSError as group:
+            raise ConfigError(_cannot_bind(_first(group), host, port)) from group
         try:
             yield f"{bound[0]}{path}"
         finally:
@@ -119,6 +119,13 @@ def _security(host: str) -> TransportSecuritySettings:
         allowed_hosts=[*names, *(f"{name}:*" for name in names)],
         allowed_origins=[f"{scheme}://{name}:*" for scheme in ("http", "https") for name in names],
     )
+
+
+def _first(error: BaseException) -> OSError:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, OSError)
+    return error
 
 
 def _cannot_bind(error: OSError, host: str, port: int) -> str:

@@ -1,0 +1,257 @@
+"""`python -m mcpactors serve` as a process, real servers behind it, real clients before it. Real time, real sockets."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import mcp_types as types
+import pytest
+import trio
+from mcp.client import Client
+from mcp.client.stdio import StdioServerParameters
+from mcp.shared.exceptions import MCPError
+
+from mcpactors import create_proxy, open_runtime
+from tests.processes import PATIENCE, alive, backend_pid, below, serve
+
+EVERYTHING = str(Path(__file__).parent.parent / "backends" / "everything.py")
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
+TIME: dict[str, Any] = {"command": "mcp-server-time", "args": ["--local-timezone", "UTC"]}
+GIT: dict[str, Any] = {"command": "mcp-server-git"}
+BOTH_ERAS = pytest.mark.parametrize("mode", ["auto", "legacy"])
+LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+
+
+@pytest.fixture
+def unused_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def text_of(result: types.CallToolResult) -> str:
+    return "\n".join(block.text for block in result.content if isinstance(block, types.TextContent))
+
+
+@BOTH_ERAS
+async def test_the_example_serves_two_real_servers_and_a_module_to_a_client_of_either_era(
+    mode: str, tmp_path: Path
+) -> None:
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    async with serve(EXAMPLES / "mcp.json", tmp_path) as served:
+        await served.said("connect a client with")
+        assert [line.split()[:2] for line in served.lines if " up: " in line] == [
+            ["time", "up:"],
+            ["git", "up:"],
+            ["notes", "up:"],
+        ]
+        async with Client(served.url, mode=mode) as client:
+            names = {tool.name for tool in (await client.list_tools()).tools}
+            assert {"time_get_current_time", "git_git_status", "notes_add_note"} <= names
+            now = text_of(await client.call_tool("time_get_current_time", {"timezone": "UTC"}))
+            assert json.loads(now)["timezone"] == "UTC"
+            status = text_of(await client.call_tool("git_git_status", {"repo_path": str(tmp_path)}))
+            assert "No commits yet" in status
+            kept = await client.call_tool("notes_add_note", {"title": "a", "text": "b"})
+            assert not kept.is_error
+
+
+async def test_without_a_config_the_built_in_example_is_served(tmp_path: Path) -> None:
+    async with serve(None, tmp_path) as served:
+        await served.said("connect a client with")
+        async with Client(served.url) as client:
+            names = [tool.name for tool in (await client.list_tools()).tools]
+            assert names == ["weather_forecast", "notes_add"]
+            assert text_of(await client.call_tool("weather_forecast", {"city": "Rome"})) == "Sunny in Rome"
+
+
+async def test_a_single_server_keeps_its_own_names(tmp_path: Path) -> None:
+    async with serve({"time": TIME}, tmp_path) as served:
+        await served.said("connect a client with")
+        async with Client(served.url) as client:
+            names = [tool.name for tool in (await client.list_tools()).tools]
+            assert names == ["get_current_time", "convert_time"]
+
+
+async def test_a_client_in_a_process_of_its_own_with_plain_httpx(tmp_path: Path) -> None:
+    script = Path(__file__).parent / "plain_client.py"
+    async with serve({"time": TIME, "all": {"module": "mcpactors.example:weather"}}, tmp_path) as served:
+        await served.said("connect a client with")
+        done = await trio.run_process([sys.executable, str(script), served.url], capture_stdout=True)
+        assert json.loads(done.stdout) == {
+            "legacy": ["time_get_current_time", "time_convert_time", "all_forecast"],
+            "modern": ["time_get_current_time", "time_convert_time", "all_forecast"],
+            "called": "Sunny in Oslo",
+            "unknown": -32602,
+        }
+
+
+@BOTH_ERAS
+async def test_serving_over_stdio(mode: str, tmp_path: Path) -> None:
+    config = tmp_path / "mcp.json"
+    config.write_text(json.dumps({"mcpServers": {"time": TIME, "weather": {"module": "mcpactors.example:weather"}}}))
+    command = StdioServerParameters(
+        command=sys.executable, args=["-m", "mcpactors", "serve", str(config), "--transport", "stdio"]
+    )
+    with trio.fail_after(PATIENCE):
+        async with Client(command, mode=mode) as client:
+            assert text_of(await client.call_tool("weather_forecast", {"city": "Rome"})) == "Sunny in Rome"
+            now = text_of(await client.call_tool("time_get_current_time", {"timezone": "UTC"}))
+            assert json.loads(now)["timezone"] == "UTC"
+
+
+@LINUX
+async def test_kill_9_of_a_backend_mid_call_fails_that_call_only_and_the_backend_comes_back(tmp_path: Path) -> None:
+    async with serve({"time": TIME, "git": GIT, "weather": {"module": "mcpactors.example:weather"}}, tmp_path) as served:
+        await served.said("connect a client with")
+        async with Client(served.url) as client, Client(served.url) as sibling:
+            with trio.fail_after(PATIENCE):
+                await client.call_tool("time_get_current_time", {"timezone": "UTC"})
+                victim = backend_pid(served.pid, "mcp-server-time")
+                os.kill(victim, signal.SIGSTOP)  # so that the call is surely in flight
+                failed = trio.Event()
+                async with trio.open_nursery() as nursery:
+
+                    async def doomed() -> None:
+                        with pytest.raises(MCPError, match="time .* while it held the call") as caught:
+                            await client.call_tool("time_get_current_time", {"timezone": "UTC"})
+                        assert caught.value.code == -32000
+                        failed.set()
+
+                    nursery.start_soon(doomed)
+                    assert text_of(await sibling.call_tool("weather_forecast", {"city": "Rome"})) == "Sunny in Rome"
+                    assert not failed.is_set()
+                    os.kill(victim, signal.SIGKILL)
+                    await failed.wait()
+                now = text_of(await client.call_tool("time_get_current_time", {"timezone": "UTC"}))
+                assert json.loads(now)["timezone"] == "UTC"
+                assert backend_pid(served.pid, "mcp-server-time") != victim
+
+
+async def test_one_backend_that_cannot_start_never_stops_the_others_and_is_named(tmp_path: Path) -> None:
+    config = {
+        "gone": {"command": "no-such-program-here"},
+        "dies": {"command": sys.executable, "args": ["-c", "import sys; sys.exit('no database')"]},
+        "closed": {"url": "http://127.0.0.1:9/mcp"},
+        "broken": {"module": "no.such.module"},
+        "off": {"command": "whatever", "disabled": True},
+        "time": TIME,
+    }
+    async with serve(config, tmp_path) as served:
+        await served.said("connect a client with")
+        said = "\n".join(served.lines)
+        assert "gone    not up, is tried again: " in said
+        assert "no-such-program-here" in said
+        assert "dies    not up, is tried again: " in said
+        assert "no database" in said
+        assert "closed  not up, is tried again: " in said
+        assert "broken  not mounted: module no.such.module cannot be imported" in said
+        assert "time    up: 2 tools" in said
+        assert "off " not in said
+        async with Client(served.url) as client:
+            result = await client.list_tools()
+            assert [tool.name for tool in result.tools] == ["time_get_current_time", "time_convert_time"]
+            assert result.meta is not None
+            assert {row["actor"] for row in result.meta["mcpactors/missing"]} == {"gone", "dies", "closed"}
+
+
+async def test_a_backend_that_was_down_when_serving_began_comes_up_by_itself(tmp_path: Path) -> None:
+    door = tmp_path / "door"
+    script = f"import pathlib, runpy, sys\nif not pathlib.Path({str(door)!r}).exists(): sys.exit('closed')\n"
+    script += f"sys.argv = ['x']; runpy.run_path({EVERYTHING!r}, run_name='__main__')"
+    late = {"command": sys.executable, "args": ["-c", script]}
+    async with serve({"late": late, "time": TIME}, tmp_path) as served:
+        await served.said("late  not up, is tried again")
+        door.touch()
+        async with Client(served.url) as client:
+            with trio.fail_after(PATIENCE):
+                while True:
+                    try:
+                        result = await client.call_tool("late_echo", {"text": "here"})
+                    except MCPError as error:
+                        assert error.code in (-32000, -32003)
+                        continue
+                    break
+        assert text_of(result) == "here"
+
+
+@LINUX
+async def test_sigterm_ends_it_with_exit_code_0_and_leaves_no_process(tmp_path: Path) -> None:
+    async with serve({"time": TIME, "git": GIT}, tmp_path) as served:
+        await served.said("connect a client with")
+        children = below(served.pid)
+        assert len(children) == 2
+        served.send(signal.SIGTERM)
+        with trio.fail_after(PATIENCE):
+            assert await served.process.wait() == 0
+        assert not any(alive(pid) for pid in children)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"mcpServers": {"time": {"command": 5}}}', "mcpServers.time.command: expected a string"),
+        ('{"mcpServers": {"a b": {"command": "x"}, "c": {"command": "y"}}}', "namespace 'a b' cannot be used"),
+        ("{", "line 1"),
+        ('{"mcpServers": {}}', "has no servers; add one under mcpServers"),
+    ],
+)
+async def test_a_wrong_config_is_named_with_the_path_inside_it(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "mcp.json"
+    path.write_text(text)
+    done = await trio.run_process(
+        [sys.executable, "-m", "mcpactors", "serve", str(path), "--port", "0"],
+        capture_stderr=True, check=False, stdin=b"",
+    ) if "a b" not in text else await _first_lines(path)
+    assert message in done.stderr.decode()
+    assert "Traceback" not in done.stderr.decode()
+    if "a b" not in text:
+        assert done.returncode == 2
+
+
+async def _first_lines(path: Path) -> Any:
+    async with serve(path, path.parent) as served:
+        await served.said("connect a client with")
+        return subprocess.CompletedProcess([], 2, b"", "\n".join(served.lines).encode())
+
+
+async def test_a_port_in_use_is_said_plainly(tmp_path: Path) -> None:
+    async with serve(None, tmp_path) as served:
+        await served.said("connect a client with")
+        port = served.url.rpartition(":")[2].partition("/")[0]
+        done = await trio.run_process(
+            [sys.executable, "-m", "mcpactors", "serve", "--port", port], capture_stderr=True, check=False
+        )
+        assert done.returncode == 2
+        assert f"port {port} of 127.0.0.1 is in use" in done.stderr.decode()
+        assert "Traceback" not in done.stderr.decode()
+
+
+@pytest.mark.parametrize("arguments", [["--legacy"], []])
+async def test_backends_of_either_era_over_http_and_their_changes(
+    arguments: list[str], tmp_path: Path, unused_port: int
+) -> None:
+    command = [sys.executable, EVERYTHING, "--http", str(unused_port), *arguments]
+    async with trio.open_nursery() as nursery:
+        process = await nursery.start(trio.run_process, command)
+        async with open_runtime("main") as runtime:
+            handle = await runtime.mount(create_proxy(f"http://127.0.0.1:{unused_port}/mcp"), namespace="all")
+            with trio.fail_after(PATIENCE):
+                while handle.state != "running":
+                    await trio.lowlevel.checkpoint()
+                async with runtime.client(mode="legacy" if arguments else "auto") as client:
+                    assert text_of(await client.call_tool("all_echo", {"text": "hi"})) == "hi"
+                    assert text_of(await client.call_tool("all_learn", {"name": "new"})) == "learnt"
+                    while "all_new" not in [tool.name for tool in (await client.list_tools(cache_mode="bypass")).tools]:
+                        await trio.lowlevel.checkpoint()
+                    assert text_of(await client.call_tool("all_new", {})) == "new was learnt"
+        process.terminate()
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,118 @@
+"""Real processes for tests: `mcpactors serve`, and what lives below a process (Linux's /proc)."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+from attrs import define, field
+
+PATIENCE = 60.0
+"""Seconds for what must happen soon; only a failing test waits so long."""
+
+
+@define(eq=False)
+class Served:
+    """A running `mcpactors serve`: what it has printed, and where it serves."""
+
+    process: trio.Process
+    lines: list[str] = field(factory=list)
+    _more: trio.Event = field(factory=trio.Event)
+
+    @property
+    def url(self) -> str:
+        return next(line.removeprefix("serving ") for line in self.lines if line.startswith("serving "))
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    async def said(self, text: str) -> str:
+        """Wait for a line with `text` in it."""
+        with trio.fail_after(PATIENCE):
+            while True:
+                for line in self.lines:
+                    if text in line:
+                        return line
+                if self.process.returncode is not None:
+                    raise AssertionError(f"ended with {self.process.returncode} and never said {text!r}: {self.lines}")
+                self._more = trio.Event()
+                await self._more.wait()
+
+    async def read(self) -> None:
+        rest = b""
+        assert self.process.stderr is not None
+        async for chunk in self.process.stderr:
+            *whole, rest = (rest + chunk).split(b"\n")
+            self.lines += [line.decode() for line in whole]
+            self._more.set()
+        await self.process.wait()
+        self._more.set()
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+
+@asynccontextmanager
+async def serve(config: dict[str, Any] | Path | None, folder: Path, *arguments: str) -> AsyncIterator[Served]:
+    """Run `python -m mcpactors serve` on a free port of the loopback; end it, whatever happens."""
+    command = [sys.executable, "-m", "mcpactors", "serve"]
+    if isinstance(config, dict):
+        path = folder / "mcp.json"
+        path.write_text(json.dumps({"mcpServers": config}))
+        command.append(str(path))
+    elif config is not None:
+        command.append(str(config))
+    async with trio.open_nursery() as nursery:
+        process = await trio.lowlevel.open_process(
+            [*command, "--port", "0", *arguments], stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
+        )
+        served = Served(process)
+        nursery.start_soon(served.read)
+        try:
+            yield served
+        finally:
+            if process.returncode is None:
+                process.terminate()
+            with trio.move_on_after(PATIENCE, shield=True) as patience:
+                await process.wait()
+            if patience.cancelled_caught:
+                process.kill()
+                raise AssertionError("serve did not end on SIGTERM")
+
+
+def below(pid: int) -> dict[int, str]:
+    """The processes that `pid` has started and that live: pid -> command line."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+            if int(fields[1]) == pid and fields[0] != "Z":
+                found[int(entry.name)] = command
+    return found
+
+
+def backend_pid(parent: int, text: str) -> int:
+    """The child of `parent` whose command line has `text` in it."""
+    [pid] = [pid for pid, command in below(parent).items() if text in command]
+    return pid
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
