@@ -6,6 +6,7 @@ Rule: alphabets are small ("ab_"), so that what is drawn collides; what an attac
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 from attrs import frozen
@@ -27,15 +28,19 @@ from mcpactors.runtime.routing import (
 KINDS: tuple[Kind, ...] = ("tools", "prompts", "resources", "templates")
 POLICIES: tuple[ConflictPolicy, ...] = ("newest", "oldest")
 
+# Pools rather than `text()`: a tree and its catalogs take some fifty draws, and these are the cheapest.
+SHORT = ["".join(letters) for length in (1, 2, 3) for letters in product("ab_", repeat=length)]
+
 # --- Names --------------------------------------------------------------------------------------------------------
 
-hostile_names = st.sampled_from(["a" * 300, "_", "__", "a/b", "é", "e\u0301", "日本", "A", "a b", "a\n", "\ud800", "%61", ":"])
-names = st.one_of(st.text("ab_", min_size=1, max_size=4), hostile_names)
+HOSTILE = ["a" * 300, "a/b", "é", "e\u0301", "日本", "A", "a b", "a\n", "\ud800", "%61", ":", "a+a", "__proto__"]
+names = st.sampled_from([*SHORT, *SHORT, *HOSTILE])
 
-parts: Mapping[UriFormat, st.SearchStrategy[str]] = {
-    "path": st.from_regex(r"[ab][ab_]{0,2}", fullmatch=True) | st.sampled_from(["a.", "a-", "0", "A", "a" * 64]),
-    "protocol": st.from_regex(r"[ab][ab-]{0,2}", fullmatch=True) | st.sampled_from(["a.", "A", "a" * 64]),
+PARTS: Mapping[UriFormat, list[str]] = {
+    "path": [*(name for name in SHORT if name[0] != "_"), "a.", "a-", "0", "A", "a" * 64],
+    "protocol": ["a", "b", "a-", "b-", "a.b", "A", "a" * 64],
 }
+parts: Mapping[UriFormat, st.SearchStrategy[str]] = {form: st.sampled_from(found) for form, found in PARTS.items()}
 """One namespace, legal in the format."""
 
 uri_formats: st.SearchStrategy[UriFormat] = st.sampled_from(["path", "protocol"])
@@ -47,17 +52,20 @@ def namespaces(uri_format: UriFormat) -> st.SearchStrategy[Namespace]:
 
 # --- URIs and templates -------------------------------------------------------------------------------------------
 
-heads = st.sampled_from(["data://", "data://", "DATA://", "file:///", "http://a/", "urn:", "mailto:", "a:", "a+data://", "b+a+x:", ""])
-"""A scheme with an authority, an empty one, a namespace's look-alike; opaque; of the look of a prefix; none."""
+HEADS = ["data://", "data://a/", "DATA://", "file:///", "http://b/", "urn:", "mailto:", "a:", "a+data://", "b+a+x:", ""]
+"""A scheme with an authority, a namespace's look-alike, an empty one; opaque; of the look of a prefix; none."""
 
-literals = st.text("ab_/", max_size=5) | st.sampled_from(["a/a/b", "//a", "%61", "a%2Fb", "é", "a?b=a", "a#b", "a+b", "a:b"])
-expressions = st.sampled_from(["{x}", "{+path}", "{?q}", "{/x*}", "{#x}", "{.x}", "{x,y}", "{x:3}", "{?x*}"])
+LITERALS = [*SHORT, "", "/", "a/", "a/b", "b/a", "a/a/b", "//a", "%61", "a%2Fb", "é", "a?b=a", "a#b", "a+b", "a:b"]
+EXPRESSIONS = ["{x}", "{+path}", "{?q}", "{/x*}", "{#x}", "{.x}", "{x,y}", "{x:3}", "{?x*}"]
 """The last two are not understood by the SDK's parser, but other servers may list them."""
 
-uris = st.builds(str.__add__, heads, literals).filter(bool)
-templates = st.builds(
-    lambda head, pieces: head + "".join(pieces), heads | expressions, st.lists(literals | expressions, max_size=3)
-).filter(bool)
+uris = st.tuples(st.sampled_from(HEADS), st.sampled_from(LITERALS)).map("".join).filter(bool)
+templates = st.tuples(
+    st.sampled_from([*HEADS, *HEADS, *EXPRESSIONS]),
+    st.sampled_from([*SHORT[:3], "", "", "a/", "//"]),
+    st.sampled_from(EXPRESSIONS),
+    st.sampled_from([*SHORT[:3], "", "", "/a", "{y}", "{?z}"]),
+).map("".join)
 
 own_names: Mapping[Kind, st.SearchStrategy[str]] = {
     "tools": names,
@@ -73,33 +81,24 @@ scalars = st.one_of(
 )
 json_values: st.SearchStrategy[Any] = st.recursive(
     scalars,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("aburi", max_size=3), inner, max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text("aburi", max_size=3), inner, max_size=3),
     max_leaves=6,
 )
 
 # --- Trees and what their actors offer ------------------------------------------------------------------------------
 
-targets = st.sampled_from(["p", "q", "r", "s"])
+TARGETS = ["p", "q", "r"]
+targets = st.sampled_from(TARGETS)
 """Few, so that one is often mounted twice."""
 
 
 def trees(uri_format: UriFormat = "path") -> st.SearchStrategy[Mount[str]]:
     below = st.recursive(
         st.builds(Mount, targets, st.none() | parts[uri_format]),
-        lambda inner: st.builds(
-            Mount, targets, st.none() | parts[uri_format], st.lists(inner, max_size=3).map(tuple)
-        ),
+        lambda inner: st.builds(Mount, targets, st.none() | parts[uri_format], st.lists(inner, max_size=3).map(tuple)),
         max_leaves=5,
     )
     return st.builds(lambda target, found: Mount(target, None, tuple(found)), targets, st.lists(below, max_size=4))
-
-
-def items(kind: Kind, owner: str) -> st.SearchStrategy[tuple[Mapping[str, Any], ...]]:
-    """What an actor lists: its name in each item, and now and then an item that names nothing."""
-    key = KEYS[kind]
-    good = own_names[kind].map(lambda name: {"first": owner, key: name, "last": 2**70})
-    nameless = st.sampled_from([{}, {key: None}, {key: 1}, {key: [key]}, {key: ""}, {"first": owner}])
-    return st.lists(st.one_of(good, good, good, nameless), max_size=4).map(tuple)
 
 
 @frozen
@@ -124,11 +123,32 @@ class World:
         return [name for name in listed if isinstance(name, str) and name]
 
 
+def _offers(kind: Kind) -> st.SearchStrategy[Mapping[str, Listing]]:
+    """What each actor lists: its name in every item, and now and then an item that names nothing."""
+    key = KEYS[kind]
+    nameless: list[dict[str, Any]] = [{}, {key: None}, {key: 1}, {key: [key]}, {key: ""}]
+    good = own_names[kind].map(lambda name: {key: name, "last": 2**70})
+    rows = st.lists(st.tuples(targets, good | good | good | st.sampled_from(nameless)), max_size=8)
+    return rows.map(
+        lambda found: {
+            owner: Listing(tuple({"first": owner, **item} for by, item in found if by == owner)) for owner in TARGETS
+        }
+    )
+
+
+_tools, _resources, _templates = _offers("tools"), _offers("resources"), _offers("templates")
+_trees = {uri_format: trees(uri_format) for uri_format in PARTS}
+
+
 @st.composite
 def worlds(draw: st.DrawFn) -> World:
+    """Prompts are what tools are, so one draw is both."""
     uri_format = draw(uri_formats)
-    listings = {
-        kind: {owner: Listing(draw(items(kind, owner))) for owner in draw(st.sets(targets, min_size=1))}
-        for kind in KINDS
+    tools = draw(_tools)
+    listings: Mapping[Kind, Mapping[str, Listing]] = {
+        "tools": tools,
+        "prompts": tools,
+        "resources": draw(_resources),
+        "templates": draw(_templates),
     }
-    return World(draw(trees(uri_format)), listings, uri_format)
+    return World(draw(_trees[uri_format]), listings, uri_format)
