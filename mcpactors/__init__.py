@@ -5,16 +5,19 @@ The public names; everything else may change.
 
 from mcpactors.config import HTTPServer, MCPConfig, ModuleServer, StdioServer, load_config, parse_config
 from mcpactors.errors import MCPActorsError
-from mcpactors.host import MountHandle, Runtime, RuntimeSettings, open_runtime
+from mcpactors.host import Runtime, RuntimeSettings, load_snapshot, open_runtime, save_snapshot
+from mcpactors.mounts import CatalogDiff, MountHandle
 from mcpactors.runtime.reply import CallDeadlines
 from mcpactors.runtime.restart import RestartPolicy
 from mcpactors.runtime.routing import add_resource_prefix, has_resource_prefix, remove_resource_prefix
 from mcpactors.runtime.supervisor import ActorInfo
-from mcpactors.server import ProxyServer, create_proxy
+from mcpactors.runtime.visibility import ToolOverride
+from mcpactors.server import ProxyServer, Server, create_proxy
 
 __all__ = [
     "ActorInfo",
     "CallDeadlines",
+    "CatalogDiff",
     "HTTPServer",
     "MCPActorsError",
     "MCPConfig",
@@ -24,12 +27,16 @@ __all__ = [
     "RestartPolicy",
     "Runtime",
     "RuntimeSettings",
+    "Server",
     "StdioServer",
+    "ToolOverride",
     "add_resource_prefix",
     "create_proxy",
     "has_resource_prefix",
     "load_config",
+    "load_snapshot",
     "open_runtime",
     "parse_config",
     "remove_resource_prefix",
+    "save_snapshot",
 ]

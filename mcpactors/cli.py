@@ -123,7 +123,11 @@ async def _tell_what_came_up(mounted: dict[str, MountHandle | MCPActorsError]) -
         if isinstance(handle, MCPActorsError):
             _tell(f"  {name:{width}}  not mounted: {handle.message}")
         elif await handle.settled() == "running":
-            offers = [f"{number} {kind if number > 1 else kind[:-1]}" for kind, number in (await handle.offers()).items() if number]
+            offers = [
+                f"{number} {kind if number > 1 else kind[:-1]}"
+                for kind, number in (await handle.offers()).items()
+                if number
+            ]
             _tell(f"  {name:{width}}  up: {', '.join(offers) or 'offers nothing'}")
         else:
             _tell(f"  {name:{width}}  not up, is tried again: {handle.info().last_exit}")

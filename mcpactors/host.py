@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from types import ModuleType
@@ -20,28 +21,52 @@ from typing import Any, Final, final
 import trio
 from attrs import define, evolve, field, frozen
 from mcp.client import Client
+from mcp.server import MCPServer
 from mcp.server.lowlevel import Server as LowLevelServer
+from starlette.routing import Route
 
-from mcpactors.actors.local import LocalActor
-from mcpactors.actors.proxy import Connect, ProxyActor
-from mcpactors.actors.router import KINDS, RouterActor, RouterRef
+from mcpactors.actors.local import LocalActor, LocalServer
+from mcpactors.actors.paging import METHODS
+from mcpactors.actors.proxy import Backend, Connect, ProxyActor
+from mcpactors.actors.router import KINDS, MISSING, RouterActor, RouterRef
 from mcpactors.actors.snapshot import SnapshotActor
 from mcpactors.config import HTTPServer, MCPConfig, ModuleServer, StdioServer, load_config, parse_config
-from mcpactors.errors import BackendStartError, ConfigError, MCPActorsError, MountCycle, MountError
+from mcpactors.errors import BackendStartError, ConfigError, MCPActorsError, MountCycle, MountError, NameConflict
+from mcpactors.mounts import CatalogDiff, MountHandle, Mounts, below, make_handle
 from mcpactors.runtime.actor import Actor, ActorRef, Mailbox, Request
 from mcpactors.runtime.methods import CATALOG
 from mcpactors.runtime.reply import CallDeadlines, Failure
 from mcpactors.runtime.restart import RestartPolicy
-from mcpactors.runtime.routing import Conflict, ConflictPolicy, Kind, Listing, Mount, validate_namespace
+from mcpactors.runtime.routing import (
+    KEYS,
+    Conflict,
+    ConflictPolicy,
+    Kind,
+    Listing,
+    Mount,
+    Namespace,
+    UriFormat,
+    tell_conflicts,
+)
 from mcpactors.runtime.supervisor import ActorInfo, ChildSpec, ChildState, Supervisor
-from mcpactors.server import ProxyServer, create_proxy, low_level
-from mcpactors.transports.edge import Face, edge_server
+from mcpactors.runtime.visibility import ToolOverride
+from mcpactors.server import ProxyServer, Server, bus_of, called, check_target, create_proxy, low_level, routes_of
+from mcpactors.transports.edge import Face, Surroundings, edge_server
 from mcpactors.transports.http import http_client, serve_http
 from mcpactors.transports.memory import memory_client
 from mcpactors.transports.stdio import StderrTail, stdio_client
 from mcpactors.transports.stdio_server import serve_stdio
 
-__all__ = ["MountHandle", "Runtime", "RuntimeSettings", "example_config", "load_config", "open_runtime"]
+__all__ = [
+    "MountHandle",
+    "Runtime",
+    "RuntimeSettings",
+    "example_config",
+    "load_config",
+    "load_snapshot",
+    "open_runtime",
+    "save_snapshot",
+]
 
 logger = logging.getLogger("mcpactors")
 
@@ -59,99 +84,141 @@ class RuntimeSettings:
     """How long a list waits for a child that does not answer."""
     start_timeout: float = 15.0
     restart: RestartPolicy = RestartPolicy()
+    drain: float = 30.0
+    """How long calls in flight are waited for when something is unmounted."""
     on_conflict: ConflictPolicy = "newest"
+    """Which mount has a name that several offer; "error" refuses the mount."""
+    resource_prefix_format: UriFormat = "path"
+    """How a namespace stands in a URI: `data://ns/x` ("path") or `ns+data://x` ("protocol")."""
+    page_size: int | None = None
+    """Items in a page of a list; None: all in one."""
     mailbox: int = 256
 
 
 @define(eq=False)
 class _Running:
-    """An actor of the tree: what it was made of, and how many mounts it has (one lifespan, however many)."""
+    """An actor of the tree: one for each thing that is mounted, however many mounts it has."""
 
     ref: ActorRef
     source: object
-    mounts: int = 0
     stderr: StderrTail | None = None
+    said: Mapping[str, Any] = field(factory=dict)
+    """What it said of itself: `instructions` and `capabilities`, as on the wire."""
+    forget: Callable[[], None] = lambda: None
+    """Ends what was arranged when it was started."""
+    ended: trio.Event = field(factory=trio.Event)
 
 
-@final
 @define(eq=False)
-class MountHandle:
-    """One mount: a live place in the tree. Made by `Runtime.mount` and `MountHandle.mount` only."""
+class _Tree:
+    """A router and what is mounted on it: the runtime's own, and one for each import's source."""
 
-    _runtime: Runtime
-    _running: _Running
-    namespace: str | None
-    parent: MountHandle | None
-    children: list[MountHandle] = field(factory=list)
+    router: RouterRef
+    mounts: Mounts = field(factory=Mounts)
+    main: object | None = None
+    """The server whose components are the root's own."""
 
-    @property
-    def name(self) -> str:
-        """The actor's name, as `ps` shows it."""
-        return self._running.ref.name
 
-    @property
+@frozen
+class _LiveMount:
+    """What a handle can be asked while its runtime lives."""
+
+    runtime: Runtime
+    running: _Running
+    handle: MountHandle
+
     def state(self) -> ChildState:
-        """What the actor is doing now."""
-        return self._runtime._supervisor.state_of(self.name)
+        return self.runtime._supervisor.state_of(self.running.ref.name)
 
     def info(self) -> ActorInfo:
-        """The actor's row of `ps`."""
-        return self._runtime._supervisor.info(self.name)
+        return self.runtime._supervisor.info(self.running.ref.name)
 
     def stderr(self) -> list[str]:
-        """The last lines that a backend's process wrote to its stderr."""
-        return self._running.stderr.tail() if self._running.stderr is not None else []
-
-    async def offers(self) -> dict[Kind, int]:
-        """How many tools, prompts, resources and templates it lists; those that it does not tell in time are 0."""
-        counts: dict[Kind, int] = dict.fromkeys(KINDS, 0)
-        with trio.move_on_after(self._runtime.settings.list_budget), suppress(MCPActorsError):
-            for kind in KINDS:
-                counts[kind] = len((await _copied(self._running.ref, kind)).items)
-        return counts
+        return self.running.stderr.tail() if self.running.stderr is not None else []
 
     async def settled(self) -> ChildState:
-        """Wait until the actor has started, or failed to, for the first time."""
-        return await self._runtime._supervisor.wait_settled(self.name)
+        return await self.runtime._supervisor.wait_settled(self.running.ref.name)
 
-    async def mount(self, target: object, namespace: str | None = None) -> MountHandle:
-        """Mount `target` below this mount; its names get both namespaces. As `Runtime.mount`."""
-        return await self._runtime._mount(self, target, namespace)
+    async def gone(self) -> None:
+        if self.runtime._running.get(id(self.running.source)) is not self.running:
+            await self.running.ended.wait()
 
-    async def unmount(self) -> None:
-        """Take this mount, and all below it, out of the tree, and stop the actors that have no other mount."""
-        await self._runtime._unmount(self)
+    async def offers(self) -> Mapping[Kind, int]:
+        counts: dict[Kind, int] = dict.fromkeys(KINDS, 0)
+        with trio.move_on_after(self.runtime.settings.list_budget), suppress(MCPActorsError):
+            for kind in KINDS:
+                counts[kind] = len((await _copied(self.running.ref, kind)).items)
+        return counts
+
+    async def refresh(self) -> CatalogDiff:
+        if self.handle.catalog is None:
+            raise MountError("only an import can be refreshed; a live mount shows what its target has")
+        diff = await self.runtime.take_copy(self.handle)
+        self.runtime._router.changed(self.running.ref)
+        return diff
 
 
 @final
 class Runtime:
     """A tree of actors behind one router. Made by `open_runtime` only."""
 
-    def __init__(self, name: str, supervisor: Supervisor, router: RouterRef, settings: RuntimeSettings) -> None:
+    def __init__(self, name: str, nursery: trio.Nursery, main: object | None, settings: RuntimeSettings) -> None:
         self.name = name
         self.settings = settings
-        self._supervisor = supervisor
-        self._router = router
+        self._nursery = nursery
+        self._supervisor = Supervisor(nursery, self._on_change)
         self._running: dict[int, _Running] = {}
-        self._root = MountHandle(self, _Running(router, None), None, None)
-        self.server: LowLevelServer[Any] = edge_server(
-            router, Face(name, VERSION, tool_schema=self._tool_schema), settings.deadlines
-        )
+        self._sources: dict[MountHandle, _Tree] = {}
+        self._heard: dict[Mounts, None] = {}
+        self._tree = self._new_tree(name, main)
+        self._router = self._tree.router
+        self._closing = trio.Event()
+        face = Face(name, VERSION, self._instructions, self._completes, self._tool_schema)
+        around = Surroundings(listen=self._router.listen, spawn=nursery.start_soon, closing=self._closing)
+        self.server: LowLevelServer[Any] = edge_server(self._router, face, around, settings.deadlines)
         """The endpoint as an SDK server: whatever serves one of those serves this runtime."""
+        self._reconcile()
 
     # --- Mounting -------------------------------------------------------------------------------------------------
 
-    async def mount(self, target: object, namespace: str | None = None) -> MountHandle:
-        """Mount an SDK server, or what `create_proxy` gives, live; wait until it has started or failed to.
+    async def mount(
+        self,
+        target: object,
+        namespace: str | None = None,
+        *,
+        tool_names: Mapping[str, str] | None = None,
+        tools: Mapping[str, ToolOverride] | None = None,
+        include_tags: Iterable[str] = (),
+        exclude_tags: Iterable[str] = (),
+    ) -> MountHandle:
+        """Mount a server, or what `create_proxy` gives, live; wait until it has started or failed to.
 
-        A backend that cannot start is mounted all the same and tried again: see `MountHandle.state`.
+        A backend that cannot start is mounted all the same and tried again: see `MountHandle.state`. The options are
+        those of `Server.mount`.
 
         Raises:
             NamespaceError: illegal characters in the namespace.
             MountCycle: the target is this runtime's own server, or an ancestor of its mount.
+            NameConflict: the target offers a name that is taken, and the policy is "error".
             MountError: the target is no server.
         """
-        return await self._mount(self._root, target, namespace)
+        handle = make_handle(
+            self._tree.mounts,
+            check_target(target),
+            namespace,
+            tool_names=tool_names,
+            tools=tools,
+            include_tags=include_tags,
+            exclude_tags=exclude_tags,
+        )
+        self._tree.mounts.put(handle)
+        await handle.settled()
+        try:
+            await self.refuse_conflicts()
+        except NameConflict:
+            await handle.unmount()
+            raise
+        return handle
 
     async def import_server(self, target: object, namespace: str | None = None) -> MountHandle:
         """Mount a static copy of what `target` offers at this moment; later changes are not seen (seeds 001, 003).
@@ -162,21 +229,20 @@ class Runtime:
             BackendStartError: the source does not start, or does not say what it offers.
             NamespaceError, MountError: as for `mount`.
         """
-        if namespace is not None:
-            validate_namespace(namespace)
-        source = self._run_actor(target, f"{namespace or _called(target)}.source")
-        source.mounts += 1
-        await self._supervisor.wait_settled(source.ref.name)
-        try:
-            catalog = {kind: await _copied(source.ref, kind) for kind in KINDS}
-        except BackendStartError:
-            await self._release(source)
-            raise
-        copy = self._start(
-            object(), namespace or _called(target), "snapshot", lambda ref: SnapshotActor(catalog, source.ref)
-        )
-        handle = self._attach(self._root, copy, namespace)
+        handle = make_handle(self._tree.mounts, check_target(target), namespace)
+        await self.take_copy(handle)
+        self._tree.mounts.put(handle)
         await handle.settled()
+        return handle
+
+    def mount_snapshot(self, path: str | Path, target: object, namespace: str | None = None) -> MountHandle:
+        """Mount a catalog that `save_snapshot` has kept in a file: it is listed before `target`, its source, is up.
+
+        Raises:
+            ConfigError: the file cannot be read, or is no snapshot.
+        """
+        handle = make_handle(self._tree.mounts, check_target(target), namespace, catalog=load_snapshot(path))
+        self._tree.mounts.put(handle)
         return handle
 
     def mount_config(self, config: MCPConfig) -> dict[str, MountHandle | MCPActorsError]:
@@ -187,103 +253,248 @@ class Runtime:
         wanted = {name: server for name, server in config.servers.items() if not server.disabled}
         mounted: dict[str, MountHandle | MCPActorsError] = {}
         for name, server in wanted.items():
-            namespace = name if len(wanted) > 1 else None
             try:
-                target = load_server(server) if isinstance(server, ModuleServer) else create_proxy(server, name)
-                mounted[name] = self._add(self._root, target, namespace, name)
+                handle = make_handle(
+                    self._tree.mounts,
+                    check_target(load_server(server) if isinstance(server, ModuleServer) else create_proxy(server)),
+                    name if len(wanted) > 1 else None,
+                    include_tags=server.include_tags,
+                    exclude_tags=server.exclude_tags,
+                    name=name,
+                )
+                self._tree.mounts.put(handle)
+                mounted[name] = handle
             except MCPActorsError as error:
                 mounted[name] = error
         return mounted
 
-    async def _own(self, main: object) -> None:
-        """Make `main`'s components the root's own: they come before those of every mount."""
-        own = self._run_actor(main, f"{self.name}.own")
-        own.mounts += 1
-        self._root._running = own
-        self._publish()
-        await self._supervisor.wait_settled(own.ref.name)
+    async def take_copy(self, handle: MountHandle) -> CatalogDiff:
+        """Copy what an import's source offers now into its handle; returns what is different from the last copy.
 
-    async def _mount(self, parent: MountHandle, target: object, namespace: str | None) -> MountHandle:
-        handle = self._add(parent, target, namespace, None)
-        await handle.settled()
-        return handle
+        Raises:
+            BackendStartError: the source does not start or does not say what it offers; the last copy stays.
+        """
+        if handle not in self._sources:
+            tree = self._sources[handle] = self._new_tree(f"{_called(handle)}.source", None)
+            tree.mounts.put(make_handle(tree.mounts, handle.target, None))
+        tree = self._sources[handle]
+        try:
+            for source in tree.mounts:
+                await source.settled()
+            copy = {kind: await _listed(tree.router, kind) for kind in KINDS}
+        except MCPActorsError:
+            if handle.catalog is None:
+                del self._sources[handle]
+                self._reconcile()
+            raise
+        before, handle.catalog = handle.catalog or dict.fromkeys(KINDS, Listing()), copy
+        return _difference(before, copy)
 
-    def _add(self, parent: MountHandle, target: object, namespace: str | None, name: str | None) -> MountHandle:
-        if namespace is not None:
-            validate_namespace(namespace)
-        identity = _identity(target)
-        self._refuse_cycle(parent, identity)
-        path = name or namespace or _called(target)
-        if parent.parent is not None:
-            path = f"{parent.name}/{path}"
-        return self._attach(parent, self._run_actor(target, path), namespace)
+    async def refuse_conflicts(self) -> None:
+        """Raise `NameConflict` when the policy is "error" and two mounts that are up offer one name."""
+        if self.settings.on_conflict == "error":
+            for kind in KINDS:
+                with suppress(BackendStartError):
+                    await _listed(self._router, kind)
+            if self._router.table.conflicts:
+                raise NameConflict(tell_conflicts(self._router.table.conflicts))
 
-    def _attach(self, parent: MountHandle, running: _Running, namespace: str | None) -> MountHandle:
-        running.mounts += 1
-        handle = MountHandle(self, running, namespace, parent)
-        parent.children.append(handle)
-        self._publish()
-        return handle
+    # --- From the description to actors ---------------------------------------------------------------------------
 
-    def _refuse_cycle(self, parent: MountHandle, identity: object) -> None:
-        above: MountHandle | None = parent
-        names = []
-        while above is not None:
-            names.append(above.name)
-            if above._running.source is identity or (above is self._root and identity is self.server):
-                path = " -> ".join([*reversed(names), names[-1]])
-                raise MountCycle(f"this would mount a server into itself: {path}; mount it beside, not below, itself")
-            above = above.parent
-
-    def _run_actor(self, target: object, name: str) -> _Running:
-        """The actor of a target, started if this is its first mount."""
-        identity = _identity(target)
-        running = self._running.get(id(identity))
-        if running is not None:
-            return running
-        if not isinstance(target, ProxyServer):
-            server = low_level(target)
-            return self._start(identity, name, LocalActor.kind, lambda ref: LocalActor(server))
-        stderr = StderrTail()
-        connect = _connector(target, stderr)
-        timeout = target.target.timeout if isinstance(target.target, StdioServer | HTTPServer) else None
-        over_http = isinstance(target.target, HTTPServer)
-
-        def make(ref: ActorRef) -> ProxyActor:
-            return ProxyActor(ref.name, connect, lambda kinds: self._router.changed(ref, kinds), timeout, over_http)
-
-        running = self._start(identity, name, ProxyActor.kind, make)
-        running.stderr = stderr
-        return running
-
-    def _start(self, source: object, name: str, kind: str, make: Callable[[ActorRef], Actor]) -> _Running:
-        taken = {running.ref.name for running in self._running.values()} | {self._router.name}
-        free, number = name, 2
-        while free in taken:
-            free, number = f"{name}#{number}", number + 1
-        ref = ActorRef(free, kind, Mailbox(free, capacity=self.settings.mailbox))
-        running = self._running[id(source)] = _Running(ref, source)
+    def _new_tree(self, name: str, main: object | None) -> _Tree:
+        router = RouterRef(name, self.settings.on_conflict, self.settings.resource_prefix_format)
         self._supervisor.start_child(
-            ChildSpec(ref, lambda: make(ref), self.settings.restart, self.settings.start_timeout)
+            ChildSpec(
+                router,
+                lambda: RouterActor(router, self.settings.list_budget, self.settings.page_size),
+                self.settings.restart,
+            )
         )
+        tree = _Tree(router, main=main)
+        self._hear(tree.mounts)
+        return tree
+
+    def _hear(self, mounts: Mounts) -> None:
+        if mounts not in self._heard:
+            self._heard[mounts] = None
+            mounts.listen(self._reconcile)
+
+    def _reconcile(self) -> None:
+        """Make what runs equal to what is described: start what is new, publish the trees, end what is gone."""
+        used: dict[_Running, None] = {}
+        mounted: set[MountHandle] = set()
+        for tree in (self._tree, *self._sources.values()) if hasattr(self, "_tree") else ():
+            tree.router.remount(self._root_mount(tree, used, mounted))
+        for handle in [handle for handle in self._sources if handle.catalog is not None and handle not in mounted]:
+            self._drop_source(handle)
+        for running in list(self._running.values()):
+            if running not in used:
+                del self._running[id(running.source)]
+                running.forget()
+                self._nursery.start_soon(self._retire, running)
+
+    def _root_mount(self, tree: _Tree, used: dict[_Running, None], mounted: set[MountHandle]) -> Mount[ActorRef]:
+        above: tuple[object, ...] = (self.server,) if hasattr(self, "server") else ()
+        handles = tuple(tree.mounts)
+        if tree.main is None:
+            children = tuple(self._mount_of(handle, above, "", used, mounted) for handle in handles)
+            return Mount(tree.router, None, children)
+        own = make_handle(tree.mounts, tree.main, None, name=f"{self.name}.own")
+        mount = self._mount_of(own, above, "", used, mounted, handles)
+        return mount
+
+    def _mount_of(
+        self,
+        handle: MountHandle,
+        above: tuple[object, ...],
+        path: str,
+        used: dict[_Running, None],
+        mounted: set[MountHandle],
+        more: tuple[MountHandle, ...] = (),
+    ) -> Mount[ActorRef]:
+        target, identity = handle.target, _identity(handle)
+        if identity in above:
+            said = " -> ".join([*(_name_of(server) for server in above if server is not self.server), _called(handle)])
+            raise MountCycle(f"this would mount a server into itself: {said}; mount it beside, not below, itself")
+        name = path + (handle.name or handle.namespace or _called(handle))
+        running = self._running.get(id(identity)) or self._start(handle, identity, name)
+        used[running] = None
+        mounted.add(handle)
+        handle.live = _LiveMount(self, running, handle)
+        inside = () if handle.catalog is not None else (*below(target), *handle.on_it, *more)
+        if handle.catalog is None:
+            self._hear(handle.on_it)
+            if isinstance(target, Server):
+                self._hear(target.mounts)
+        deeper = "" if handle.name == f"{self.name}.own" else f"{running.ref.name}/"
+        children = tuple(self._mount_of(child, (*above, identity), deeper, used, mounted) for child in inside)
+        own_rules = (target.visibility,) if isinstance(target, Server) and handle.catalog is None else ()
+        filters = tuple(rules for rules in (*own_rules, handle.visibility) if rules.rules)
+        wraps = isinstance(target, Server) and bool(target.own_middleware) and handle.catalog is None
+        return Mount(running.ref, handle.namespace, children, filters, handle.tools, wraps)
+
+    def _start(self, handle: MountHandle, identity: object, name: str) -> _Running:
+        taken = {running.ref.name for running in self._running.values()} | {self.name}
+        free, number = name, 2
+        while free in taken or self._supervisor.state_of(free) != "stopped":
+            free, number = f"{name}#{number}", number + 1
+        target = handle.target
+        kind = "snapshot" if handle.catalog is not None else "proxy" if isinstance(target, ProxyServer) else "local"
+        ref = ActorRef(free, kind, Mailbox(free, capacity=self.settings.mailbox))
+        running = self._running[id(identity)] = _Running(ref, identity)
+        if handle.catalog is not None:
+            make = self._snapshot(handle)
+        elif isinstance(target, ProxyServer):
+            make = self._proxy(target, running)
+        else:
+            make = self._local(target, running)
+        self._supervisor.start_child(ChildSpec(ref, make, self.settings.restart, self.settings.start_timeout))
         return running
 
-    async def _unmount(self, handle: MountHandle) -> None:
-        if handle.parent is None or handle not in handle.parent.children:
-            return
-        handle.parent.children.remove(handle)
-        self._publish()
-        for gone in _subtree(handle):
-            await self._release(gone._running)
+    def _snapshot(self, handle: MountHandle) -> Callable[[], Actor]:
+        if handle not in self._sources:
+            tree = self._sources[handle] = self._new_tree(f"{_called(handle)}.source", None)
+            self._nursery.start_soon(self._mount_source, tree, handle.target)
+        router = self._sources[handle].router
+        return lambda: SnapshotActor(lambda: handle.catalog or {}, router)
 
-    async def _release(self, running: _Running) -> None:
-        running.mounts -= 1
-        if running.mounts == 0:
-            self._running.pop(id(running.source), None)
-            await self._supervisor.stop_child(running.ref.name)
+    async def _mount_source(self, tree: _Tree, target: object) -> None:
+        tree.mounts.put(make_handle(tree.mounts, target, None))
 
-    def _publish(self) -> None:
-        self._router.remount(_tree(self._root))
+    def _proxy(self, target: ProxyServer, running: _Running) -> Callable[[], Actor]:
+        running.stderr = StderrTail()
+        where = target.target
+
+        def introduced(said: Mapping[str, Any]) -> None:
+            running.said = said
+
+        backend = Backend(
+            connect=_connector(target, running.stderr),
+            timeout=where.timeout if isinstance(where, StdioServer | HTTPServer) else None,
+            over_http=isinstance(where, HTTPServer),
+            changed=lambda kinds: self._changed(running.ref, kinds),
+            updated=lambda uri: self._updated(running.ref, uri),
+            introduced=introduced,
+        )
+        return lambda: ProxyActor(running.ref.name, backend)
+
+    def _local(self, target: object, running: _Running) -> Callable[[], Actor]:
+        server = low_level(target)
+        own = isinstance(target, Server)
+        local = LocalServer(
+            server=server,
+            middleware=target.own_middleware if isinstance(target, Server) else (),
+            tells=own,
+            bus=bus_of(target),
+            changed=lambda kinds: self._changed(running.ref, kinds),
+            updated=lambda uri: self._updated(running.ref, uri),
+        )
+        capabilities = server.get_capabilities().model_dump(by_alias=True, exclude_none=True)
+        running.said = {"instructions": server.instructions, "capabilities": capabilities}
+        if isinstance(target, Server):
+            forget = target.listen(lambda kind: self._changed(running.ref, (kind,)))
+            target.running_in.append(self)
+
+            def end() -> None:
+                forget()
+                target.running_in.remove(self)
+
+            running.forget = end
+        return lambda: LocalActor(local)
+
+    def _drop_source(self, handle: MountHandle) -> None:
+        tree = self._sources.pop(handle)
+        self._nursery.start_soon(self._supervisor.stop_child, tree.router.name)
+        self._reconcile()
+
+    async def _retire(self, running: _Running) -> None:
+        """End an actor that is not mounted any more: its calls in flight first, within the drain time."""
+        with trio.move_on_after(self.settings.drain):
+            await running.ref.idle()
+        await self._supervisor.stop_child(running.ref.name)
+        running.ended.set()
+
+    def _close(self) -> None:
+        """Let go of the description: it outlives this runtime."""
+        self._closing.set()
+        for mounts in self._heard:
+            mounts.forget(self._reconcile)
+        for running in self._running.values():
+            running.forget()
+
+    # --- What actors say of themselves ----------------------------------------------------------------------------
+
+    def _on_change(self, ref: ActorRef, state: ChildState) -> None:
+        if not isinstance(ref, RouterRef):
+            for tree in (self._tree, *self._sources.values()):
+                tree.router.changed(ref, ask=state == "running")
+
+    def _changed(self, ref: ActorRef, kinds: tuple[Kind, ...]) -> None:
+        for tree in (self._tree, *self._sources.values()):
+            tree.router.changed(ref, kinds)
+
+    def _updated(self, ref: ActorRef, uri: str) -> None:
+        self._router.updated(ref, uri)
+
+    def _in_order(self) -> Iterator[tuple[Namespace, _Running, object]]:
+        """Everything that is mounted, that which wins a conflict first."""
+        by_ref = {running.ref: running for running in self._running.values()}
+        for place in self._router.table.places:
+            if place.target in by_ref:
+                yield place.namespace, by_ref[place.target], by_ref[place.target].source
+
+    def _instructions(self) -> str | None:
+        """What the servers say of their use, each under the namespace that its names have here."""
+        said = {
+            (namespace.outward("tools", "") or None): running.said["instructions"]
+            for namespace, running, _ in sorted(self._in_order(), key=lambda row: row[0].parts)
+            if running.said.get("instructions")
+        }
+        return "\n\n".join(f"{prefix}*: {text}" if prefix else text for prefix, text in said.items()) or None
+
+    def _completes(self) -> bool:
+        said = [running.said.get("capabilities") for running in self._running.values()]
+        return any(not it or it.get("completions") is not None for it in said)
 
     def _tool_schema(self, name: str) -> Mapping[str, Any] | None:
         item = self._router.table.tools.item(name)
@@ -299,11 +510,11 @@ class Runtime:
     def ps(self) -> ActorInfo:
         """A frozen snapshot of the tree of actors."""
 
-        def row(handle: MountHandle) -> ActorInfo:
-            return evolve(handle.info(), children=tuple(row(child) for child in handle.children))
+        def row(mount: Mount[ActorRef]) -> ActorInfo:
+            return evolve(self._supervisor.info(mount.target.name), children=tuple(map(row, mount.children)))
 
-        root = row(self._root)
-        if self._root._running.ref is self._router:
+        root = row(self._router.tree)
+        if self._tree.main is None:
             return root
         own = evolve(root, children=())
         return evolve(self._supervisor.info(self._router.name), children=(own, *root.children))
@@ -312,9 +523,24 @@ class Runtime:
         """Every name that one mount hides from another."""
         return self._router.table.conflicts
 
+    def routes(self) -> list[Route]:
+        """The custom HTTP routes of everything that is mounted, by their own paths and by namespaced ones.
+
+        The first that fits answers: a path that several have is the newest mount's.
+        """
+        own: list[Route] = []
+        namespaced: list[Route] = []
+        for namespace, _, source in self._in_order():
+            for route in routes_of(source):
+                own.append(route)
+                if namespace:
+                    path = f"/{namespace}{route.path}"
+                    namespaced.append(Route(path, route.endpoint, methods=list(route.methods or ()), name=route.name))
+        return own + namespaced
+
     def serve_http(self, host: str = "127.0.0.1", port: int = 8000) -> AbstractAsyncContextManager[str]:
         """Serve streamable HTTP, both eras on one endpoint, while the block lasts; yields the endpoint's URL."""
-        return serve_http(self.server, host, port)
+        return serve_http(self.server, host, port, routes=self.routes)
 
     async def serve_stdio(self) -> None:
         """Serve one client on this process's stdin and stdout until it closes them."""
@@ -325,46 +551,96 @@ class Runtime:
 async def open_runtime(main: object = "main", *, settings: RuntimeSettings | None = None) -> AsyncIterator[Runtime]:
     """A runtime for as long as the block lasts. `main`: its name, or a server whose components are the root's own.
 
-    The block is a nursery block: errors come out as exception groups. Leaving it stops every actor, and leaves no
-    task, process or descriptor behind.
+    A `Server` brings everything that is mounted on it; what it mounts while the block lasts starts at once. The block
+    is a nursery block: errors come out as exception groups. Leaving it stops every actor, and leaves no task, process
+    or descriptor behind.
+
+    Raises:
+        NameConflict: two mounts offer one name, and the policy is "error".
+        MountError, MountCycle: the description cannot be made alive.
     """
-    settings = settings or RuntimeSettings()
-    name = main if isinstance(main, str) else _called(main)
-    router = RouterRef(name, settings.on_conflict)
-
-    def on_change(ref: ActorRef, state: ChildState) -> None:
-        if ref is not router:
-            router.changed(ref, ask=state == "running")
-
+    name = main if isinstance(main, str) else called(check_target(main))
     async with trio.open_nursery() as nursery:
-        supervisor = Supervisor(nursery, on_change)
-        runtime = Runtime(name, supervisor, router, settings)
-        supervisor.start_child(ChildSpec(router, lambda: RouterActor(router, settings.list_budget), settings.restart))
+        runtime = Runtime(name, nursery, None if isinstance(main, str) else main, settings or RuntimeSettings())
         try:
-            if not isinstance(main, str):
-                await runtime._own(main)
+            for running in list(runtime._running.values()):
+                await runtime._supervisor.wait_settled(running.ref.name)
+            await runtime.refuse_conflicts()
             yield runtime
         finally:
+            runtime._close()
             with trio.move_on_after(STOP_TIMEOUT, shield=True):
-                await supervisor.stop_all()
+                await runtime._supervisor.stop_all()
             nursery.cancel_scope.cancel()
 
 
-def _tree(handle: MountHandle) -> Mount[ActorRef]:
-    return Mount(handle._running.ref, handle.namespace, tuple(_tree(child) for child in handle.children))
+Server.open_with = open_runtime
 
 
-def _subtree(handle: MountHandle) -> list[MountHandle]:
-    return [handle, *(below for child in handle.children for below in _subtree(child))]
+def _identity(handle: MountHandle) -> object:
+    """What makes two mounts one actor: the server, or the description of a backend; an import is its own."""
+    if handle.catalog is not None or isinstance(handle.target, ProxyServer | Server):
+        return handle if handle.catalog is not None else handle.target
+    return low_level(handle.target) if not isinstance(handle.target, MCPServer) else handle.target
 
 
-def _identity(target: object) -> object:
-    """What makes two mounts the same actor: the low-level server, or the description of a backend."""
-    return target if isinstance(target, ProxyServer) else low_level(target)
+def _called(handle: MountHandle) -> str:
+    return called(handle.target)
 
 
-def _called(target: object) -> str:
-    return target.name if isinstance(target, ProxyServer) else low_level(target).name
+def _name_of(server: object) -> str:
+    return _called(server) if isinstance(server, MountHandle) else called(server)
+
+
+async def _listed(router: RouterRef, kind: Kind) -> Listing:
+    """All that a tree lists of a kind, nobody missing. Raises `BackendStartError`."""
+    outcome = await router.ask(Request(METHODS[kind], {}))
+    if isinstance(outcome, Failure):
+        raise BackendStartError(f"{router.name} does not say what it offers: {outcome.message}")
+    missing = (outcome.value.get("_meta") or {}).get(MISSING)
+    if missing:
+        raise BackendStartError(f"{missing[0]['actor']} does not say what it offers: {missing[0]['reason']}")
+    return Listing(router.table.of(kind).items, fresh=True, learnt_at=trio.current_time())
+
+
+def _difference(before: Mapping[Kind, Listing], after: Mapping[Kind, Listing]) -> CatalogDiff:
+    added, removed, changed = {}, {}, {}
+    for kind in KINDS:
+        old = {item[KEYS[kind]]: item for item in before[kind].items}
+        new = {item[KEYS[kind]]: item for item in after[kind].items}
+        added[kind] = tuple(name for name in new if name not in old)
+        removed[kind] = tuple(name for name in old if name not in new)
+        changed[kind] = tuple(name for name in new if name in old and new[name] != old[name])
+    return CatalogDiff(
+        *({kind: names for kind, names in found.items() if names} for found in (added, removed, changed))
+    )
+
+
+def save_snapshot(handle: MountHandle, path: str | Path) -> None:
+    """Keep an import's copy in a file, for `Runtime.mount_snapshot`. Raises `MountError` for what is no import."""
+    if handle.catalog is None:
+        raise MountError("only an import has a copy to keep; use import_server(...)")
+    catalog = {kind: list(handle.catalog[kind].items) for kind in KINDS}
+    Path(path).write_text(json.dumps({"mcpactorsSnapshot": 1, **catalog}, indent=1), encoding="utf-8")
+
+
+def load_snapshot(path: str | Path) -> dict[Kind, Listing]:
+    """What `save_snapshot` kept. Raises `ConfigError` naming the file."""
+    try:
+        whole = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read as a snapshot: {error}") from error
+    if not isinstance(whole, dict) or whole.get("mcpactorsSnapshot") != 1:
+        raise ConfigError(f"{path}: is no snapshot; make one with save_snapshot(handle, path)")
+    catalog: dict[Kind, Listing] = {}
+    for kind in KINDS:
+        items = whole.get(kind)
+        if not isinstance(items, list) or not all(
+            isinstance(i, dict) and isinstance(i.get(KEYS[kind]), str) for i in items
+        ):
+            raise ConfigError(f"{path}: {kind}: expected a list of objects that each have a {KEYS[kind]}")
+        catalog[kind] = Listing(tuple(items), fresh=True)
+    return catalog
 
 
 async def _copied(source: ActorRef, kind: Kind) -> Listing:

@@ -1,24 +1,400 @@
-"""What can be mounted: SDK servers, objects that wrap one, and the description of a proxied backend.
+"""What can be mounted: `Server`, the SDK's servers and objects that wrap one, and descriptions of backends.
 
-Rule: descriptions only. Nothing here runs; the host turns a description into actors.
+Rule: descriptions only; a runtime makes them alive. The SDK's private names that we need (a server's managers, its
+low-level server, its routes) are used in this file only.
 """
 
 from __future__ import annotations
 
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from attrs import frozen
+from mcp.server import MCPServer
+from mcp.server.context import ServerMiddleware
 from mcp.server.lowlevel import Server as LowLevelServer
+from mcp.server.mcpserver.prompts import Prompt
+from mcp.server.mcpserver.resources import Resource
+from mcp.server.subscriptions import SubscriptionBus
+from mcp_types import Annotations, Icon, ToolAnnotations
+from mcp_types import Prompt as ListedPrompt
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from mcpactors.config import HTTPServer, MCPConfig, ModuleServer, ServerConfig, StdioServer, parse_config
-from mcpactors.errors import ConfigError, MountError
+from mcpactors.errors import ConfigError, InvalidParams, MountError
+from mcpactors.mounts import CatalogDiff, MountHandle, Mounts, make_handle, refuse_cycle
+from mcpactors.runtime.routing import Kind
+from mcpactors.runtime.visibility import SHOW_ALL, TAGS_KEY, Rule, ToolOverride, Visibility
 
-__all__ = ["ProxyServer", "create_proxy", "low_level"]
+__all__ = ["ProxyServer", "Server", "create_proxy", "low_level", "routes_of"]
 
 _WRAPPED_AS: Final = ("_lowlevel_server", "_mcp_server")
 """Where the SDK's `MCPServer` and FastMCP's servers keep the low-level server; neither has a public name for it."""
+
+NAME_LENGTH: Final = 128
+"""The longest name of a tool or prompt that MCP allows (2025-11-25, server/tools "Tool Names")."""
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Words = Iterable[str]
+Middleware = ServerMiddleware[Any]
+
+
+class Copier(Protocol):
+    """What a runtime does for an import."""
+
+    async def take_copy(self, handle: MountHandle) -> CatalogDiff: ...
+
+
+@contextmanager
+def _logging_left_alone() -> Iterator[None]:
+    """The SDK's `MCPServer` sets up the program's logging when constructed, unless somebody has: so somebody has."""
+    nobody = logging.NullHandler()
+    logging.root.addHandler(nobody)
+    try:
+        yield
+    finally:
+        logging.root.removeHandler(nobody)
+
+
+class Server(MCPServer[Any]):
+    """The SDK's `MCPServer` with tags, visibility, live changes, and servers mounted on it (seeds 001, 003, 004).
+
+    Schemas, validation, `Context`, dependency injection and completions are the SDK's. Constructing one does not touch
+    the program's logging. `options` are the SDK's (title, website_url, auth, ...).
+    """
+
+    open_with: ClassVar[Callable[[str], AbstractAsyncContextManager[Copier]]]
+    """Opens a runtime to take a copy in, while this server is in none: set by the host, which alone knows how."""
+
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        instructions: str | None = None,
+        version: str = "",
+        lifespan: Callable[[Any], AbstractAsyncContextManager[Any]] | None = None,
+        middleware: Sequence[Middleware] = (),
+        **options: Any,
+    ) -> None:
+        self.mounts = Mounts()
+        self.visibility: Visibility = SHOW_ALL
+        self.own_middleware: tuple[Middleware, ...] = tuple(middleware)
+        self.routes: list[Route] = []
+        self.running_in: list[Copier] = []
+        """The runtimes that run this server now."""
+        self._prompt_meta: dict[str, dict[str, Any]] = {}
+        self._listeners: dict[Callable[[Kind], None], None] = {}
+        with _logging_left_alone():
+            super().__init__(
+                name,
+                instructions=instructions,
+                version=version,
+                lifespan=lifespan,
+                middleware=list(middleware),
+                warn_on_duplicate_tools=options.pop("warn_on_duplicate_tools", True),
+                **options,
+            )
+
+    # --- Components -----------------------------------------------------------------------------------------------
+
+    def tool(  # type: ignore[override]  # also without parentheses, and with tags
+        self,
+        name: str | Callable[..., Any] | None = None,
+        *,
+        title: str | None = None,
+        description: str | None = None,
+        annotations: ToolAnnotations | None = None,
+        icons: list[Icon] | None = None,
+        meta: dict[str, Any] | None = None,
+        structured_output: bool | None = None,
+        tags: Words = (),
+        enabled: bool = True,
+    ) -> Any:
+        """Add a function as a tool: `@server.tool`, `@server.tool(...)` or `@server.tool("name")`."""
+        if callable(name):
+            return self.tool()(name)
+
+        def decorate(function: Function) -> Function:
+            called = name or function.__name__
+            self._hide_unless(enabled, "tool", called)
+            self.add_tool(
+                function,
+                name=name,
+                title=title,
+                description=description,
+                annotations=annotations,
+                icons=icons,
+                meta=_tagged(meta, tags),
+                structured_output=structured_output,
+            )
+            return function
+
+        return decorate
+
+    def resource(
+        self,
+        uri: str,
+        *,
+        name: str | None = None,
+        title: str | None = None,
+        description: str | None = None,
+        mime_type: str | None = None,
+        icons: list[Icon] | None = None,
+        annotations: Annotations | None = None,
+        meta: dict[str, Any] | None = None,
+        tags: Words = (),
+        enabled: bool = True,
+        **options: Any,
+    ) -> Callable[[Function], Function]:
+        """Add a function as a resource, or as a template when the URI has `{parameters}`."""
+        if callable(uri):
+            raise TypeError('@server.resource needs the URI: @server.resource("data://name")')
+        register = super().resource(
+            uri,
+            name=name,
+            title=title,
+            description=description,
+            mime_type=mime_type,
+            icons=icons,
+            annotations=annotations,
+            meta=_tagged(meta, tags),
+            **options,
+        )
+
+        def decorate(function: Function) -> Function:
+            self._hide_unless(enabled, "template" if "{" in uri else "resource", uri)
+            register(function)
+            self.components_changed("templates" if "{" in uri else "resources")
+            return function
+
+        return decorate
+
+    def prompt(  # type: ignore[override]
+        self,
+        name: str | Callable[..., Any] | None = None,
+        *,
+        title: str | None = None,
+        description: str | None = None,
+        icons: list[Icon] | None = None,
+        meta: dict[str, Any] | None = None,
+        tags: Words = (),
+        enabled: bool = True,
+    ) -> Any:
+        """Add a function as a prompt: `@server.prompt`, `@server.prompt(...)` or `@server.prompt("name")`."""
+        if callable(name):
+            return self.prompt()(name)
+
+        def decorate(function: Function) -> Function:
+            called = name or function.__name__
+            self._hide_unless(enabled, "prompt", called)
+            whole = _tagged(meta, tags)
+            if whole is not None:
+                self._prompt_meta[called] = whole
+            self.add_prompt(
+                Prompt.from_function(function, name=name, title=title, description=description, icons=icons)
+            )
+            return function
+
+        return decorate
+
+    def add_tool(self, fn: Callable[..., Any], name: str | None = None, **options: Any) -> None:  # type: ignore[override]
+        _check_name("tool", name or fn.__name__)
+        tags = options.pop("tags", ())
+        options["meta"] = _tagged(options.get("meta"), tags)
+        super().add_tool(fn, name, **options)
+        self.components_changed("tools")
+
+    def remove_tool(self, name: str) -> None:
+        super().remove_tool(name)
+        self.components_changed("tools")
+
+    def add_resource(self, resource: Resource) -> None:
+        super().add_resource(resource)
+        self.components_changed("resources")
+
+    def remove_resource(self, uri: str) -> None:
+        """Remove a resource, or a template, by its URI. Raises `InvalidParams` when there is none."""
+        manager = self._resource_manager
+        for kind, there in (("resources", manager._resources), ("templates", manager._templates)):
+            if there.pop(uri, None) is not None:
+                self.components_changed(kind)  # type: ignore[arg-type]
+                return
+        raise InvalidParams(f"there is no resource or template {uri!r} to remove")
+
+    def add_prompt(self, prompt: Prompt) -> None:
+        _check_name("prompt", prompt.name)
+        super().add_prompt(prompt)
+        self.components_changed("prompts")
+
+    def remove_prompt(self, name: str) -> None:
+        super().remove_prompt(name)
+        self._prompt_meta.pop(name, None)
+        self.components_changed("prompts")
+
+    async def list_prompts(self) -> list[ListedPrompt]:
+        """The SDK's list; its prompts carry no `_meta` of their own."""
+        listed = await super().list_prompts()
+        return [
+            prompt.model_copy(update={"meta": self._prompt_meta[prompt.name]})
+            if prompt.name in self._prompt_meta
+            else prompt
+            for prompt in listed
+        ]
+
+    def custom_route(
+        self, path: str, methods: Sequence[str] = ("GET",), name: str | None = None, include_in_schema: bool = True
+    ) -> Callable[[Function], Function]:
+        """Serve an HTTP route beside the MCP endpoint, here and in every server that this one is mounted on.
+
+        The function takes a Starlette `Request` or nothing, and returns a `Response` or a JSON value.
+        """
+
+        def decorate(function: Function) -> Function:
+            route = Route(path, _endpoint(function), methods=list(methods), name=name)
+            self.routes.append(route)
+            return function
+
+        return decorate
+
+    # --- Live changes and visibility ------------------------------------------------------------------------------
+
+    def components_changed(self, *kinds: Kind) -> None:
+        """Tell everybody who listens that lists of these kinds are not what they were."""
+        for listener in list(self._listeners):
+            for kind in kinds:
+                listener(kind)
+
+    def listen(self, listener: Callable[[Kind], None]) -> Callable[[], None]:
+        """Have `listener(kind)` called after every change of the server's own components; returns what ends that."""
+        self._listeners[listener] = None
+        return lambda: self._listeners.pop(listener, None) and None
+
+    def enable(
+        self,
+        *,
+        names: Words | None = None,
+        tags: Words | None = None,
+        components: Words | None = None,
+        only: bool = False,
+    ) -> None:
+        """Show components, here and in everything mounted below: those that fit all that is given.
+
+        `names` are as this server lists them; `components` are "tool", "prompt", "resource", "template". With `only`
+        everything else is hidden. What is hidden cannot be called. Later calls win over earlier ones.
+        """
+        self._rule(Rule(True, names, tags, components, only))
+
+    def disable(
+        self, *, names: Words | None = None, tags: Words | None = None, components: Words | None = None
+    ) -> None:
+        """Hide components, here and in everything mounted below: those that fit all that is given."""
+        self._rule(Rule(False, names, tags, components))
+
+    def _rule(self, rule: Rule) -> None:
+        self.visibility = self.visibility.and_then(rule)
+        self.mounts.changed()
+
+    def _hide_unless(self, enabled: bool, component: str, name: str) -> None:
+        if not enabled:
+            self.disable(names={name}, components={component})
+
+    # --- Composition ----------------------------------------------------------------------------------------------
+
+    def mount(
+        self,
+        target: object,
+        namespace: str | None = None,
+        *,
+        as_proxy: bool = False,
+        tool_names: Mapping[str, str] | None = None,
+        tools: Mapping[str, ToolOverride] | None = None,
+        include_tags: Words = (),
+        exclude_tags: Words = (),
+    ) -> MountHandle:
+        """Mount another server on this one, live (seed 001, "Basic Mounting"). At once when this one is running.
+
+        `as_proxy`: speak to it over memory streams, in sessions of its own. `tool_names` renames tools of the target;
+        `tools` says more of them (see `ToolOverride`). `include_tags` and `exclude_tags` filter this mount.
+
+        Raises:
+            NamespaceError: illegal characters in the namespace.
+            MountCycle: this server is the target, or mounted somewhere below it.
+            MountError: the target is no server.
+        """
+        checked = check_target(target)
+        refuse_cycle(self, checked, called)
+        handle = make_handle(
+            self.mounts,
+            create_proxy(checked) if as_proxy and not isinstance(checked, ProxyServer) else checked,
+            namespace,
+            tool_names=tool_names,
+            tools=tools,
+            include_tags=include_tags,
+            exclude_tags=exclude_tags,
+        )
+        self.mounts.put(handle)
+        return handle
+
+    async def import_server(self, target: object, namespace: str | None = None) -> MountHandle:
+        """Copy what `target` offers at this moment; later changes are not seen (seeds 001 and 003, "Importing").
+
+        The copied components run in an actor of their source, which is not mounted: so they keep the lifespan that
+        they need, and this server does not run it.
+
+        Raises:
+            BackendStartError: the source does not start or does not say what it offers.
+            NamespaceError, MountCycle, MountError: as for `mount`.
+        """
+        checked = check_target(target)
+        refuse_cycle(self, checked, called)
+        handle = make_handle(self.mounts, checked, namespace)
+        if self.running_in:
+            await self.running_in[-1].take_copy(handle)
+        else:
+            async with type(self).open_with("import") as runtime:
+                await runtime.take_copy(handle)
+        self.mounts.put(handle)
+        return handle
+
+    @classmethod
+    def as_proxy(cls, target: object, name: str | None = None) -> Server:
+        """A server that mirrors a backend: whatever `create_proxy` takes (seed 002)."""
+        proxy = create_proxy(target, name)
+        server = cls(proxy.name)
+        server.mount(proxy)
+        return server
+
+
+def _tagged(meta: Mapping[str, Any] | None, tags: Words) -> dict[str, Any] | None:
+    names = sorted({tags} if isinstance(tags, str) else set(tags))
+    return {**(meta or {}), TAGS_KEY: names} if names else (dict(meta) if meta is not None else None)
+
+
+def _check_name(what: str, name: str) -> None:
+    if not name or len(name) > NAME_LENGTH:
+        raise InvalidParams(
+            f"{what} name {name[:40] + '...' if name else name!r} cannot be used: it must have 1 to {NAME_LENGTH} "
+            f"characters, it has {len(name)}"
+        )
+
+
+def _endpoint(function: Callable[..., Any]) -> Callable[[Request], Awaitable[Response]]:
+    takes_request = bool(inspect.signature(function).parameters)
+
+    async def endpoint(request: Request) -> Response:
+        result = function(request) if takes_request else function()
+        if inspect.isawaitable(result):
+            result = await result
+        return result if isinstance(result, Response) else JSONResponse(result)
+
+    return endpoint
 
 
 def low_level(target: object) -> LowLevelServer[Any]:
@@ -39,6 +415,30 @@ def low_level(target: object) -> LowLevelServer[Any]:
     )
 
 
+def check_target(target: object) -> object:
+    """The target itself when it can be mounted; raises `MountError` else."""
+    if not isinstance(target, ProxyServer):
+        low_level(target)
+    return target
+
+
+def called(target: object) -> str:
+    """What a target calls itself."""
+    return target.name if isinstance(target, ProxyServer) else low_level(target).name
+
+
+def bus_of(target: object) -> SubscriptionBus | None:
+    """Where an SDK server publishes the changes that its tools tell of."""
+    return target._subscriptions if isinstance(target, MCPServer) else None
+
+
+def routes_of(target: object) -> Sequence[Route]:
+    """The custom HTTP routes that a server's author has given it."""
+    if isinstance(target, Server):
+        return target.routes
+    return target._custom_starlette_routes if isinstance(target, MCPServer) else ()
+
+
 @frozen(eq=False)
 class ProxyServer:
     """A backend to be proxied: where it is, and what it is called when nothing else names it."""
@@ -57,10 +457,10 @@ def create_proxy(target: object, name: str | None = None) -> ProxyServer:
         ConfigError: the target cannot be understood.
         MountError: the target is no server.
     """
-    found, called = _understood(target)
+    found, itself = _understood(target)
     if isinstance(found, ModuleServer):
-        raise ConfigError(f"{called}: a module is not proxied; mount the server object that it has")
-    return ProxyServer(found, name or called)
+        raise ConfigError(f"{itself}: a module is not proxied; mount the server object that it has")
+    return ProxyServer(found, name or itself)
 
 
 def _understood(target: object) -> tuple[ServerConfig | LowLevelServer[Any], str]:

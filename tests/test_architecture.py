@@ -21,14 +21,15 @@ ROOT = Path(__file__).parent.parent / PACKAGE
 MAY_IMPORT = {
     "errors": "",
     "config": "errors",
-    "server": "errors config",
+    "mounts": "errors runtime",
+    "server": "errors config runtime mounts",
     "runtime": "errors runtime",
     "actors": "errors runtime server actors",
     "transports": "errors runtime transports",
-    "host": "errors runtime server actors transports config",
+    "host": "errors runtime mounts server actors transports config",
     "example": "",
-    "testing": "errors runtime server actors transports config host testing",
-    "__init__": "errors runtime server actors transports config host",
+    "testing": "errors runtime mounts server actors transports config host testing",
+    "__init__": "errors runtime mounts server actors transports config host",
     "cli": "errors host",
     "__main__": "cli",
 }
@@ -40,7 +41,9 @@ STRANGERS = {("actors", "transports"), ("transports", "actors")}
 KNOW_HOST = {"cli", "__init__", "__main__", "testing"}
 
 # Of the world outside: what a file must not import, itself or through another module of ours.
-PURE = {"config.py", "errors.py"} | {f"runtime/{name}.py" for name in ("routing", "methods", "listing", "restart")}
+PURE = {"config.py", "errors.py"} | {
+    f"runtime/{name}.py" for name in ("routing", "visibility", "methods", "listing", "restart")
+}
 NOT_PURE = {"trio", "anyio", "mcp", "mcp_types"}
 MCP = {"mcp", "mcp_types"}
 

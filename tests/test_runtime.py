@@ -251,7 +251,9 @@ async def test_a_modern_servers_input_required_is_passed_through_whole() -> None
         rounds.append((params.request_state, params.input_responses))
         if params.input_responses is None:
             ask = types.ElicitRequest(
-                params=types.ElicitRequestFormParams(message="Who?", requested_schema={"type": "object", "properties": {"name": {"type": "string"}}})
+                params=types.ElicitRequestFormParams(
+                    message="Who?", requested_schema={"type": "object", "properties": {"name": {"type": "string"}}}
+                )
             )
             return types.InputRequiredResult(input_requests={"who": ask}, request_state="state-1")
         answer = params.input_responses["who"]
@@ -328,7 +330,9 @@ async def test_a_lifespan_is_entered_once_an_actor_and_ended_by_unmount() -> Non
     assert lives == ["kept started", "gone started", "gone ended", "kept ended"]
 
 
-async def test_a_child_that_cannot_start_changes_nothing_for_its_siblings(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_child_that_cannot_start_changes_nothing_for_its_siblings(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     attempts: list[float] = []
 
     @asynccontextmanager
@@ -471,9 +475,13 @@ async def test_an_unknown_tool_prompt_or_resource_is_named_in_the_error(mode: st
     [
         ("tools/call", {}, "tools/call needs params.name: a string that is not empty, got nothing"),
         ("tools/call", {"name": 5}, "tools/call needs params.name: a string that is not empty, got 5 (int)"),
-        ("tools/call", {"name": "x", "arguments": [1]}, "tools/call takes params.arguments as an object, got [1] (list)"),
+        (
+            "tools/call",
+            {"name": "x", "arguments": [1]},
+            "tools/call takes params.arguments as an object, got [1] (list)",
+        ),
         ("resources/read", {}, "resources/read needs params.uri: a string that is not empty, got nothing"),
-        ("tools/list", {"cursor": "x"}, "tools/list: this cursor is not one of ours; list again without a cursor"),
+        ("tools/list", {"cursor": "x"}, "this cursor is not one that this list gave; list again without a cursor"),
     ],
 )
 async def test_malformed_params_get_an_error_that_says_what_was_expected(
@@ -534,7 +542,9 @@ async def test_what_is_no_server_cannot_be_mounted_and_the_error_says_what_can()
                 await runtime.mount(target)
 
 
-@pytest.mark.parametrize("target", ["no-url", "missing.py", {"url": 5}, {"mcpServers": {}}, {"command": "x", "url": "y"}])
+@pytest.mark.parametrize(
+    "target", ["no-url", "missing.py", {"url": 5}, {"mcpServers": {}}, {"command": "x", "url": "y"}]
+)
 async def test_create_proxy_says_what_is_wrong_with_its_target(target: Any) -> None:
     with pytest.raises(MCPActorsError):
         create_proxy(target)

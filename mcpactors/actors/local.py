@@ -7,50 +7,90 @@ provisional surfaces `serve_one`, `Connection` and `DispatchContext` are used in
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from itertools import count
 from typing import Any, Final
 
 import anyio
 import trio
+from attrs import frozen
 from mcp.server.connection import Connection
+from mcp.server.context import CallNext, ServerMiddleware, ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.server.runner import serve_one
+from mcp.server.subscriptions import SubscriptionBus
 from mcp.shared.dispatcher import CallOptions
 from mcp.shared.exceptions import MCPError, NoBackChannelError
 from mcp.shared.jsonrpc_dispatcher import handler_exception_to_error_data
 from mcp.shared.message import MessageMetadata
+from mcp.shared.subscriptions import (
+    PromptsListChanged,
+    ResourcesListChanged,
+    ResourceUpdated,
+    ServerEvent,
+    ToolsListChanged,
+)
 from mcp.shared.transport_context import TransportContext
 from mcp_types import (
     CLIENT_CAPABILITIES_META_KEY,
     METHOD_NOT_FOUND,
     PROTOCOL_VERSION_META_KEY,
 )
-from mcp_types.version import LATEST_MODERN_VERSION
+from mcp_types.version import LATEST_HANDSHAKE_VERSION, LATEST_MODERN_VERSION
 from pydantic import ValidationError
 
-from mcpactors.actors.paging import read_all
-from mcpactors.runtime.actor import Actor, Caller, Request
-from mcpactors.runtime.methods import CATALOG
+from mcpactors.actors.paging import CHANGES, UPDATED, read_all
+from mcpactors.runtime.actor import Actor, Caller, Request, relay
+from mcpactors.runtime.methods import CATALOG, readdressed
 from mcpactors.runtime.reply import PROGRESS, Failure, Outcome, ReplyChannel, Result
-from mcpactors.runtime.routing import Listing
+from mcpactors.runtime.routing import Kind, Listing
 
-__all__ = ["LocalActor"]
+__all__ = ["LocalActor", "LocalServer"]
 
 _ASKS: Final = TransportContext(kind="mcpactors", can_send_request=True)
 _CANNOT_ASK: Final = TransportContext(kind="mcpactors", can_send_request=False)
 _OWN_ENVELOPE: Final = {PROTOCOL_VERSION_META_KEY: LATEST_MODERN_VERSION, CLIENT_CAPABILITIES_META_KEY: {}}
+_OLD_CALLER: Final = Caller(revision=LATEST_HANDSHAKE_VERSION)
+SESSIONS_KEPT: Final = 10_000
+_EVENTS: Final[Mapping[type, tuple[Kind, ...]]] = {
+    ToolsListChanged: ("tools",),
+    PromptsListChanged: ("prompts",),
+    ResourcesListChanged: ("resources", "templates"),
+}
 _request_ids = count(1)
 
 
+@frozen(kw_only=True)
+class LocalServer:
+    """An SDK server as an actor runs it."""
+
+    server: Server[Any]
+    middleware: tuple[ServerMiddleware[Any], ...] = ()
+    """What its author put around it; it goes around calls to what is mounted below, too."""
+    tells: bool = False
+    """Whether it says when its own components change; then what it listed is not asked for again."""
+    bus: SubscriptionBus | None = None
+    """Where the server publishes its changes (the SDK's `ctx.notify_*`)."""
+    changed: Callable[[tuple[Kind, ...]], None] = lambda kinds: None
+    """Called when lists of these kinds are not what they were."""
+    updated: Callable[[str], None] = lambda uri: None
+    """Called when what is at one of its URIs has changed."""
+
+
 class _CallContext:
-    """The SDK's `DispatchContext` (and `Outbound`) for one call: everything the server sends goes to the reply."""
+    """The SDK's `DispatchContext` (and `Outbound`) for one call: everything the server sends goes to the reply.
 
-    __slots__ = ("_cancel_requested", "_reply", "message_metadata", "request_id", "transport")
+    Change notices go to whoever listens instead; a server may keep this and send them long after the call.
+    """
 
-    def __init__(self, reply: ReplyChannel, caller: Caller) -> None:
+    __slots__ = ("_cancel_requested", "_local", "_reply", "message_metadata", "request_id", "transport")
+
+    def __init__(self, reply: ReplyChannel, caller: Caller, local: LocalServer) -> None:
         self._reply = reply
+        self._local = local
         self._cancel_requested: anyio.Event | None = None
         self.request_id = next(_request_ids)
         self.transport = _ASKS if caller.can_be_asked else _CANNOT_ASK
@@ -78,7 +118,12 @@ class _CallContext:
         return dict(outcome.value)
 
     async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:
-        self._reply.notice(method, params or {})
+        if method in CHANGES:
+            self._local.changed(CHANGES[method])
+        elif method == UPDATED:
+            self._local.updated(str((params or {}).get("uri")))
+        else:
+            self._reply.notice(method, params or {})
         await trio.lowlevel.checkpoint()  # so that whoever reads gets its turn
 
     async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
@@ -90,47 +135,105 @@ class _CallContext:
         await self.notify(PROGRESS, said)
 
 
+_passing: ContextVar[tuple[Request, ReplyChannel]] = ContextVar("mcpactors.passing")
+"""The call that a server's middleware is put around, on its way to what is mounted below."""
+
+
+async def _pass_on(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> dict[str, Any]:
+    """The innermost middleware of a server for what is mounted below it: the call goes on, and its answer back."""
+    request, reply = _passing.get()
+    (target, own), *onward = request.onward
+    params = readdressed(ctx.method, ctx.params or {}, own)
+    outcome = await relay(target, Request(ctx.method, params, request.caller, tuple(onward)), reply)
+    if isinstance(outcome, Failure):
+        raise MCPError(outcome.code, outcome.message, outcome.data)
+    return dict(outcome.value)
+
+
 class LocalActor(Actor):
     """Runs one low-level SDK server: its lifespan is the actor's, every request is served in a task of its own."""
 
     kind = "local"
 
-    def __init__(self, server: Server[Any]) -> None:
-        self._server = server
+    def __init__(self, local: LocalServer) -> None:
+        self._local = local
         self._state: Any = None
+        self._watched: Counter[str] = Counter()
+        self._sessions: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._wrapper: Server[Any] = Server(local.server.name, version=local.server.version)
+        self._wrapper.middleware[:] = [*local.middleware, _pass_on]
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
-        async with self._server.lifespan(self._server) as self._state:
-            yield
+        local = self._local
+        async with local.server.lifespan(local.server) as self._state:
+            forget = local.bus.subscribe(self._on_event) if local.bus is not None else None
+            try:
+                yield
+            finally:
+                if forget is not None:
+                    forget()
 
     async def handle(self, request: Request, reply: ReplyChannel) -> Outcome:
         try:
             if request.method == CATALOG:
                 return Result({"listing": await self._listing(request, reply)})
-            return Result(await self._serve(request.method, request.params, request.caller, reply))
+            if request.onward:
+                _passing.set((request, reply))
+                return Result(await self._serve(self._wrapper, request.method, request.params, request.caller, reply))
+            if request.method in ("resources/subscribe", "resources/unsubscribe"):
+                return await self._watch(request, reply)
+            server = self._local.server
+            return Result(await self._serve(server, request.method, request.params, request.caller, reply))
         except (MCPError, ValidationError) as error:
             said = handler_exception_to_error_data(error)
             assert said is not None
             return Failure(said.code, said.message, said.data)
 
     async def _serve(
-        self, method: str, params: Mapping[str, Any], caller: Caller, reply: ReplyChannel
+        self, server: Server[Any], method: str, params: Mapping[str, Any], caller: Caller, reply: ReplyChannel
     ) -> dict[str, Any]:
-        context = _CallContext(reply, caller)
+        context = _CallContext(reply, caller, self._local)
         connection = Connection.from_envelope(caller.revision, caller.info, caller.capabilities, outbound=context)
-        return await serve_one(self._server, context, method, params, connection=connection, lifespan_state=self._state)
+        if caller.session is not None:
+            connection.state = self._session_state(caller.session)
+        return await serve_one(server, context, method, params, connection=connection, lifespan_state=self._state)
+
+    def _session_state(self, session: str) -> dict[str, Any]:
+        """What the server keeps for one client session; that of the session that was longest away goes first."""
+        state = self._sessions.setdefault(session, {})
+        self._sessions.move_to_end(session)
+        if len(self._sessions) > SESSIONS_KEPT:
+            self._sessions.popitem(last=False)
+        return state
+
+    async def _watch(self, request: Request, reply: ReplyChannel) -> Outcome:
+        """Count who watches a URI; the server itself is told of the first and the last, if it wants to know."""
+        uri, begins = str(request.params["uri"]), request.method == "resources/subscribe"
+        if not begins and not self._watched[uri]:
+            return Result({})
+        self._watched[uri] += 1 if begins else -1
+        if self._watched[uri] == (1 if begins else 0) and self._local.server.get_request_handler(request.method):
+            await self._serve(self._local.server, request.method, {"uri": uri}, _OLD_CALLER, reply)
+        return Result({})
+
+    def _on_event(self, event: ServerEvent) -> None:
+        if isinstance(event, ResourceUpdated):
+            self._local.updated(event.uri)
+        elif type(event) in _EVENTS:
+            self._local.changed(_EVENTS[type(event)])
 
     async def _listing(self, request: Request, reply: ReplyChannel) -> Listing:
         """Ask the server what it has now: a plain SDK server does not say when that changes."""
 
         async def page(method: str, params: dict[str, Any]) -> Mapping[str, Any] | None:
             try:
-                return await self._serve(method, {**params, "_meta": _OWN_ENVELOPE}, Caller(), reply)
+                asked = {**params, "_meta": _OWN_ENVELOPE}
+                return await self._serve(self._local.server, method, asked, Caller(), reply)
             except MCPError as error:
                 if error.code == METHOD_NOT_FOUND:
                     return None
                 raise
 
         items, _ = await read_all(request.params["kind"], page)
-        return Listing(items, fresh=False, learnt_at=trio.current_time())
+        return Listing(items, fresh=self._local.tells, learnt_at=trio.current_time())

@@ -1,4 +1,4 @@
-"""Reading a list to its last page, from whatever answers `*/list`.
+"""Reading a list to its last page, from whatever answers `*/list`; and what says that it has changed.
 
 Rule: bounded, and a peer that pages in circles ends with an error, not with a hang.
 """
@@ -12,11 +12,18 @@ from mcpactors.errors import BackendStartError
 from mcpactors.runtime.methods import FIELDS, LISTS
 from mcpactors.runtime.routing import Kind
 
-__all__ = ["METHODS", "read_all"]
+__all__ = ["CHANGES", "METHODS", "UPDATED", "read_all"]
 
 PAGES: Final = 1_000
 METHODS: Final[Mapping[Kind, str]] = {kind: method for method, kind in LISTS.items()}
 """Which method lists a kind."""
+CHANGES: Final[Mapping[str, tuple[Kind, ...]]] = {
+    "notifications/tools/list_changed": ("tools",),
+    "notifications/prompts/list_changed": ("prompts",),
+    "notifications/resources/list_changed": ("resources", "templates"),
+}
+"""Which notification says that which lists have changed."""
+UPDATED: Final = "notifications/resources/updated"
 
 Page = Callable[[str, dict[str, Any]], Awaitable[Mapping[str, Any] | None]]
 

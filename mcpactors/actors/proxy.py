@@ -9,6 +9,7 @@ this is the only file that knows eras (design.md section 6).
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
@@ -16,7 +17,7 @@ from itertools import count
 from typing import Any, Final
 
 import trio
-from attrs import frozen
+from attrs import field, frozen
 from mcp.shared.dispatcher import CallOptions, DispatchContext
 from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import (
@@ -46,14 +47,14 @@ from mcp_types.version import (
     MODERN_PROTOCOL_VERSIONS,
 )
 
-from mcpactors.actors.paging import read_all
+from mcpactors.actors.paging import CHANGES, UPDATED, read_all
 from mcpactors.errors import CONNECTION_CLOSED, ActorCrashed, BackendStartError, MCPActorsError, QuestionRefused
 from mcpactors.runtime.actor import Actor, Caller, Request
 from mcpactors.runtime.methods import CATALOG
 from mcpactors.runtime.reply import PROGRESS, Failure, Outcome, ReplyChannel, Result
 from mcpactors.runtime.routing import Kind, Listing
 
-__all__ = ["Connect", "ProxyActor"]
+__all__ = ["Backend", "Connect", "ProxyActor"]
 
 logger = logging.getLogger("mcpactors")
 
@@ -65,11 +66,6 @@ PROBE_TIMEOUT: Final = 5.0
 HANDSHAKE_TIMEOUT: Final = 15.0
 LIST_TIMEOUT: Final = 30.0
 ENVELOPE: Final = (PROTOCOL_VERSION_META_KEY, CLIENT_INFO_META_KEY, CLIENT_CAPABILITIES_META_KEY, LOG_LEVEL_META_KEY)
-CHANGES: Final[Mapping[str, tuple[Kind, ...]]] = {
-    "notifications/tools/list_changed": ("tools",),
-    "notifications/prompts/list_changed": ("prompts",),
-    "notifications/resources/list_changed": ("resources", "templates"),
-}
 TELLS: Final[Mapping[str, tuple[Kind, ...]]] = {
     "toolsListChanged": ("tools",),
     "promptsListChanged": ("prompts",),
@@ -99,28 +95,34 @@ _current: ContextVar[_Call] = ContextVar("mcpactors.call")
 """The call on whose HTTP stream a message came. Over stdio nothing on the wire says it (building-blocks.md)."""
 
 
-class ProxyActor(Actor):
-    """Holds one connection to a backend and relays calls to it.
+@frozen(kw_only=True, eq=False)
+class Backend:
+    """What a proxy stands before; it outlives the proxy's lives."""
 
-    `changed(kinds)` is called when the backend says that a list is not what it was. `timeout`: seconds for one call
-    in all, where this backend's is shorter than the runtime's. `over_http`: some arguments are to go into headers.
-    """
+    connect: Connect
+    timeout: float | None = None
+    """Seconds for one call in all, where this backend's are fewer than the runtime's."""
+    over_http: bool = False
+    """Whether some arguments are to go into headers."""
+    watched: Counter[str] = field(factory=Counter)
+    """How many clients watch which of its URIs; watched anew in every life."""
+    changed: Callable[[tuple[Kind, ...]], None] = lambda kinds: None
+    """Called when lists of these kinds are not what they were."""
+    updated: Callable[[str], None] = lambda uri: None
+    """Called when what is at one of its URIs has changed."""
+    introduced: Callable[[Mapping[str, Any]], None] = lambda said: None
+    """Called at every start with what the backend said of itself: its `server/discover` or `initialize` result."""
+
+
+class ProxyActor(Actor):
+    """Holds one connection to a backend and relays calls to it."""
 
     kind = "proxy"
 
-    def __init__(
-        self,
-        name: str,
-        connect: Connect,
-        changed: Callable[[tuple[Kind, ...]], None],
-        timeout: float | None = None,
-        over_http: bool = False,
-    ) -> None:
+    def __init__(self, name: str, backend: Backend) -> None:
         self._name = name
-        self._connect = connect
-        self._changed = changed
-        self._over_http = over_http
-        self._options: CallOptions = {} if timeout is None else {"timeout": timeout}
+        self._backend = backend
+        self._options: CallOptions = {} if backend.timeout is None else {"timeout": backend.timeout}
         self._tokens = count(1)
         self._calls: dict[int, _Call] = {}
         self._listings: dict[Kind, Listing] = {}
@@ -133,14 +135,18 @@ class ProxyActor(Actor):
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
-        async with self._connect() as (read, write), trio.open_nursery() as nursery:
+        async with self._backend.connect() as (read, write), trio.open_nursery() as nursery:
             self._read = read
             self._nursery = nursery
             self._dispatcher: JSONRPCDispatcher[TransportContext] = JSONRPCDispatcher(read, write)
             await nursery.start(self._run)
             await self._negotiate()
+            self._backend.introduced(self.server)
             if self.modern:
                 nursery.start_soon(self._listen)
+            else:
+                for uri in +self._backend.watched:
+                    nursery.start_soon(self._watch_again, uri)
             yield
             nursery.cancel_scope.cancel()
 
@@ -231,8 +237,10 @@ class ProxyActor(Actor):
     async def handle(self, request: Request, reply: ReplyChannel) -> Outcome:
         if request.method == CATALOG:
             return Result({"listing": await self._listing(request.params["kind"])})
-        if self._over_http and self.modern and request.method == "tools/call" and "tools" not in self._listings:
+        if self._backend.over_http and self.modern and request.method == "tools/call" and "tools" not in self._listings:
             await self._listing("tools")  # the schemas say which arguments go into headers
+        if request.method in ("resources/subscribe", "resources/unsubscribe"):
+            return await self._watch(request)
         token = next(self._tokens)
         call = self._calls[token] = _Call(reply, request.caller)
         _current.set(call)
@@ -301,10 +309,15 @@ class ProxyActor(Actor):
         elif method == "notifications/subscriptions/acknowledged":
             honoured = said.get("notifications") or {}
             self._told_of = frozenset(kind for word, kinds in TELLS.items() if honoured.get(word) for kind in kinds)
+            if self._listings:  # learnt while nobody told of changes
+                self._fresh_until.clear()
+                self._backend.changed(tuple(self._listings))
         elif method in CHANGES:
             for kind in CHANGES[method]:
                 self._fresh_until.pop(kind, None)
-            self._changed(CHANGES[method])
+            self._backend.changed(CHANGES[method])
+        elif method == UPDATED:
+            self._backend.updated(str(said.get("uri")))
         elif method == "notifications/message":
             context = getattr(self._read, "last_context", None)
             call = (context.get(_current) if context is not None else None) or self._only_call()
@@ -377,16 +390,49 @@ class ProxyActor(Actor):
 
     async def _listen(self) -> None:
         """Keep a `subscriptions/listen` stream open, where the backend has it, to be told of changes."""
-        wanted = dict.fromkeys(TELLS, True)
+        for number in count(1):
+            wanted: dict[str, Any] = dict.fromkeys(TELLS, True)
+            if uris := sorted(+self._backend.watched):
+                wanted["resourceSubscriptions"] = uris
+            self._rewatch = trio.CancelScope()
+            ended = False
+            with self._rewatch:
+                try:
+                    asked = {"notifications": wanted, "_meta": _envelope({})}
+                    await self._send("subscriptions/listen", asked, {"request_id": f"listen-{number}"})
+                except MCPError as error:
+                    logger.debug("%s: no subscriptions/listen: %s", self._name, error.message)
+                ended = True
+            self._told_of = frozenset()
+            if ended:
+                return
+
+    async def _watch(self, request: Request) -> Outcome:
+        """Count who watches a URI; the backend is told of the first and the last, by the means of its era."""
+        uri, watched = str(request.params["uri"]), self._backend.watched
+        begins = request.method == "resources/subscribe"
+        if not begins and not watched[uri]:
+            return Result({})
+        watched[uri] += 1 if begins else -1
+        if watched[uri] != (1 if begins else 0):
+            return Result({})
+        if self.modern:
+            self._rewatch.cancel()
+            return Result({})
         try:
-            await self._send(
-                "subscriptions/listen",
-                {"notifications": wanted, "_meta": _envelope({})},
-                {"request_id": "listen-1"},
-            )
+            return Result(await self._send(request.method, {"uri": uri}, self._options))
         except MCPError as error:
-            logger.debug("%s: no subscriptions/listen: %s", self._name, error.message)
-        self._told_of = frozenset()
+            watched[uri] -= 1 if begins else 0
+            return self._failure(error)
+
+    async def _watch_again(self, uri: str) -> None:
+        try:
+            await self._send("resources/subscribe", {"uri": uri}, {"timeout": LIST_TIMEOUT})
+        except MCPError as error:
+            logger.warning("%s does not let %s be watched any more: %s", self._name, uri, error.message)
+
+    _rewatch: trio.CancelScope = trio.CancelScope()
+    """Cancelled to open the stream of changes anew, for other URIs."""
 
 
 def _envelope(capabilities: Mapping[str, Any], info: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ waits for a child.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -16,11 +16,25 @@ import trio
 from attrs import evolve
 
 from mcpactors.actors.uris import matches
-from mcpactors.errors import ActorUnavailable, InvalidParams, MCPActorsError, MethodNotFound, NotFound
+from mcpactors.errors import ActorUnavailable, MCPActorsError, MethodNotFound, NotFound
 from mcpactors.runtime.actor import Actor, ActorRef, Envelope, Forwarded, Mailbox, Request
+from mcpactors.runtime.listing import page_of
 from mcpactors.runtime.methods import CATALOG, FIELDS, LISTS, Address, address_of, readdressed
 from mcpactors.runtime.reply import CallDeadlines, Failure, Outcome, ReplyChannel, Result
-from mcpactors.runtime.routing import ConflictPolicy, Kind, KindTable, Listing, Mount, Route, RoutingTable
+from mcpactors.runtime.routing import (
+    Change,
+    ConflictPolicy,
+    Kind,
+    KindTable,
+    ListChanged,
+    Listing,
+    Mount,
+    Namespace,
+    ResourceUpdated,
+    Route,
+    RoutingTable,
+    UriFormat,
+)
 
 __all__ = ["KINDS", "RouterActor", "RouterRef"]
 
@@ -39,21 +53,26 @@ _WORDS: Final[Mapping[Kind, str]] = {
 
 
 _LOOK: Final = "some actors have changed"
+REMEMBERED: Final = 16
+"""Versions of a list that are kept for clients that are between two pages of it."""
 
 
 class RouterRef(ActorRef):
     """The router's address. It holds the published table: an immutable value, swapped when something changes."""
 
-    __slots__ = ("_changed", "_listeners", "_listings", "_policy", "table", "tree")
+    __slots__ = ("_changed", "_listeners", "_listings", "_policy", "_recent", "_root", "_version", "table", "tree")
 
-    def __init__(self, name: str, policy: ConflictPolicy = "newest") -> None:
+    def __init__(self, name: str, policy: ConflictPolicy = "newest", uri_format: UriFormat = "path") -> None:
         super().__init__(name, RouterActor.kind, Mailbox(name))
         self.tree: Mount[ActorRef] = Mount(self)
-        self.table: RoutingTable[ActorRef] = RoutingTable(tuple(self.tree.flatten(policy)))
         self._policy = policy
+        self._root = Namespace((), uri_format)
+        self.table: RoutingTable[ActorRef] = RoutingTable(tuple(self.tree.flatten(policy, self._root)))
         self._listings: dict[Kind, _Listings] = {kind: {} for kind in KINDS}
         self._changed: dict[ActorRef, None] = {}
-        self._listeners: dict[Callable[[Kind], None], None] = {}
+        self._listeners: dict[Callable[[Change], None], None] = {}
+        self._recent: dict[Kind, dict[int, Sequence[Mapping[str, Any]]]] = {kind: {0: ()} for kind in KINDS}
+        self._version = 0
 
     def offer(self, envelope: Envelope) -> None:
         """Hand a request to the actor that its name leads to; what has no name in the table is the router's own.
@@ -79,14 +98,19 @@ class RouterRef(ActorRef):
         return self._listings[kind].get(ref)
 
     def remount(self, tree: Mount[ActorRef]) -> None:
-        """Put another tree in the place of the one there is."""
-        self.tree = tree
-        places = tuple(tree.flatten(self._policy))
+        """Put another tree in the place of the one there is.
+
+        Raises:
+            NameConflict: two mounts are known to offer one name and the policy is "error"; nothing has changed then.
+        """
+        places = tuple(tree.flatten(self._policy, self._root))
         there = {place.target for place in places}
-        self.table = RoutingTable(places)
+        kept = {kind: {ref: it for ref, it in self._listings[kind].items() if ref in there} for kind in KINDS}
+        tables = [KindTable.build(kind, places, kept[kind], self._policy) for kind in KINDS]
+        self.tree, self._listings = tree, dict(kept)
+        before, self.table = self.table, RoutingTable(places, *tables)
         for kind in KINDS:
-            self._listings[kind] = {ref: known for ref, known in self._listings[kind].items() if ref in there}
-            self._rebuild(kind)
+            self._publish(kind, before.of(kind))
 
     def learn(self, kind: Kind, learnt: Mapping[ActorRef, Listing]) -> None:
         """Publish what was learnt; the table is made anew only when something in it is different."""
@@ -95,10 +119,13 @@ class RouterRef(ActorRef):
         news = {ref: listing for ref, listing in learnt.items() if ref in there}
         if not news:
             return
-        differs = any(ref not in known or known[ref].items != listing.items for ref, listing in news.items())
         self._listings[kind] = {**known, **news}
-        if differs:
-            self._rebuild(kind)
+        if any(ref not in known or known[ref].items != listing.items for ref, listing in news.items()):
+            before = self.table.of(kind)
+            policy: ConflictPolicy = "oldest" if self._policy == "oldest" else "newest"
+            changes: dict[str, Any] = {kind: KindTable.build(kind, self.table.places, self._listings[kind], policy)}
+            self.table = evolve(self.table, **changes)
+            self._publish(kind, before)
 
     def changed(self, ref: ActorRef, kinds: Iterable[Kind] = KINDS, *, ask: bool = True) -> None:
         """What this actor offers is not what it was: never list it again without asking, and ask soon.
@@ -120,30 +147,71 @@ class RouterRef(ActorRef):
         self._changed.clear()
         return taken
 
-    def listen(self, listener: Callable[[Kind], None]) -> Callable[[], None]:
-        """Have `listener(kind)` called, in no task of its own, whenever the list of a kind has changed."""
+    def updated(self, ref: ActorRef, own_uri: str) -> None:
+        """What this actor has at one of its URIs has changed: tell whoever listens, by every name that it has here."""
+        for place in self.table.places:
+            if place.target is ref:
+                self._tell(ResourceUpdated(place.namespace.outward("resources", own_uri)))
+
+    def listen(self, listener: Callable[[Change], None]) -> Callable[[], None]:
+        """Have `listener(change)` called, at once and in no task of its own, at every change.
+
+        Returns what ends that.
+        """
         self._listeners[listener] = None
         return lambda: self._listeners.pop(listener, None) and None
 
-    def _rebuild(self, kind: Kind) -> None:
-        before = self.table.of(kind)
-        policy: ConflictPolicy = "newest" if self._policy == "newest" else "oldest"
-        table = KindTable.build(kind, self.table.places, self._listings[kind], policy)
-        changes: dict[str, Any] = {kind: table}
-        self.table = evolve(self.table, **changes)
-        if table.items != before.items:
-            for listener in list(self._listeners):
-                listener(kind)
+    def version(self, kind: Kind) -> int:
+        """The number of the list of a kind as it is now."""
+        return max(self._recent[kind])
+
+    def recall(self, kind: Kind, version: int) -> Sequence[Mapping[str, Any]] | None:
+        """The list of a kind as it was at a version; None when that is forgotten."""
+        return self._recent[kind].get(version)
+
+    def _publish(self, kind: Kind, before: KindTable[ActorRef]) -> None:
+        items = self.table.of(kind).items
+        if items == before.items:
+            return
+        self._version += 1
+        recent = self._recent[kind]
+        recent[self._version] = items
+        if len(recent) > REMEMBERED:
+            del recent[next(iter(recent))]
+        self._tell(ListChanged(kind))
+
+    def _tell(self, change: Change) -> None:
+        for listener in list(self._listeners):
+            listener(change)
 
 
 def forward(envelope: Envelope, route: Route[ActorRef]) -> None:
-    """Offer the envelope to the actor it is for, under that actor's own name for what is asked."""
+    """Offer the envelope to the actor it is for, under that actor's own name for what is asked.
+
+    Where parents have middleware it goes through them first, outermost first.
+    """
     request, reply = envelope.request, envelope.reply
-    if route.namespace:
-        reply.namespace = route.namespace
-        params = readdressed(request.method, request.params, route.own)
-        envelope = Envelope(Request(request.method, params, request.caller), reply)
-    route.target.offer(envelope)
+    if not (route.namespace or route.overrides or route.through):
+        route.target.offer(envelope)
+        return
+    reply.namespace = route.namespace
+    method, params = request.method, request.params
+    if route.overrides and method == "tools/call":
+        params = {**params, "arguments": route.arguments(params.get("arguments") or {})}
+    stops = [*_stops(route, method, request.params), (route.target, route.own)]
+    (first, name), *onward = stops
+    first.offer(Envelope(Request(method, readdressed(method, params, name), request.caller, tuple(onward)), reply))
+
+
+def _stops(route: Route[ActorRef], method: str, params: Mapping[str, Any]) -> Iterator[tuple[ActorRef, str]]:
+    """The parents whose middleware is passed, each with the name that it would list the target's by."""
+    if not route.through:
+        return
+    address = address_of(method, params)
+    assert address is not None
+    for ref, depth in route.through:
+        inside = evolve(route.namespace, parts=route.namespace.parts[depth:])
+        yield ref, inside.outward(address.kind, route.own)
 
 
 class RouterActor(Actor):
@@ -151,8 +219,9 @@ class RouterActor(Actor):
 
     kind = "router"
 
-    def __init__(self, ref: RouterRef, list_budget: float = 2.0) -> None:
+    def __init__(self, ref: RouterRef, list_budget: float = 2.0, page_size: int | None = None) -> None:
         self._ref = ref
+        self._page_size = page_size
         self._budget = CallDeadlines(idle=list_budget, total=list_budget)
         self._nursery: trio.Nursery | None = None
         self._refreshing: set[ActorRef] = set()
@@ -182,11 +251,16 @@ class RouterActor(Actor):
         return Forwarded()
 
     async def _list(self, kind: Kind, request: Request) -> Result:
-        if request.params.get("cursor") is not None:
-            raise InvalidParams(f"{request.method}: this cursor is not one of ours; list again without a cursor")
-        targets = dict.fromkeys(place.target for place in self._ref.table.places)
-        missing = await self._gather(kind, targets)
-        result: dict[str, Any] = {FIELDS[kind]: list(self._ref.table.of(kind).items)}
+        cursor = request.params.get("cursor")
+        missing: list[dict[str, Any]] = []
+        if cursor is None:
+            targets = dict.fromkeys(place.target for place in self._ref.table.places)
+            missing = await self._gather(kind, targets)
+        version = self._ref.version(kind)
+        page = page_of(kind, cursor, version, lambda of: self._ref.recall(kind, of), self._page_size)
+        result: dict[str, Any] = {FIELDS[kind]: list(page.items)}
+        if page.next_cursor is not None:
+            result["nextCursor"] = page.next_cursor
         if missing:
             result["_meta"] = {MISSING: missing}
         return Result(result)
@@ -239,11 +313,15 @@ class RouterActor(Actor):
                 f"have it, cannot be asked: {who['reason']}",
                 {"actor": who["actor"], "reason": who["reason"]},
             )
-        if address.kind == "resources":
+        if address.kind == "resources" and not self._hidden(address.name):
             for route in candidates:
                 if any((known := self._ref.listing(route.target, kind)) and known.items for kind in kinds):
                     return route  # servers read URIs that they do not list: links in their results
         raise _not_found(address)
+
+    def _hidden(self, uri: str) -> bool:
+        table = self._ref.table
+        return uri in table.resources.hidden or any(matches(template, uri) for template in table.templates.hidden)
 
     async def _refresh(self, ref: ActorRef) -> None:
         """Learn anew what an actor offers, a moment after it said that this changed."""

@@ -6,7 +6,7 @@ own actor, which lives in the runtime without being mounted: so the copied compo
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from mcpactors.actors.uris import matches
@@ -24,10 +24,9 @@ class SnapshotActor(Actor):
 
     kind = "snapshot"
 
-    def __init__(self, catalog: Mapping[Kind, Listing], source: ActorRef) -> None:
+    def __init__(self, catalog: Callable[[], Mapping[Kind, Listing]], source: ActorRef) -> None:
         self._catalog = catalog
         self._source = source
-        self._names = {kind: {item[KEYS[kind]] for item in listing.items} for kind, listing in catalog.items()}
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
@@ -35,7 +34,7 @@ class SnapshotActor(Actor):
 
     async def handle(self, request: Request, reply: ReplyChannel) -> Outcome | Forwarded:
         if request.method == CATALOG:
-            return Result({"listing": self._catalog[request.params["kind"]]})
+            return Result({"listing": self._catalog()[request.params["kind"]]})
         address = address_of(request.method, request.params)
         if address is None:
             raise MethodNotFound(f"{request.method} is not a method of a snapshot", {"method": request.method})
@@ -45,6 +44,8 @@ class SnapshotActor(Actor):
         return Forwarded()
 
     def _has(self, kind: Kind, name: str) -> bool:
-        if name in self._names[kind]:
+        catalog = self._catalog()
+        if any(item[KEYS[kind]] == name for item in catalog[kind].items):
             return True
-        return kind == "resources" and any(matches(template, name) for template in self._names["templates"])
+        templates = catalog["templates"].items if kind == "resources" else ()
+        return any(matches(item["uriTemplate"], name) for item in templates)

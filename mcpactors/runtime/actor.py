@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Final, final
 
 import trio
 from attrs import define, field, frozen
@@ -36,6 +36,8 @@ __all__ = [
 ]
 
 logger = logging.getLogger("mcpactors")
+
+NO_DEADLINES: Final = CallDeadlines(idle=math.inf, total=math.inf, question=math.inf)
 
 
 @frozen
@@ -61,10 +63,8 @@ class Request:
     method: str
     params: Mapping[str, Any]
     caller: Caller = Caller()
-
-    def with_params(self, **changed: Any) -> Request:
-        """The same request with some of its params replaced."""
-        return Request(self.method, {**self.params, **changed}, self.caller)
+    onward: tuple[tuple[ActorRef, str], ...] = ()
+    """Where the request goes from here, and under which name, when the actor only puts its middleware around it."""
 
 
 @frozen(eq=False)
@@ -190,7 +190,7 @@ class Tally:
 class ActorRef:
     """An actor's address. It keeps its meaning across restarts, so routing tables never churn."""
 
-    __slots__ = ("__weakref__", "in_flight", "kind", "mailbox", "name", "tally")
+    __slots__ = ("__weakref__", "_idle", "in_flight", "kind", "mailbox", "name", "tally")
 
     def __init__(self, name: str, kind: str, mailbox: Mailbox) -> None:
         self.name = name
@@ -198,6 +198,7 @@ class ActorRef:
         self.mailbox = mailbox
         self.tally = Tally()
         self.in_flight: set[Envelope] = set()
+        self._idle: trio.Event | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
@@ -223,6 +224,19 @@ class ActorRef:
             async for event in replies:
                 refuse_question(event)
             return replies.outcome
+
+    def settled(self, envelope: Envelope) -> None:
+        """One request less is in flight."""
+        self.in_flight.discard(envelope)
+        self.mailbox.slot_freed()
+        if self._idle is not None and not self.in_flight:
+            self._idle.set()
+
+    async def idle(self) -> None:
+        """Wait until nothing waits for the actor and nothing is in flight."""
+        while self.in_flight or self.mailbox.statistics().waiting:
+            self._idle = trio.Event()
+            await self._idle.wait()
 
     def refuse(self, error: Callable[[], MCPActorsError]) -> None:
         """Refuse requests from now on and fail the waiting ones."""
@@ -258,6 +272,34 @@ class Actor(ABC):
     def receive_cast(self, message: object) -> None:
         """Take a control message. Sync: it must not wait. An actor that expects none is sent none."""
         raise TypeError(f"{type(self).__name__} takes no control messages, got {message!r}")
+
+
+async def relay(target: ActorRef, request: Request, reply: ReplyChannel) -> Outcome:
+    """Send a request on and carry what comes back to `reply`, all but the outcome, which is returned.
+
+    The deadlines are those of whoever waits at the other end of `reply`. Raises as `ActorRef.offer` does.
+    """
+    with Replies(NO_DEADLINES) as replies:
+        target.offer(Envelope(request, replies.channel))
+        async for event in replies:
+            if isinstance(event, Question):
+                break
+            reply.notice(event.method, event.params)
+        else:
+            return replies.outcome
+
+        async def ask(question: Question) -> None:
+            question.answer(await reply.question(question.method, question.params))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, event)
+            async for event in replies:
+                if isinstance(event, Question):
+                    nursery.start_soon(ask, event)
+                else:
+                    reply.notice(event.method, event.params)
+            nursery.cancel_scope.cancel()
+        return replies.outcome
 
 
 def refuse_question(event: Notice | Question) -> None:
@@ -339,8 +381,7 @@ def _settle(ref: ActorRef, envelope: Envelope, outcome: Outcome | Forwarded | No
     """Close the account of one request. No outcome means: cancelled, by its caller or because the actor went down."""
     if envelope not in ref.in_flight:
         return  # failed already, when the actor went down
-    ref.in_flight.discard(envelope)
-    ref.mailbox.slot_freed()
+    ref.settled(envelope)
     reply, tally = envelope.reply, ref.tally
     if isinstance(outcome, Forwarded):
         tally.forwarded += 1

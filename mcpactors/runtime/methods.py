@@ -6,6 +6,7 @@ Rule: pure data and pure functions; a method that is not in a table here is not 
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -140,20 +141,11 @@ def _outward_message(message: Mapping[str, Any], namespace: Namespace) -> Mappin
     return message if changed is content else {**message, "content": changed}
 
 
-_SHAPES: Final[Mapping[type, str]] = {
-    str: "a string",
-    bool: "a boolean",
-    int: "a number",
-    float: "a number",
-    list: "an array",
-    Mapping: "an object",
-}
-
-
 def _shape(value: object) -> str:
-    """What kind of JSON value this is; not the value itself, which may be of any size and depth."""
     if value is None:
         return "nothing"
-    if value == "":
-        return "an empty string"
-    return next((said for of_type, said in _SHAPES.items() if isinstance(value, of_type)), type(value).__name__)
+    try:
+        shown = reprlib.repr(value)  # bounded: the value may be of any size and depth
+    except ValueError:
+        shown = "a number of very many digits"
+    return f"{shown:.60} ({type(value).__name__})"

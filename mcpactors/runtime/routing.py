@@ -19,25 +19,31 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final, Generic, Literal, TypeVar
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from mcpactors.errors import NameConflict, NamespaceError
+from mcpactors.runtime.visibility import ToolOverride, Visibility
 
 __all__ = [
     "KEYS",
+    "Change",
     "Conflict",
     "ConflictPolicy",
     "Kind",
     "KindTable",
+    "ListChanged",
     "Listing",
     "Mount",
     "Namespace",
+    "Place",
+    "ResourceUpdated",
     "Route",
     "RoutingTable",
     "UriFormat",
     "add_resource_prefix",
     "has_resource_prefix",
     "remove_resource_prefix",
+    "tell_conflicts",
     "validate_namespace",
 ]
 
@@ -175,19 +181,39 @@ class Mount(Generic[T]):
     target: T
     namespace: str | None = None
     children: tuple[Mount[T], ...] = ()
+    filters: tuple[Visibility, ...] = ()
+    """Who may see what of this mount and of all below it; names are as seen inside this mount."""
+    tools: Mapping[str, ToolOverride] = field(factory=dict)
+    """How tools of this mount, and of all below it, are shown; names are as seen inside this mount."""
+    wraps: bool = False
+    """Whether the target's middleware goes around calls to what is mounted below it."""
 
-    def flatten(
-        self, policy: ConflictPolicy = "newest", above: Namespace | None = None, rank: tuple[int, ...] = ()
-    ) -> Iterator[Place[T]]:
+    def flatten(self, policy: ConflictPolicy = "newest", root: Namespace | None = None) -> Iterator[Place[T]]:
         """Every place of the tree with its whole namespace, those that win a conflict first.
 
-        A parent's own components come before its children's; among children the newest (or the oldest) first.
+        A parent's own components come before its children's; among children the newest (or the oldest) first. `root`
+        is the namespace of the root, which says the URI format.
         """
-        here = (above if above is not None else Namespace()).within(self.namespace)
-        yield Place(self.target, here, rank)
+        return self._flatten(policy, Place(self.target, root if root is not None else Namespace()))
+
+    def _flatten(self, policy: ConflictPolicy, above: Place[T]) -> Iterator[Place[T]]:
+        namespace = above.namespace.within(self.namespace)
+        steps = (Step(self.namespace, self.filters, self.tools), *above.steps)
+        yield Place(self.target, namespace, above.rank, steps, above.through)
+        wraps = ((self.target, len(namespace.parts)),) if self.wraps else ()
         children = list(enumerate(self.children))
         for index, child in children if policy == "oldest" else reversed(children):
-            yield from child.flatten(policy, here, (*rank, index))
+            rank, through = (*above.rank, index), (*above.through, *wraps)
+            yield from child._flatten(policy, Place(self.target, namespace, rank, steps, through))
+
+
+@frozen
+class Step:
+    """What one mount on the way from an actor to the root does to the names that come through it."""
+
+    namespace: str | None
+    filters: tuple[Visibility, ...] = ()
+    tools: Mapping[str, ToolOverride] = field(factory=dict)
 
 
 @frozen
@@ -197,6 +223,38 @@ class Place(Generic[T]):
     target: T
     namespace: Namespace
     rank: tuple[int, ...] = ()
+    steps: tuple[Step, ...] = ()
+    """The mounts between the actor and the root, innermost first."""
+    through: tuple[tuple[T, int], ...] = ()
+    """Whose middleware a call passes, outermost first, with how many parts of the namespace lie outside of it."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing but the namespace stands between the actor and the root."""
+        return not any(step.filters or step.tools for step in self.steps)
+
+    def shown(self, kind: Kind, own: str, item: Mapping[str, Any]) -> Shown:
+        """How the root lists what the actor calls `own`."""
+        name, overrides, visible = own, [], True
+        for step in self.steps:
+            visible = visible and all(rules.shows(kind, name, item) for rules in step.filters)
+            override = step.tools.get(name) if kind == "tools" else None
+            if override is not None:
+                item, name = override.shown(item), override.name or name
+                overrides.append(override)
+            if step.namespace is not None:
+                name = Namespace((step.namespace,), self.namespace.uri_format).outward(kind, name)
+        return Shown(name, item, visible, tuple(overrides))
+
+
+@frozen
+class Shown:
+    """An item on its way out: its name at the root, what is listed, whether it is, and which overrides it passed."""
+
+    name: str
+    item: Mapping[str, Any]
+    visible: bool = True
+    overrides: tuple[ToolOverride, ...] = ()
 
 
 @frozen
@@ -206,6 +264,15 @@ class Route(Generic[T]):
     target: T
     own: str
     namespace: Namespace
+    overrides: tuple[ToolOverride, ...] = ()
+    """What happens to a tool's arguments on the way in; innermost first."""
+    through: tuple[tuple[T, int], ...] = ()
+
+    def arguments(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The arguments as the actor gets them."""
+        for override in reversed(self.overrides):
+            given = override.arguments(given)
+        return given
 
 
 @frozen
@@ -243,6 +310,8 @@ class KindTable(Generic[T]):
     items: tuple[Mapping[str, Any], ...] = ()
     """The list as clients see it: in the order of mounting, each actor's items in its own order."""
     conflicts: tuple[Conflict, ...] = ()
+    hidden: frozenset[str] = frozenset()
+    """Names that a filter hides: neither listed nor served."""
 
     @classmethod
     def build(
@@ -263,25 +332,30 @@ class KindTable(Generic[T]):
         key = KEYS[kind]
         routes: dict[str, Route[T]] = {}
         conflicts: dict[Conflict, None] = {}
+        hidden: set[str] = set()
         kept: list[tuple[tuple[int, ...], list[Mapping[str, Any]]]] = []
         for place in places:
             mine: list[Mapping[str, Any]] = []
+            plain = place.is_plain
             for item in listings.get(place.target, _NOTHING).items:
                 own = item.get(key)
                 if not isinstance(own, str) or not own:
                     continue
-                full = place.namespace.outward(kind, own)
-                taken = routes.get(full)
-                if taken is None:
-                    routes[full] = Route(place.target, own, place.namespace)
-                    mine.append(item if full == own else {**item, key: full})
+                shown = Shown(place.namespace.outward(kind, own), item) if plain else place.shown(kind, own, item)
+                full, taken = shown.name, routes.get(shown.name)
+                if not shown.visible:
+                    hidden.add(full)
+                elif taken is None:
+                    routes[full] = Route(place.target, own, place.namespace, shown.overrides, place.through)
+                    mine.append(shown.item if full == own else {**shown.item, key: full})
                 elif (taken.target, taken.namespace) != (place.target, place.namespace):
                     conflicts[Conflict(kind, full, str(taken.target), str(place.target))] = None
             kept.append((place.rank, mine))
         if conflicts and policy == "error":
-            raise NameConflict(_tell(tuple(conflicts)))
+            raise NameConflict(tell_conflicts(tuple(conflicts)))
         kept.sort(key=lambda row: row[0])
-        return cls(kind, routes, tuple(item for _, mine in kept for item in mine), tuple(conflicts))
+        items = tuple(item for _, mine in kept for item in mine)
+        return cls(kind, routes, items, tuple(conflicts), frozenset(hidden))
 
     @cached_property
     def _by_name(self) -> dict[str, Mapping[str, Any]]:
@@ -311,14 +385,15 @@ class KindTable(Generic[T]):
             own = remove_resource_prefix(uri, prefix, uri_format) if prefix else uri
             for start, route in rows:
                 if own.startswith(start) and matches(route.own, own):
-                    return Route(route.target, own, route.namespace)
+                    return evolve(route, own=own)
         return None
 
 
 _NOTHING: Final = Listing()
 
 
-def _tell(conflicts: Sequence[Conflict]) -> str:
+def tell_conflicts(conflicts: Sequence[Conflict]) -> str:
+    """The conflicts, in a line for people."""
     said = "; ".join(f"{c.kind} {c.name!r}: {c.winner} and {c.shadowed}" for c in conflicts[:5])
     more = f" and {len(conflicts) - 5} more" if len(conflicts) > 5 else ""
     return f"mounts offer the same names: {said}{more}; give one of them another namespace"
@@ -358,8 +433,28 @@ class RoutingTable(Generic[T]):
     def candidates(self, kind: Kind, name: str) -> list[Route[T]]:
         """Who could know an unlisted name, by its namespace alone: the deepest namespace first, then by precedence."""
         found = [
-            Route(place.target, own, place.namespace)
+            Route(place.target, own, place.namespace, through=place.through)
             for place in self.places
             if (own := place.namespace.inward(kind, name)) is not None
         ]
         return sorted(found, key=lambda route: -len(route.namespace.parts))
+
+
+# --- Changes ------------------------------------------------------------------------------------------------------
+
+
+@frozen
+class ListChanged:
+    """The list of a kind is not what it was."""
+
+    kind: Kind
+
+
+@frozen
+class ResourceUpdated:
+    """What is at this URI, as the root lists it, has changed."""
+
+    uri: str
+
+
+Change = ListChanged | ResourceUpdated

@@ -9,17 +9,19 @@ channel and its connection's state are used in this file only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from itertools import count
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import trio
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 from mcp.server.connection import Connection
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel import NotificationOptions, Server
 from mcp.shared.dispatcher import DispatchContext
 from mcp.shared.exceptions import MCPError
+from mcp.shared.subscriptions import SUBSCRIPTION_ID_META_KEY
 from mcp.shared.transport_context import TransportContext
 from mcp_types import (
     CLIENT_CAPABILITIES_META_KEY,
@@ -42,8 +44,9 @@ from mcpactors.errors import CapabilityMissing, InvalidParams, MCPActorsError, Q
 from mcpactors.runtime.actor import ActorRef, Caller, Envelope, Request
 from mcpactors.runtime.methods import outward_result
 from mcpactors.runtime.reply import PROGRESS, CallDeadlines, Failure, Notice, Outcome, Question, Replies, Result
+from mcpactors.runtime.routing import Change, Kind, ResourceUpdated
 
-__all__ = ["Face", "edge_server"]
+__all__ = ["Face", "Surroundings", "edge_server"]
 
 LOG_LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 CAPABILITY_FOR: Final[Mapping[str, str]] = {
@@ -53,7 +56,22 @@ CAPABILITY_FOR: Final[Mapping[str, str]] = {
 }
 NEW_ERA_FIELDS: Final = ("resultType", "ttlMs", "cacheScope")
 SDK_ANSWERS: Final = frozenset({"initialize", "server/discover", "ping"})
+ACKNOWLEDGED: Final = "notifications/subscriptions/acknowledged"
+LISTS_TOLD: Final[Mapping[str, str]] = {
+    "toolsListChanged": "tools",
+    "promptsListChanged": "prompts",
+    "resourcesListChanged": "resources",
+}
+_WORDS: Final[Mapping[Kind, str]] = {
+    "tools": "tools",
+    "prompts": "prompts",
+    "resources": "resources",
+    "templates": "resources",
+}
+"""Which `list_changed` speaks for a kind."""
+UNWATCH_DEADLINES: Final = CallDeadlines(idle=5, total=5)
 _CALLER: Final = "mcpactors.caller"
+_CHANGES: Final = "mcpactors.changes"
 _session_numbers = count(1)
 
 _Context = ServerRequestContext[Any, Any]
@@ -65,22 +83,44 @@ class Face:
 
     name: str
     version: str = ""
-    instructions: str | None = None
+    instructions: Callable[[], str | None] = lambda: None
+    completions: Callable[[], bool] = lambda: True
+    """Whether anybody here completes arguments."""
     tool_schema: Callable[[str], Mapping[str, Any] | None] = lambda name: None
     """The `inputSchema` of a listed tool: the SDK checks `Mcp-Param-*` headers against it."""
+
+
+Listener = Callable[[Change], None]
+Spawn = Callable[[Callable[[], Awaitable[None]]], None]
+
+
+@frozen(kw_only=True, eq=False)
+class Surroundings:
+    """What an edge needs of the runtime that it stands before, besides the router."""
+
+    listen: Callable[[Listener], Callable[[], None]]
+    """Have a function called at every change; returns what ends that."""
+    spawn: Spawn
+    """Run a function for as long as the runtime lives: the changes of one old session are told by a task of its own."""
+    closing: trio.Event = field(factory=trio.Event)
+    """Set when the runtime is about to close, so that streams of changes end in good order."""
 
 
 class _EdgeServer(Server[Any]):
     """The SDK's server with nothing behind it but the edge."""
 
     def __init__(self, face: Face, edge: _Edge) -> None:
-        super().__init__(
-            face.name,
-            version=face.version,
-            instructions=face.instructions,
-            get_tool_input_schema=face.tool_schema,
-        )
+        self._face = face
+        super().__init__(face.name, version=face.version, get_tool_input_schema=face.tool_schema)
         self.middleware[:] = [edge]
+
+    @property
+    def instructions(self) -> str | None:  # what is mounted has a say in it
+        return self._face.instructions()
+
+    @instructions.setter
+    def instructions(self, value: str | None) -> None:
+        """The SDK's constructor sets it."""
 
     def get_capabilities(
         self,
@@ -90,40 +130,124 @@ class _EdgeServer(Server[Any]):
         *,
         protocol_version: str | None = None,
     ) -> ServerCapabilities:
+        """Tools, prompts and resources always: they can be mounted at any time."""
         return ServerCapabilities(
-            tools=ToolsCapability(),
-            prompts=PromptsCapability(),
-            resources=ResourcesCapability(),
-            completions=CompletionsCapability(),
+            tools=ToolsCapability(list_changed=True),
+            prompts=PromptsCapability(list_changed=True),
+            resources=ResourcesCapability(list_changed=True, subscribe=True),
+            completions=CompletionsCapability() if self._face.completions() else None,
             logging=LoggingCapability(),
         )
 
 
-def edge_server(ref: ActorRef, face: Face, deadlines: CallDeadlines = CallDeadlines()) -> Server[Any]:
+def edge_server(
+    ref: ActorRef, face: Face, surroundings: Surroundings, deadlines: CallDeadlines = CallDeadlines()
+) -> Server[Any]:
     """A server for the SDK's transports and its in-memory `Client`, every request of which goes to `ref`."""
-    return _EdgeServer(face, _Edge(ref, face, deadlines))
+    return _EdgeServer(face, _Edge(ref, face, surroundings, deadlines))
 
 
 class _Edge:
     """The middleware: takes requests, sends on what the runtime says, and speaks the client's revision."""
 
-    def __init__(self, ref: ActorRef, face: Face, deadlines: CallDeadlines) -> None:
+    def __init__(self, ref: ActorRef, face: Face, surroundings: Surroundings, deadlines: CallDeadlines) -> None:
         self._ref = ref
+        self._surroundings = surroundings
         self._deadlines = deadlines
         self._stamp = {"name": face.name, "version": face.version}
 
     async def __call__(self, ctx: _Context, call_next: CallNext) -> HandlerResult:
         method, revision = ctx.method, ctx.protocol_version
-        if ctx.request_id is None or method in SDK_ANSWERS:
+        connection: Connection = ctx.session._connection
+        if ctx.request_id is None:
+            if method == "notifications/initialized":
+                self._tell_changes_to(connection)
+            return await call_next(ctx)
+        if method in SDK_ANSWERS:
             return await call_next(ctx)
         if method in SPEC_CLIENT_METHODS and (method, revision) not in CLIENT_REQUESTS:
             raise MCPError(METHOD_NOT_FOUND, f"{method} is not a method of MCP {revision}", method)
-        connection: Connection = ctx.session._connection
         params = ctx.params or {}
         caller = _caller(connection, revision, params)
         if method == "logging/setLevel":
             return _set_level(connection, caller, params)
-        return await self._call(ctx, Request(method, params, caller))
+        if method == "subscriptions/listen":
+            return await self._listen(ctx, params, caller)
+        result = await self._call(ctx, Request(method, params, caller))
+        if method in ("resources/subscribe", "resources/unsubscribe"):
+            await self._watch(connection, method, params["uri"])
+        return result
+
+    # --- Changes --------------------------------------------------------------------------------------------------
+
+    def _tell_changes_to(self, connection: Connection) -> None:
+        """From now on this old session is told of changes, by a task of its own."""
+        if _CHANGES in connection.state:
+            return
+        changes = connection.state[_CHANGES] = Changes(self._surroundings.listen)
+        scope = trio.CancelScope()
+
+        async def tell() -> None:
+            with changes, scope:
+                async for change in changes:
+                    method, params = _notification(change)
+                    await connection.notify(method, params)
+
+        async def end() -> None:
+            scope.cancel()
+            for uri in changes.uris:
+                await self._unwatch(uri)
+
+        self._surroundings.spawn(tell)
+        connection.exit_stack.push_async_callback(end)
+
+    async def _watch(self, connection: Connection, method: str, uri: str) -> None:
+        """Remember which URIs an old session watches; what it watches twice is watched once."""
+        changes: Changes | None = connection.state.get(_CHANGES)
+        if changes is None or (method == "resources/subscribe" and uri in changes.uris):
+            await self._unwatch(uri)
+        elif method == "resources/subscribe":
+            changes.uris.add(uri)
+        else:
+            changes.uris.discard(uri)
+
+    async def _unwatch(self, uri: str) -> None:
+        with suppress(MCPActorsError):
+            await self._ref.ask(Request("resources/unsubscribe", {"uri": uri}), UNWATCH_DEADLINES)
+
+    async def _listen(self, ctx: _Context, params: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        """Serve `subscriptions/listen`: acknowledge, then tell of what was asked for until one side ends it."""
+        wanted = params.get("notifications")
+        if not isinstance(wanted, Mapping):
+            raise MCPError(InvalidParams.code, "subscriptions/listen needs params.notifications: an object")
+        honoured: dict[str, Any] = {word: True for word in LISTS_TOLD if wanted.get(word) is True}
+        uris = [uri for uri in wanted.get("resourceSubscriptions") or () if isinstance(uri, str)]
+        channel: DispatchContext[TransportContext] = ctx.session._request_outbound
+        meta = {SUBSCRIPTION_ID_META_KEY: ctx.request_id}
+        watched: list[str] = []
+        with Changes(self._surroundings.listen, {LISTS_TOLD[word] for word in honoured}) as changes:
+            try:
+                for uri in dict.fromkeys(uris):
+                    outcome = await self._ref.ask(Request("resources/subscribe", {"uri": uri}, caller))
+                    if isinstance(outcome, Result):
+                        watched.append(uri)
+                        changes.uris.add(uri)
+                if watched:
+                    honoured["resourceSubscriptions"] = watched
+                await channel.notify(ACKNOWLEDGED, {"notifications": honoured, "_meta": meta})
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(changes.end_when, self._surroundings.closing)
+                    async for change in changes:
+                        method, said = _notification(change)
+                        await channel.notify(method, {**said, "_meta": meta})
+                    nursery.cancel_scope.cancel()
+            finally:
+                with trio.move_on_after(UNWATCH_DEADLINES.total, shield=True):
+                    for uri in watched:
+                        await self._unwatch(uri)
+        return {"resultType": "complete", "_meta": {**meta, SERVER_INFO_META_KEY: self._stamp}}
+
+    # --- Calls ----------------------------------------------------------------------------------------------------
 
     async def _call(self, context: _Context, request: Request) -> dict[str, Any]:
         client = _Client(context, request)
@@ -151,6 +275,64 @@ class _Edge:
             shaped.setdefault("cacheScope", "private")
         shaped["_meta"] = {**(shaped.get("_meta") or {}), SERVER_INFO_META_KEY: self._stamp}
         return shaped
+
+
+class Changes:
+    """What one client has still to be told: a set, so that however often something changes it is told once."""
+
+    def __init__(
+        self,
+        listen: Callable[[Listener], Callable[[], None]],
+        words: Iterable[str] = ("tools", "prompts", "resources"),
+    ) -> None:
+        self.uris: set[str] = set()
+        """The resources that it watches."""
+        self._words = frozenset(words)
+        self._waiting: dict[str | ResourceUpdated, None] = {}
+        self._something = trio.Event()
+        self._ended = False
+        self._listen = listen
+
+    def __enter__(self) -> Self:
+        self._forget = self._listen(self._take)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._forget()
+
+    def _take(self, change: Change) -> None:
+        if isinstance(change, ResourceUpdated):
+            if change.uri in self.uris:
+                self._waiting[change] = None
+        elif (word := _WORDS[change.kind]) in self._words:
+            self._waiting[word] = None
+        if self._waiting:
+            self._something.set()
+
+    async def end_when(self, event: trio.Event) -> None:
+        """End the iteration when the event is set."""
+        await event.wait()
+        self._ended = True
+        self._something.set()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str | ResourceUpdated:
+        while not self._waiting:
+            if self._ended:
+                raise StopAsyncIteration
+            self._something = trio.Event()
+            await self._something.wait()
+        change = next(iter(self._waiting))
+        del self._waiting[change]
+        return change
+
+
+def _notification(change: str | ResourceUpdated) -> tuple[str, dict[str, Any]]:
+    if isinstance(change, ResourceUpdated):
+        return "notifications/resources/updated", {"uri": change.uri}
+    return f"notifications/{change}/list_changed", {}
 
 
 def _caller(connection: Connection, revision: str, params: Mapping[str, Any]) -> Caller:

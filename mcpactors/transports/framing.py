@@ -25,6 +25,7 @@ __all__ = [
     "Skip",
     "StderrTail",
     "salvage_id",
+    "text",
     "too_deep",
     "why_not_json",
 ]
@@ -258,38 +259,41 @@ class StderrTail:
     _held: int = field(default=0, init=False)
     _partial: bytearray = field(factory=bytearray, init=False)
 
-    def feed(self, data: bytes) -> list[str]:
-        """Takes what was read; returns the lines that ended in it, as text."""
+    def feed(self, data: bytes) -> list[bytes]:
+        """Takes what was read; returns the lines that ended in it."""
         *ended, rest = data.split(b"\n")
-        said = [self._end_line(piece) for piece in ended]
-        self._extend(rest)
-        return said
+        if ended:
+            ended[0] = bytes(self._partial) + ended[0]
+            self._partial.clear()
+        for line in ended[-self.max_lines :]:  # a flood costs no more than what is kept of it
+            self._keep(line)
+        self._partial += rest
+        if len(self._partial) > self.max_bytes:
+            del self._partial[: -self.max_bytes]
+        self._trim()
+        return ended
 
-    def end(self) -> list[str]:
+    def end(self) -> list[bytes]:
         """The child is gone: what it said last is a line too."""
-        return [self._end_line(b"")] if self._partial else []
+        return self.feed(b"\n") if self._partial else []
 
     def tail(self) -> list[str]:
         """The lines kept, oldest first; bytes that are not UTF-8 are replaced."""
         unfinished = [bytes(self._partial)] if self._partial else []
-        return [_text(line) for line in [*self._lines, *unfinished][-self.max_lines :]]
+        return [text(line) for line in [*self._lines, *unfinished][-self.max_lines :]]
 
-    def _extend(self, piece: bytes) -> None:
-        self._partial += piece
-        if len(self._partial) > self.max_bytes:
-            del self._partial[: -self.max_bytes]
-        while self._lines and self._held + len(self._partial) > self.max_bytes:
-            self._held -= len(self._lines.popleft())
-
-    def _end_line(self, piece: bytes) -> str:
-        self._extend(piece)
-        line, self._partial = bytes(self._partial), bytearray()
+    def _keep(self, line: bytes) -> None:
+        line = line[-self.max_bytes :]
         self._lines.append(line)
         self._held += len(line)
-        if len(self._lines) > self.max_lines:
+        self._trim()
+
+    def _trim(self) -> None:
+        room = self.max_bytes - len(self._partial)
+        while self._lines and (self._held > room or len(self._lines) > self.max_lines):
             self._held -= len(self._lines.popleft())
-        return _text(line)
 
 
-def _text(line: bytes) -> str:
+def text(line: bytes) -> str:
+    """What a person is shown of bytes that should be UTF-8."""
     return line.decode(errors="replace").removesuffix("\r")

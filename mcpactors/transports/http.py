@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, MutableMapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
+from starlette.routing import Match, Route
 
 from mcpactors.errors import ConfigError
 from mcpactors.transports.streams import Streams
@@ -51,9 +52,15 @@ async def http_client(url: str, headers: Mapping[str, str] | None = None) -> Asy
 
 @asynccontextmanager
 async def serve_http(
-    server: Server[Any], host: str = "127.0.0.1", port: int = 8000, path: str = "/mcp"
+    server: Server[Any],
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    path: str = "/mcp",
+    routes: Callable[[], Iterable[Route]] = tuple,
 ) -> AsyncIterator[str]:
     """Serve an endpoint while the block lasts; yields its URL, with the port that was really bound.
+
+    `routes()` gives what is served beside it, asked anew for every request to another path.
 
     Raises:
         ConfigError: the address cannot be bound.
@@ -65,7 +72,7 @@ async def serve_http(
     config.graceful_timeout = 2.0
     async with manager.run(), trio.open_nursery() as nursery:
         stop = trio.Event()
-        app = _app(manager, path)
+        app = _app(manager, path, routes)
         try:
             bound = await nursery.start(_serve, app, config, stop)
         except* OSError as group:
@@ -81,17 +88,35 @@ async def _serve(app: Any, config: Config, stop: trio.Event, *, task_status: tri
     await serve(app, config, shutdown_trigger=stop.wait, mode="asgi", task_status=task_status)
 
 
-def _app(manager: StreamableHTTPSessionManager, path: str) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
+def _app(
+    manager: StreamableHTTPSessionManager, path: str, routes: Callable[[], Iterable[Route]]
+) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await _lifespan(receive, send)
         elif scope["type"] == "http":
             if scope["path"].rstrip("/") == path:
                 await manager.handle_request(scope, receive, send)
-            else:
+            elif not await _beside(routes(), scope, receive, send):
                 await _say(send, 404, f"nothing is served here; the MCP endpoint is {path}")
 
     return app
+
+
+async def _beside(routes: Iterable[Route], scope: Scope, receive: Receive, send: Send) -> bool:
+    """Let the first route that fits answer; one that fits but for its method only when no other does."""
+    almost: tuple[Route, Scope] | None = None
+    for route in routes:
+        match, found = route.matches(scope)
+        if match is Match.FULL:
+            await route.handle({**scope, **found}, receive, send)
+            return True
+        if match is Match.PARTIAL and almost is None:
+            almost = (route, found)
+    if almost is None:
+        return False
+    await almost[0].handle({**scope, **almost[1]}, receive, send)
+    return True
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

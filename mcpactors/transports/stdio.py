@@ -35,6 +35,7 @@ from mcpactors.transports.framing import (
     Skip,
     StderrTail,
     salvage_id,
+    text,
     too_deep,
     why_not_json,
 )
@@ -106,14 +107,14 @@ class StdioWriter:
     _room: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
 
     async def send(self, item: SessionMessage, /) -> None:
-        """Waits for room, in the order of asking. What returns has been accepted, not delivered.
+        """Waits for room; who waits is served in the order of asking. What returned is accepted, not delivered.
 
         Raises anyio.BrokenResourceError when the child no longer reads, anyio.ClosedResourceError after `aclose`.
         """
         await trio.lowlevel.checkpoint()  # first, so that a cancelled send has sent nothing
         self._check()
         line = item.message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n"
-        if self._held >= self.limit or self._room:
+        if self._held >= self.limit:
             await self._room.park()
             self._check()
         self._lines.append(line)
@@ -405,16 +406,17 @@ def _cannot_start(error: OSError | ValueError, command: str, cwd: str | Path | N
 
 async def _listen_to_stderr(stream: trio.abc.ReceiveStream, name: str, tail: StderrTail, heard: trio.Event) -> None:
     """Always drained: a child blocked on a full stderr answers nothing. Shielded: its last words count most."""
-    lines: list[str] = []
     with trio.CancelScope(shield=True), suppress(trio.ClosedResourceError, trio.BrokenResourceError):
         while data := await stream.receive_some(_CHUNK):
-            lines = tail.feed(bytes(data))
-            if stderr_logger.isEnabledFor(logging.DEBUG):
-                for line in lines:
-                    stderr_logger.debug("%s: %s", name, line)
-    for line in tail.end():
-        stderr_logger.debug("%s: %s", name, line)
+            _log(name, tail.feed(bytes(data)))
+    _log(name, tail.end())
     heard.set()
+
+
+def _log(name: str, lines: list[bytes]) -> None:
+    if stderr_logger.isEnabledFor(logging.DEBUG):
+        for line in lines:
+            stderr_logger.debug("%s: %s", name, text(line))
 
 
 async def _notice_closed_stdin(stdin: trio.abc.SendStream, writer: StdioWriter) -> None:

@@ -1,6 +1,6 @@
 """A client that is a process of its own and knows nothing of the SDK: plain httpx, the wire as the spec writes it.
 
-    python plain_client.py URL
+python plain_client.py URL
 """
 
 from __future__ import annotations

@@ -110,7 +110,9 @@ async def test_serving_over_stdio(mode: str, tmp_path: Path) -> None:
 
 @LINUX
 async def test_kill_9_of_a_backend_mid_call_fails_that_call_only_and_the_backend_comes_back(tmp_path: Path) -> None:
-    async with serve({"time": TIME, "git": GIT, "weather": {"module": "mcpactors.example:weather"}}, tmp_path) as served:
+    async with serve(
+        {"time": TIME, "git": GIT, "weather": {"module": "mcpactors.example:weather"}}, tmp_path
+    ) as served:
         await served.said("connect a client with")
         async with Client(served.url) as client, Client(served.url) as sibling:
             with trio.fail_after(PATIENCE):
@@ -207,10 +209,16 @@ async def test_sigterm_ends_it_with_exit_code_0_and_leaves_no_process(tmp_path: 
 async def test_a_wrong_config_is_named_with_the_path_inside_it(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "mcp.json"
     path.write_text(text)
-    done = await trio.run_process(
-        [sys.executable, "-m", "mcpactors", "serve", str(path), "--port", "0"],
-        capture_stderr=True, check=False, stdin=b"",
-    ) if "a b" not in text else await _first_lines(path)
+    done = (
+        await trio.run_process(
+            [sys.executable, "-m", "mcpactors", "serve", str(path), "--port", "0"],
+            capture_stderr=True,
+            check=False,
+            stdin=b"",
+        )
+        if "a b" not in text
+        else await _first_lines(path)
+    )
     assert message in done.stderr.decode()
     assert "Traceback" not in done.stderr.decode()
     if "a b" not in text:

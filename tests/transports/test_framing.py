@@ -57,6 +57,14 @@ def test_a_line_of_exactly_the_limit_passes_and_one_byte_more_does_not(size: int
     assert isinstance(line, bytes) == kept
 
 
+def test_the_limit_holds_for_a_line_in_pieces_too() -> None:
+    framer = LineFramer(3 * KEPT)
+    framer.feed(b"x" * KEPT)
+    assert framer.feed(b"x" * 2 * KEPT + b"\n") == [b"x" * 3 * KEPT]
+    framer.feed(b"x" * KEPT)
+    assert framer.feed(b"x" * 2 * KEPT + b"y\n") == [LongLine(b"x" * KEPT, b"x" * (KEPT - 1) + b"y", 3 * KEPT + 1)]
+
+
 def cpu_seconds(size: int, limit: int, piece: bytes = b"x" * 64) -> float:
     def once() -> float:
         framer = LineFramer(limit)
@@ -154,6 +162,7 @@ BODY = b'{"content":[{"type":"text","text":"a}],\\"id\\":9,"},{"id":8}],"id":7}'
         (b'{"jsonrpc":"2.0","result":{"items":[{"id":7}', None),
         (b'{"jsonrpc":"2.0","result":{"items":[{"a":{},"jsonrpc":"2.0","id":7}', None),
         (b'{"jsonrpc":"2.0","result":{"items":[1},"id":7}', None),
+        (b'{"jsonrpc":"2.0","result":{"items":[1}},"id":7}', None),
         # No id, or not one.
         (b'{"jsonrpc":"2.0","id":null,"error":{', None),
         (b'{"jsonrpc":"2.0","id":1.5,"result":{', None),
@@ -248,9 +257,9 @@ def test_the_tail_is_the_last_lines_within_both_bounds(texts: list[str], cuts: l
 
 def test_the_tail_replaces_what_is_no_utf8_and_shows_the_unfinished_line() -> None:
     tail = StderrTail()
-    assert tail.feed(b"bad \xff\r\nand") == ["bad \ufffd"]
+    assert tail.feed(b"bad \xff\r\nand") == [b"bad \xff\r"]
     assert tail.tail() == ["bad \ufffd", "and"]
-    assert tail.end() == ["and"]
+    assert tail.end() == [b"and"]
     assert tail.end() == []
     assert tail.tail() == ["bad \ufffd", "and"]
 

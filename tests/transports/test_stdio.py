@@ -278,6 +278,41 @@ async def test_senders_wait_in_their_order_while_the_bound_is_exceeded() -> None
     assert [int(line.split(b'"')[-2]) for line in gate.lines] == list(range(6))
 
 
+async def test_one_write_makes_room_for_as_many_as_fit() -> None:
+    gate, writer = Gate(), StdioWriter(100)
+    accepted: list[int] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writer.run, gate)
+        await writer.send(note("x" * 200))
+
+        async def send(number: int) -> None:
+            await writer.send(note(f"{number:010}"))  # 44 bytes: three reach the bound
+            accepted.append(number)
+
+        for number in range(5):
+            nursery.start_soon(send, number)
+            await trio.testing.wait_all_tasks_blocked()
+        gate.open.send_nowait(None)
+        await trio.testing.wait_all_tasks_blocked()
+        assert accepted == [0, 1, 2]
+        nursery.cancel_scope.cancel()
+        gate.open.send_nowait(None)
+        gate.open.send_nowait(None)
+        writer.close()
+
+
+async def test_a_write_that_fails_is_the_end_of_sending() -> None:
+    send, receive = trio.testing.memory_stream_one_way_pair()
+    receive.close()
+    writer = StdioWriter(1024)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writer.run, send)
+        await writer.send(note("never read"))
+        await writer.broken.wait()
+    with pytest.raises(anyio.BrokenResourceError):
+        await writer.send(note("late"))
+
+
 async def test_a_message_larger_than_the_bound_is_sent() -> None:
     gate, writer = Gate(), StdioWriter(10)
     gate.open.send_nowait(None)
@@ -292,10 +327,11 @@ async def test_a_cancelled_send_has_sent_nothing() -> None:
     gate, writer = Gate(), StdioWriter(10)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(writer.run, gate)
-        await writer.send(note("first"))
-        with trio.move_on_after(0) as scope:
-            await writer.send(note("cancelled"))
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await writer.send(note("cancelled, with room for it"))
         assert scope.cancelled_caught
+        await writer.send(note("first"))
         async with trio.open_nursery() as senders:
             senders.start_soon(writer.send, note("cancelled while it waits"))
             await trio.testing.wait_all_tasks_blocked()
@@ -489,6 +525,19 @@ async def test_a_grandchild_is_gone_also_when_its_parent_died_long_ago() -> None
     assert not runs(pid)
 
 
+async def test_sigterm_goes_to_the_whole_group() -> None:
+    tail = StderrTail()
+    async with child("keeps_a_polite_grandchild", StdioLimits(exit_grace=0, term_grace=HANG), tail) as (read, _):
+        await announced(read)
+    assert tail.tail() == ["terminated"]
+
+
+async def test_a_grandchild_that_left_the_session_does_not_hold_up_the_leaving() -> None:
+    async with child("loses_a_grandchild") as (read, _):
+        pid = await announced(read)
+    os.kill(pid, signal.SIGKILL)  # it is out of the group's reach, so ours to end
+
+
 async def test_leaving_by_cancellation_takes_the_child_along() -> None:
     with trio.CancelScope() as scope:
         async with child("stubborn") as (read, _):
@@ -570,6 +619,23 @@ async def test_stderr_is_drained_and_its_tail_kept() -> None:
         await read.receive()
     assert len(tail.tail()) == 200
     assert tail.tail()[-3:] == ["line 99999", "bad byte \ufffd", "unfinished"]
+
+
+async def test_the_last_words_on_stderr_are_heard() -> None:
+    tail = StderrTail()
+    async with child("has_last_words", StdioLimits(exit_grace=HANG, last_words=HANG), tail):
+        pass
+    assert tail.tail()[-1] == "the last"
+
+
+async def test_one_tail_serves_one_life_after_the_other() -> None:
+    tail = StderrTail()
+    for life in "12":
+        code = f"import sys; sys.stderr.write('life {life}, unfinished')"
+        with trio.fail_after(HANG):
+            async with stdio_client(sys.executable, ["-S", "-c", code], stderr=tail, limits=PATIENT):
+                pass
+    assert tail.tail() == ["life 1, unfinished", "life 2, unfinished"]
 
 
 async def test_the_traceback_of_a_child_that_crashes_at_its_start_is_whole_after_leaving() -> None:

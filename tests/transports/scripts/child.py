@@ -3,6 +3,7 @@
 Rule: nothing but the standard library, so that it starts fast; and what a test must know it is told by a message.
 """
 
+import fcntl
 import json
 import os
 import signal
@@ -71,6 +72,19 @@ def keeps_a_grandchild() -> None:
         wait_for_ever()
 
 
+def keeps_a_polite_grandchild() -> None:
+    """Goes when its child goes, and only that heeds SIGTERM."""
+    ignore_sigterm()
+    subprocess.run([sys.executable, __file__, "deaf"], stdin=subprocess.DEVNULL, check=True)
+
+
+def loses_a_grandchild() -> None:
+    """Its child leaves the session, and keeps our pipes."""
+    with subprocess.Popen([sys.executable, __file__, "stubborn"], stdin=subprocess.DEVNULL, start_new_session=True):
+        sys.stdin.read()
+        os._exit(0)
+
+
 def rubbish() -> None:
     say(b"Starting server on port 8000...")
     say(b"[INFO] ready")
@@ -116,6 +130,14 @@ def dies() -> None:
 
 def crashes() -> None:
     raise RuntimeError("no API key")
+
+
+def has_last_words() -> None:
+    """A mebibyte of stderr at the very end, in a pipe that holds it."""
+    fcntl.fcntl(2, fcntl.F_SETPIPE_SZ, 1 << 20)
+    sys.stdin.read()
+    os.write(2, b"a line\n" * 140_000 + b"the last\n")
+    os._exit(1)
 
 
 def chatters() -> None:
