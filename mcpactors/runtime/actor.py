@@ -37,6 +37,8 @@ __all__ = [
 
 logger = logging.getLogger("mcpactors")
 
+SPARE_WORKERS: Final = 4
+"""Idle tasks that an actor keeps for its next requests."""
 NO_DEADLINES: Final = CallDeadlines(idle=math.inf, total=math.inf, question=math.inf)
 
 
@@ -135,7 +137,12 @@ class Mailbox:
         self._waiter.unpark()
 
     async def receive(self, has_slot: Callable[[], bool]) -> Envelope | object:
-        """Take the next message, waiting for one: any control message first, then a request if there is a slot."""
+        """Take the next message, waiting for one: any control message first, then a request if there is a slot.
+
+        Always a checkpoint. Several may receive at once; each message goes to one of them.
+        """
+        if self._control or (self._data and has_slot()):
+            await trio.lowlevel.checkpoint()
         while True:
             if self._control:
                 return self._control.popleft()
@@ -143,9 +150,15 @@ class Mailbox:
                 return self._data.popleft()
             await self._waiter.park()
 
+    @property
+    def receivers(self) -> int:
+        """How many wait in `receive`."""
+        return len(self._waiter)
+
     def slot_freed(self) -> None:
         """Make a waiting `receive` look again."""
-        self._waiter.unpark()
+        if self._data:
+            self._waiter.unpark()
 
     @property
     def full(self) -> bool:
@@ -317,37 +330,53 @@ async def run_actor(actor: Actor, ref: ActorRef, started: Callable[[trio.CancelS
     A slot is free before a request is taken, so that the mailbox's bound means something (rule 1). When the life
     ends, the calls in flight fail at once, before the lifespan is unwound.
     """
-    in_flight, concurrency = ref.in_flight, actor.concurrency
+    async with actor.lifespan(), trio.open_nursery() as nursery:
+        started(nursery.cancel_scope)
+        await _work(actor, ref, nursery)
+
+
+async def _work(actor: Actor, ref: ActorRef, nursery: trio.Nursery) -> None:
+    """Take requests and answer them, one after another; whoever takes one sees to it that somebody else listens.
+
+    So a request costs one turn of the scheduler and no new task, while calls still run side by side. Each has a
+    context of its own. A task whose call was cancelled is not used again: its scope is spent.
+    """
+    in_flight, mailbox, concurrency = ref.in_flight, ref.mailbox, actor.concurrency
+    task = trio.lowlevel.current_task()
+    clean = task.context.copy()
 
     def has_slot() -> bool:
         return len(in_flight) < concurrency
 
-    async with actor.lifespan(), trio.open_nursery() as nursery:
-        started(nursery.cancel_scope)
-        try:
-            while True:
-                message = await ref.mailbox.receive(has_slot)
+    try:
+        with trio.CancelScope() as scope:
+            while not scope.cancel_called:
+                task.context = clean.copy()  # takes effect at the checkpoint in `receive`: nothing leaks to the next
+                message = await mailbox.receive(has_slot)
                 if not isinstance(message, Envelope):
                     actor.receive_cast(message)
                 elif message.reply.finished:
                     ref.tally.cancelled += 1  # its caller left while it waited
                 else:
                     in_flight.add(message)
-                    nursery.start_soon(_answer, actor, ref, message)
-        finally:
-            for envelope in list(in_flight):
-                _settle(ref, envelope, None)
+                    if not mailbox.receivers:
+                        nursery.start_soon(_work, actor, ref, nursery)
+                    await _answer(actor, ref, message, scope)
+                    if mailbox.receivers >= SPARE_WORKERS:
+                        return
+    except BaseException:  # the life ends: nobody waits for what is still in flight
+        for envelope in list(in_flight):
+            _settle(ref, envelope, None)
+        raise
 
 
-async def _answer(actor: Actor, ref: ActorRef, envelope: Envelope) -> None:
+async def _answer(actor: Actor, ref: ActorRef, envelope: Envelope, scope: trio.CancelScope) -> None:
     """Answer one request. Being in `ref.in_flight` means: not settled yet."""
     request, reply = envelope.request, envelope.reply
     outcome: Outcome | Forwarded | None = None  # what it stays when this task is cancelled
+    reply.runs_in(scope)
     try:
-        if not reply.finished:  # its caller left, or the actor went down, before this task had its first turn
-            with trio.CancelScope() as scope:
-                reply.runs_in(scope)
-                outcome = await actor.handle(request, reply)
+        outcome = await actor.handle(request, reply)
     except MCPActorsError as error:
         outcome = Failure.of(error)
     except BaseException as error:
@@ -360,6 +389,7 @@ async def _answer(actor: Actor, ref: ActorRef, envelope: Envelope) -> None:
         if passing is not None:
             raise passing from None
     finally:
+        reply.left(scope)
         _settle(ref, envelope, outcome)
 
 

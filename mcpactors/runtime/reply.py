@@ -8,9 +8,12 @@ costs one `trio.Event`; the queue exists only once something is sent.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
+from heapq import heapify, heappop, heappush
+from itertools import count
 from types import TracebackType
 from typing import Any, Final, Self, final
 
@@ -24,6 +27,7 @@ __all__ = ["CallDeadlines", "Failure", "Notice", "Outcome", "Question", "Replies
 
 NOTICES_KEPT: Final = 64
 QUESTIONS_OPEN: Final = 64
+SWEEP_AT: Final = 256
 PROGRESS: Final = "notifications/progress"
 _ROOT: Final = Namespace()
 
@@ -222,6 +226,11 @@ class ReplyChannel:
         """Name the scope that answers this call, so that a caller that leaves can cancel it."""
         self._scope = scope
 
+    def left(self, scope: trio.CancelScope) -> None:
+        """This scope has nothing to do with the call any more."""
+        if self._scope is scope:
+            self._scope = None
+
     def abandon(self, outcome: Failure) -> None:
         """The caller's way to end the call: the outcome is decided and the callee is cancelled."""
         if self.finish(outcome) and self._scope is not None:
@@ -229,6 +238,61 @@ class ReplyChannel:
 
 
 _LEFT: Final = Failure(-32800, "the caller left before the call had ended")
+
+
+@final
+class _Clock:
+    """Tells calls that their deadline may have come: one task a run, instead of a cancel scope a call.
+
+    A call is looked at when the earliest of its deadlines so far has come; calls that have ended are swept out when
+    they are most of what is here.
+    """
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Replies]] = []
+        self._numbers = count()
+        self._ended = 0
+        self._sooner = trio.Event()
+
+    def watch(self, replies: Replies) -> None:
+        """Look at this call when the wait that it begins must end."""
+        at = replies._watched_until = replies._waits_until
+        heappush(self._heap, (at, next(self._numbers), replies))
+        if self._heap[0][2] is replies:
+            self._sooner.set()
+
+    def forget(self) -> None:
+        """One of the calls has ended."""
+        self._ended += 1
+        if self._ended > SWEEP_AT and 2 * self._ended > len(self._heap):
+            self._heap = [entry for entry in self._heap if entry[2].channel.outcome is None]
+            heapify(self._heap)
+            self._ended = 0
+
+    async def run(self) -> None:
+        while True:
+            now = trio.current_time()
+            while self._heap and self._heap[0][0] <= now:
+                replies = heappop(self._heap)[2]
+                replies._watched_until = math.inf
+                if replies.channel.outcome is None and replies.look_at_the_clock(now) < math.inf:
+                    self.watch(replies)
+            self._sooner = trio.Event()
+            with trio.CancelScope(deadline=self._heap[0][0] if self._heap else math.inf):
+                await self._sooner.wait()
+
+
+_clock: Final[trio.lowlevel.RunVar[_Clock]] = trio.lowlevel.RunVar("mcpactors.clock")
+
+
+def _clock_of_this_run() -> _Clock:
+    try:
+        return _clock.get()
+    except LookupError:
+        clock = _Clock()
+        _clock.set(clock)
+        trio.lowlevel.spawn_system_task(clock.run, name="mcpactors: deadlines of calls")
+        return clock
 
 
 @final
@@ -245,7 +309,7 @@ class Replies:
     a `CallTimeout` failure as its outcome, and the callee is cancelled.
     """
 
-    __slots__ = ("_deadlines", "_idle_at", "_total_at", "channel")
+    __slots__ = ("_clock", "_deadlines", "_due", "_idle_at", "_total_at", "_waits_until", "_watched_until", "channel")
 
     def __init__(self, deadlines: CallDeadlines = CallDeadlines()) -> None:
         self.channel = ReplyChannel()
@@ -253,6 +317,10 @@ class Replies:
         now = trio.current_time()
         self._idle_at = now + deadlines.idle
         self._total_at = now + deadlines.total
+        self._waits_until = math.inf  # when the wait that goes on now ends at the latest
+        self._watched_until = math.inf  # when the clock looks at this call next
+        self._due = False
+        self._clock = _clock_of_this_run()
 
     def __enter__(self) -> Self:
         return self
@@ -262,6 +330,8 @@ class Replies:
     ) -> None:
         if self.channel.outcome is None:
             self.channel.abandon(_LEFT)
+        if self._watched_until != math.inf:
+            self._clock.forget()
 
     @property
     def outcome(self) -> Outcome:
@@ -282,13 +352,41 @@ class Replies:
                 return event
             if channel.outcome is not None:
                 raise StopAsyncIteration
-            if channel._event.is_set():
+            if self._due:
+                self._due = False
+                channel._event = trio.Event()
+                if trio.current_time() >= self._next_deadline():
+                    self._time_out()
+                    continue
+            elif channel._event.is_set():
                 channel._event = trio.Event()
                 self._sign_of_life()
-            with trio.CancelScope(deadline=self._next_deadline()) as scope:
-                await channel._event.wait()
-            if scope.cancelled_caught and not channel._event.is_set():  # what comes at this very instant still counts
-                self._time_out()
+                continue
+            await self._wait()
+
+    async def _wait(self) -> None:
+        self._waits_until = self._next_deadline()
+        if self._waits_until < self._watched_until:
+            self._clock.watch(self)
+        try:
+            await self.channel._event.wait()
+        finally:
+            self._waits_until = math.inf
+
+    def look_at_the_clock(self, now: float) -> float:
+        """Called by the clock when the deadline may have come: when to look again.
+
+        The caller itself decides, in its own turn: what comes at this very instant still counts.
+        """
+        if self._waits_until <= now:
+            deadline = self._next_deadline()
+            if deadline > now:
+                self._waits_until = deadline
+            else:
+                self._due = True
+                self.channel._event.set()
+                return math.inf
+        return self._waits_until
 
     def _sign_of_life(self) -> None:
         """Note that something came. It does not save a call from the other deadlines, however much comes."""

@@ -25,6 +25,8 @@ T = TypeVar("T")
 Handler = Callable[[Request, ReplyChannel], Awaitable[Outcome | Forwarded]]
 Lifespan = Callable[[], AbstractAsyncContextManager[None]]
 
+TOO_LONG = 1e7
+"""Seconds of virtual time after which a test that hangs fails."""
 PATIENT = CallDeadlines(idle=1e6, total=1e6, question=1e6)
 """For callers whose deadlines are not the subject."""
 
@@ -154,7 +156,8 @@ async def living(actor: Actor, ref: ActorRef | None = None) -> AsyncIterator[Act
     ref = ref or make_ref()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run_actor, actor, ref, lambda serving: None)
-        yield ref
+        with trio.fail_after(TOO_LONG):
+            yield ref
         nursery.cancel_scope.cancel()
     assert not ref.in_flight
     assert_books_balance(ref)
@@ -165,8 +168,9 @@ async def supervising() -> AsyncIterator[Supervisor]:
     """A supervisor whose children are stopped at the end, and whose waits before a restart have no jitter."""
     async with trio.open_nursery() as nursery:
         supervisor = Supervisor(nursery, jitter=lambda: 0.5)
-        yield supervisor
-        await supervisor.stop_all()
+        with trio.fail_after(TOO_LONG):
+            yield supervisor
+            await supervisor.stop_all()
 
 
 POLICY = RestartPolicy(intensity=2, period=30, backoff_initial=1, backoff_max=4, reset_after=20, probe_after=60)
@@ -284,11 +288,16 @@ class Auditor(trio.abc.Instrument):
 
 def simulate(seed: int, scenario: Callable[[], Awaitable[T]], *audited: ActorRef) -> T:
     """Run a scenario on virtual time, with the scheduler's choices and so the whole run decided by `seed`."""
+
+    async def in_time() -> T:
+        with trio.fail_after(TOO_LONG):
+            return await scenario()
+
     auditor = Auditor(audited)
     before = trio_run._r.getstate()
     trio_run._r.seed(seed)
     try:
-        result = trio.run(scenario, clock=MockClock(autojump_threshold=0), instruments=[auditor] if audited else [])
+        result = trio.run(in_time, clock=MockClock(autojump_threshold=0), instruments=[auditor] if audited else [])
     finally:
         trio_run._r.setstate(before)
     assert not auditor.found, auditor.found[0]

@@ -223,6 +223,7 @@ async def test_call_that_ends_answers_its_open_questions_and_the_caller_is_not_a
             await wait_all_tasks_blocked()
             replies.channel.finish(DONE)
             assert await read(replies) == []
+            nursery.cancel_scope.deadline = trio.current_time() + 1
     assert [type(answer) for answer in answers] == [Failure]
 
 
@@ -251,7 +252,8 @@ async def test_sixty_fifth_open_question_is_refused_at_once(autojump_clock) -> N
         for n in range(64):
             nursery.start_soon(channel.question, ASK, {"n": n})
         await wait_all_tasks_blocked()
-        refused = await channel.question(ASK, {})
+        with trio.fail_after(1):
+            refused = await channel.question(ASK, {})
         assert isinstance(refused, Failure)
         assert refused.message == f"{ASK} cannot be asked: 64 questions of this call are open; await their answers"
         nursery.cancel_scope.cancel()
