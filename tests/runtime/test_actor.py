@@ -12,7 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from mcpactors.errors import CONNECTION_CLOSED, INTERNAL_ERROR, InvalidParams, MailboxFull
 from mcpactors.runtime.actor import Actor, ActorRef, Envelope, Forwarded, Request
-from mcpactors.runtime.reply import Failure, Outcome, Replies, ReplyChannel, Result
+from mcpactors.runtime.reply import Failure, Outcome, ReplyChannel, Result
 from tests.runtime.actors import (
     PATIENT,
     Call,

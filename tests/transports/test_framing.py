@@ -6,7 +6,7 @@ import tracemalloc
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mcpactors.transports.framing import KEPT, LineFramer, LongLine, StderrTail, salvage_id, too_deep, why_not_json
@@ -239,6 +239,7 @@ def test_a_line_that_is_no_json_is_told_apart_by_kind(line: bytes, kind: str) ->
 # --- stderr -------------------------------------------------------------------------------------------------------
 
 
+@example(["aa", "bb"], [], 5, 2)
 @given(st.lists(st.text("ab\u00e9", max_size=9), max_size=12), cuts, st.integers(1, 5), st.integers(1, 24))
 def test_the_tail_is_the_last_lines_within_both_bounds(texts: list[str], cuts: list[int], most: int, size: int) -> None:
     tail = StderrTail(max_lines=most, max_bytes=size)
@@ -269,3 +270,17 @@ def test_a_stderr_line_without_end_is_kept_to_its_last_bytes() -> None:
     for _ in range(1000):
         tail.feed(b"0123456789")
     assert tail.tail() == ["23456789"]
+    tail.feed(b"\n0123456789\n")
+    assert tail.tail() == ["23456789"]
+
+
+def test_a_flood_of_empty_stderr_lines_takes_no_memory() -> None:
+    tail = StderrTail()
+    tracemalloc.start()
+    try:
+        for _ in range(100):
+            tail.feed(b"\n" * 10_000)
+        assert tracemalloc.get_traced_memory()[0] < 100_000
+    finally:
+        tracemalloc.stop()
+    assert tail.tail() == [""] * 200
