@@ -6,16 +6,9 @@ mounts is kept here by handles and published to the router as one immutable valu
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import json
-import logging
-import os
-import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Final, final
 
 import trio
@@ -27,18 +20,19 @@ from starlette.routing import Route
 
 from mcpactors.actors.local import LocalActor, LocalServer
 from mcpactors.actors.paging import METHODS
-from mcpactors.actors.proxy import Backend, Connect, ProxyActor
-from mcpactors.actors.router import KINDS, MISSING, RouterActor, RouterRef
+from mcpactors.actors.proxy import Backend, ProxyActor
+from mcpactors.actors.router import MISSING, RouterActor, RouterRef
 from mcpactors.actors.snapshot import SnapshotActor
-from mcpactors.config import HTTPServer, MCPConfig, ModuleServer, StdioServer, load_config, parse_config
-from mcpactors.errors import BackendStartError, ConfigError, MCPActorsError, MountCycle, MountError, NameConflict
+from mcpactors.backends import connector, example_config, load_server
+from mcpactors.config import HTTPServer, MCPConfig, ModuleServer, StdioServer, load_config
+from mcpactors.errors import BackendStartError, MCPActorsError, MountCycle, MountError, NameConflict
 from mcpactors.mounts import CatalogDiff, MountHandle, Mounts, below, make_handle
 from mcpactors.runtime.actor import Actor, ActorRef, Mailbox, Request
 from mcpactors.runtime.methods import CATALOG
 from mcpactors.runtime.reply import CallDeadlines, Failure
 from mcpactors.runtime.restart import RestartPolicy
 from mcpactors.runtime.routing import (
-    KEYS,
+    KINDS,
     Conflict,
     ConflictPolicy,
     Kind,
@@ -51,10 +45,10 @@ from mcpactors.runtime.routing import (
 from mcpactors.runtime.supervisor import ActorInfo, ChildSpec, ChildState, Supervisor
 from mcpactors.runtime.visibility import ToolOverride
 from mcpactors.server import ProxyServer, Server, bus_of, called, check_target, create_proxy, low_level, routes_of
+from mcpactors.snapshots import difference, load_snapshot, save_snapshot
 from mcpactors.transports.edge import Face, Surroundings, edge_server
-from mcpactors.transports.http import http_client, serve_http
-from mcpactors.transports.memory import memory_client
-from mcpactors.transports.stdio import StderrTail, stdio_client
+from mcpactors.transports.framing import StderrTail
+from mcpactors.transports.http import serve_http
 from mcpactors.transports.stdio_server import serve_stdio
 
 __all__ = [
@@ -68,11 +62,8 @@ __all__ = [
     "save_snapshot",
 ]
 
-logger = logging.getLogger("mcpactors")
-
 VERSION: Final = "0.1.0"
 STOP_TIMEOUT: Final = 10.0
-MODULE_OBJECTS: Final = ("server", "mcp", "app")
 
 
 @frozen(kw_only=True)
@@ -288,7 +279,7 @@ class Runtime:
                 self._reconcile()
             raise
         before, handle.catalog = handle.catalog or dict.fromkeys(KINDS, Listing()), copy
-        return _difference(before, copy)
+        return difference(before, copy)
 
     async def refuse_conflicts(self) -> None:
         """Raise `NameConflict` when the policy is "error" and two mounts that are up offer one name."""
@@ -409,7 +400,7 @@ class Runtime:
             running.said = said
 
         backend = Backend(
-            connect=_connector(target, running.stderr),
+            connect=connector(target, running.stderr),
             timeout=where.timeout if isinstance(where, StdioServer | HTTPServer) else None,
             over_http=isinstance(where, HTTPServer),
             changed=lambda kinds: self._changed(running.ref, kinds),
@@ -603,98 +594,9 @@ async def _listed(router: RouterRef, kind: Kind) -> Listing:
     return Listing(router.table.of(kind).items, fresh=True, learnt_at=trio.current_time())
 
 
-def _difference(before: Mapping[Kind, Listing], after: Mapping[Kind, Listing]) -> CatalogDiff:
-    added, removed, changed = {}, {}, {}
-    for kind in KINDS:
-        old = {item[KEYS[kind]]: item for item in before[kind].items}
-        new = {item[KEYS[kind]]: item for item in after[kind].items}
-        added[kind] = tuple(name for name in new if name not in old)
-        removed[kind] = tuple(name for name in old if name not in new)
-        changed[kind] = tuple(name for name in new if name in old and new[name] != old[name])
-    return CatalogDiff(
-        *({kind: names for kind, names in found.items() if names} for found in (added, removed, changed))
-    )
-
-
-def save_snapshot(handle: MountHandle, path: str | Path) -> None:
-    """Keep an import's copy in a file, for `Runtime.mount_snapshot`. Raises `MountError` for what is no import."""
-    if handle.catalog is None:
-        raise MountError("only an import has a copy to keep; use import_server(...)")
-    catalog = {kind: list(handle.catalog[kind].items) for kind in KINDS}
-    Path(path).write_text(json.dumps({"mcpactorsSnapshot": 1, **catalog}, indent=1), encoding="utf-8")
-
-
-def load_snapshot(path: str | Path) -> dict[Kind, Listing]:
-    """What `save_snapshot` kept. Raises `ConfigError` naming the file."""
-    try:
-        whole = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read as a snapshot: {error}") from error
-    if not isinstance(whole, dict) or whole.get("mcpactorsSnapshot") != 1:
-        raise ConfigError(f"{path}: is no snapshot; make one with save_snapshot(handle, path)")
-    catalog: dict[Kind, Listing] = {}
-    for kind in KINDS:
-        items = whole.get(kind)
-        if not isinstance(items, list) or not all(
-            isinstance(i, dict) and isinstance(i.get(KEYS[kind]), str) for i in items
-        ):
-            raise ConfigError(f"{path}: {kind}: expected a list of objects that each have a {KEYS[kind]}")
-        catalog[kind] = Listing(tuple(items), fresh=True)
-    return catalog
-
-
 async def _copied(source: ActorRef, kind: Kind) -> Listing:
     outcome = await source.ask(Request(CATALOG, {"kind": kind}))
     if isinstance(outcome, Failure):
         raise BackendStartError(f"{source.name} does not say what it offers: {outcome.message}")
     listing: Listing = outcome.value["listing"]
     return evolve(listing, fresh=True)
-
-
-def _connector(proxy: ProxyServer, stderr: StderrTail) -> Connect:
-    """How to connect to a backend."""
-    target = proxy.target
-    if isinstance(target, StdioServer):
-        path = os.pathsep.join((os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)))
-        env = {"PATH": path, **target.env}  # programs installed beside us are found, after all others
-        return lambda: stdio_client(target.command, target.args, env=env, cwd=target.cwd, stderr=stderr)
-    if isinstance(target, HTTPServer):
-        if target.resolved_transport != "http":
-            raise MountError(f"{target.url}: transport {target.resolved_transport!r} is not there yet; use http")
-        return lambda: http_client(target.url, target.headers)
-    return lambda: memory_client(target)
-
-
-def load_server(config: ModuleServer) -> object:
-    """The server object that a config's `module` names.
-
-    Raises:
-        ConfigError: there is no such module or object, or importing it fails.
-    """
-    try:
-        module = _import_file(Path(config.module)) if config.is_file else importlib.import_module(config.module)
-    except (Exception, SystemExit) as error:
-        raise ConfigError(f"module {config.module} cannot be imported: {type(error).__name__}: {error}") from error
-    for attribute in (config.attribute,) if config.attribute else MODULE_OBJECTS:
-        found = getattr(module, attribute, None)
-        if found is not None:
-            return found
-    wanted = config.attribute or " or ".join(MODULE_OBJECTS)
-    raise ConfigError(f"module {config.module} has no {wanted}; write it as {config.module}:NAME")
-
-
-def _import_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    spec = importlib.util.spec_from_file_location(f"mcpactors_module_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def example_config() -> MCPConfig:
-    """The config that is served when none is given: servers of this process, so that nothing but Python is needed."""
-    servers = {name: {"module": f"mcpactors.example:{name}"} for name in ("weather", "notes")}
-    return parse_config({"mcpServers": servers}, source="the built-in example")

@@ -122,8 +122,6 @@ class Server(MCPServer[Any]):
             return self.tool()(name)
 
         def decorate(function: Function) -> Function:
-            called = name or function.__name__
-            self._hide_unless(enabled, "tool", called)
             self.add_tool(
                 function,
                 name=name,
@@ -134,6 +132,7 @@ class Server(MCPServer[Any]):
                 meta=_tagged(meta, tags),
                 structured_output=structured_output,
             )
+            self._hide_unless(enabled, "tool", name or function.__name__)
             return function
 
         return decorate
@@ -169,8 +168,8 @@ class Server(MCPServer[Any]):
         )
 
         def decorate(function: Function) -> Function:
-            self._hide_unless(enabled, "template" if "{" in uri else "resource", uri)
             register(function)
+            self._hide_unless(enabled, "template" if "{" in uri else "resource", uri)
             self.components_changed("templates" if "{" in uri else "resources")
             return function
 
@@ -192,20 +191,18 @@ class Server(MCPServer[Any]):
             return self.prompt()(name)
 
         def decorate(function: Function) -> Function:
-            called = name or function.__name__
-            self._hide_unless(enabled, "prompt", called)
+            prompt = Prompt.from_function(function, name=name, title=title, description=description, icons=icons)
+            self.add_prompt(prompt)
             whole = _tagged(meta, tags)
             if whole is not None:
-                self._prompt_meta[called] = whole
-            self.add_prompt(
-                Prompt.from_function(function, name=name, title=title, description=description, icons=icons)
-            )
+                self._prompt_meta[prompt.name] = whole
+            self._hide_unless(enabled, "prompt", prompt.name)
             return function
 
         return decorate
 
     def add_tool(self, fn: Callable[..., Any], name: str | None = None, **options: Any) -> None:  # type: ignore[override]
-        _check_name("tool", name or fn.__name__)
+        _check_name("tool", fn.__name__ if name is None else name)
         tags = options.pop("tags", ())
         options["meta"] = _tagged(options.get("meta"), tags)
         super().add_tool(fn, name, **options)
@@ -256,8 +253,11 @@ class Server(MCPServer[Any]):
         The function takes a Starlette `Request` or nothing, and returns a `Response` or a JSON value.
         """
 
+        if not path.startswith("/"):
+            raise InvalidParams(f"the route {path!r} cannot be served: its path must start with '/'")
+
         def decorate(function: Function) -> Function:
-            route = Route(path, _endpoint(function), methods=list(methods), name=name)
+            route = Route(path, _endpoint(path, function), methods=list(methods), name=name)
             self.routes.append(route)
             return function
 
@@ -385,14 +385,17 @@ def _check_name(what: str, name: str) -> None:
         )
 
 
-def _endpoint(function: Callable[..., Any]) -> Callable[[Request], Awaitable[Response]]:
+def _endpoint(path: str, function: Callable[..., Any]) -> Callable[[Request], Awaitable[Response]]:
     takes_request = bool(inspect.signature(function).parameters)
 
     async def endpoint(request: Request) -> Response:
         result = function(request) if takes_request else function()
         if inspect.isawaitable(result):
             result = await result
-        return result if isinstance(result, Response) else JSONResponse(result)
+        try:
+            return result if isinstance(result, Response) else JSONResponse(result)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"the route {path} returned what is neither a Response nor JSON: {error}") from error
 
     return endpoint
 

@@ -22,6 +22,7 @@ from mcpactors.runtime.listing import page_of
 from mcpactors.runtime.methods import CATALOG, FIELDS, LISTS, Address, address_of, readdressed
 from mcpactors.runtime.reply import CallDeadlines, Failure, Outcome, ReplyChannel, Result
 from mcpactors.runtime.routing import (
+    KINDS,
     Change,
     ConflictPolicy,
     Kind,
@@ -36,9 +37,8 @@ from mcpactors.runtime.routing import (
     UriFormat,
 )
 
-__all__ = ["KINDS", "RouterActor", "RouterRef"]
+__all__ = ["MISSING", "RouterActor", "RouterRef"]
 
-KINDS: Final[tuple[Kind, ...]] = ("tools", "prompts", "resources", "templates")
 MISSING: Final = "mcpactors/missing"
 CHANGE_WINDOW: Final = 0.25
 """Seconds in which any number of changes of one actor are one refresh (promise F5)."""
@@ -209,9 +209,8 @@ def _stops(route: Route[ActorRef], method: str, params: Mapping[str, Any]) -> It
         return
     address = address_of(method, params)
     assert address is not None
-    for ref, depth in route.through:
-        inside = evolve(route.namespace, parts=route.namespace.parts[depth:])
-        yield ref, inside.outward(address.kind, route.own)
+    for passed in route.through:
+        yield passed.target, route.name_in(address.kind, passed)
 
 
 class RouterActor(Actor):

@@ -26,6 +26,7 @@ from mcpactors.runtime.visibility import ToolOverride, Visibility
 
 __all__ = [
     "KEYS",
+    "KINDS",
     "Change",
     "Conflict",
     "ConflictPolicy",
@@ -53,6 +54,7 @@ Kind = Literal["tools", "prompts", "resources", "templates"]
 UriFormat = Literal["path", "protocol"]
 ConflictPolicy = Literal["newest", "oldest", "error"]
 
+KINDS: Final[tuple[Kind, ...]] = ("tools", "prompts", "resources", "templates")
 KEYS: Final[Mapping[Kind, str]] = {"tools": "name", "prompts": "name", "resources": "uri", "templates": "uriTemplate"}
 """Which field of a listed item is its name."""
 
@@ -200,7 +202,7 @@ class Mount(Generic[T]):
         namespace = above.namespace.within(self.namespace)
         steps = (Step(self.namespace, self.filters, self.tools), *above.steps)
         yield Place(self.target, namespace, above.rank, steps, above.through)
-        wraps = ((self.target, len(namespace.parts)),) if self.wraps else ()
+        wraps = (Passed(self.target, len(namespace.parts), len(steps)),) if self.wraps else ()
         children = list(enumerate(self.children))
         for index, child in children if policy == "oldest" else reversed(children):
             rank, through = (*above.rank, index), (*above.through, *wraps)
@@ -217,6 +219,17 @@ class Step:
 
 
 @frozen
+class Passed(Generic[T]):
+    """A parent whose middleware a call passes."""
+
+    target: T
+    parts: int
+    """How many parts of the whole namespace lie outside of it."""
+    steps: int
+    """How many mounts there are from the root to it, both counted."""
+
+
+@frozen
 class Place(Generic[T]):
     """One entry of the flattened tree; `rank` sorts places as lists show them: parents first, then oldest first."""
 
@@ -225,8 +238,8 @@ class Place(Generic[T]):
     rank: tuple[int, ...] = ()
     steps: tuple[Step, ...] = ()
     """The mounts between the actor and the root, innermost first."""
-    through: tuple[tuple[T, int], ...] = ()
-    """Whose middleware a call passes, outermost first, with how many parts of the namespace lie outside of it."""
+    through: tuple[Passed[T], ...] = ()
+    """Whose middleware a call passes, outermost first."""
 
     @property
     def is_plain(self) -> bool:
@@ -235,7 +248,7 @@ class Place(Generic[T]):
 
     def shown(self, kind: Kind, own: str, item: Mapping[str, Any]) -> Shown:
         """How the root lists what the actor calls `own`."""
-        name, overrides, visible = own, [], True
+        name, overrides, visible, names = own, [], True, []
         for step in self.steps:
             visible = visible and all(rules.shows(kind, name, item) for rules in step.filters)
             override = step.tools.get(name) if kind == "tools" else None
@@ -244,7 +257,8 @@ class Place(Generic[T]):
                 overrides.append(override)
             if step.namespace is not None:
                 name = Namespace((step.namespace,), self.namespace.uri_format).outward(kind, name)
-        return Shown(name, item, visible, tuple(overrides))
+            names.append(name)
+        return Shown(name, item, visible, tuple(overrides), tuple(names) if overrides else ())
 
 
 @frozen
@@ -255,6 +269,8 @@ class Shown:
     item: Mapping[str, Any]
     visible: bool = True
     overrides: tuple[ToolOverride, ...] = ()
+    names: tuple[str, ...] = ()
+    """Its name after each step, innermost first, where overrides have a say in it."""
 
 
 @frozen
@@ -266,7 +282,15 @@ class Route(Generic[T]):
     namespace: Namespace
     overrides: tuple[ToolOverride, ...] = ()
     """What happens to a tool's arguments on the way in; innermost first."""
-    through: tuple[tuple[T, int], ...] = ()
+    through: tuple[Passed[T], ...] = ()
+    names: tuple[str, ...] = ()
+    """Its name after each step, innermost first, where overrides have a say in it."""
+
+    def name_in(self, kind: Kind, passed: Passed[T]) -> str:
+        """The name under which a parent on the way would list it."""
+        if self.names:
+            return self.names[-passed.steps - 1]
+        return evolve(self.namespace, parts=self.namespace.parts[passed.parts :]).outward(kind, self.own)
 
     def arguments(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """The arguments as the actor gets them."""
@@ -346,7 +370,9 @@ class KindTable(Generic[T]):
                 if not shown.visible:
                     hidden.add(full)
                 elif taken is None:
-                    routes[full] = Route(place.target, own, place.namespace, shown.overrides, place.through)
+                    routes[full] = Route(
+                        place.target, own, place.namespace, shown.overrides, place.through, shown.names
+                    )
                     mine.append(shown.item if full == own else {**shown.item, key: full})
                 elif (taken.target, taken.namespace) != (place.target, place.namespace):
                     conflicts[Conflict(kind, full, str(taken.target), str(place.target))] = None

@@ -9,10 +9,10 @@ channel and its connection's state are used in this file only.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from itertools import count
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import trio
 from attrs import evolve, field, frozen
@@ -44,7 +44,7 @@ from mcpactors.errors import CapabilityMissing, InvalidParams, MCPActorsError, Q
 from mcpactors.runtime.actor import ActorRef, Caller, Envelope, Request
 from mcpactors.runtime.methods import outward_result
 from mcpactors.runtime.reply import PROGRESS, CallDeadlines, Failure, Notice, Outcome, Question, Replies, Result
-from mcpactors.runtime.routing import Change, Kind, ResourceUpdated
+from mcpactors.transports.changes import LISTS_TOLD, Changes, Listener, notification
 
 __all__ = ["Face", "Surroundings", "edge_server"]
 
@@ -57,18 +57,6 @@ CAPABILITY_FOR: Final[Mapping[str, str]] = {
 NEW_ERA_FIELDS: Final = ("resultType", "ttlMs", "cacheScope")
 SDK_ANSWERS: Final = frozenset({"initialize", "server/discover", "ping"})
 ACKNOWLEDGED: Final = "notifications/subscriptions/acknowledged"
-LISTS_TOLD: Final[Mapping[str, str]] = {
-    "toolsListChanged": "tools",
-    "promptsListChanged": "prompts",
-    "resourcesListChanged": "resources",
-}
-_WORDS: Final[Mapping[Kind, str]] = {
-    "tools": "tools",
-    "prompts": "prompts",
-    "resources": "resources",
-    "templates": "resources",
-}
-"""Which `list_changed` speaks for a kind."""
 UNWATCH_DEADLINES: Final = CallDeadlines(idle=5, total=5)
 _CALLER: Final = "mcpactors.caller"
 _CHANGES: Final = "mcpactors.changes"
@@ -90,7 +78,6 @@ class Face:
     """The `inputSchema` of a listed tool: the SDK checks `Mcp-Param-*` headers against it."""
 
 
-Listener = Callable[[Change], None]
 Spawn = Callable[[Callable[[], Awaitable[None]]], None]
 
 
@@ -190,7 +177,7 @@ class _Edge:
         async def tell() -> None:
             with changes, scope:
                 async for change in changes:
-                    method, params = _notification(change)
+                    method, params = notification(change)
                     await connection.notify(method, params)
 
         async def end() -> None:
@@ -238,7 +225,7 @@ class _Edge:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(changes.end_when, self._surroundings.closing)
                     async for change in changes:
-                        method, said = _notification(change)
+                        method, said = notification(change)
                         await channel.notify(method, {**said, "_meta": meta})
                     nursery.cancel_scope.cancel()
             finally:
@@ -275,64 +262,6 @@ class _Edge:
             shaped.setdefault("cacheScope", "private")
         shaped["_meta"] = {**(shaped.get("_meta") or {}), SERVER_INFO_META_KEY: self._stamp}
         return shaped
-
-
-class Changes:
-    """What one client has still to be told: a set, so that however often something changes it is told once."""
-
-    def __init__(
-        self,
-        listen: Callable[[Listener], Callable[[], None]],
-        words: Iterable[str] = ("tools", "prompts", "resources"),
-    ) -> None:
-        self.uris: set[str] = set()
-        """The resources that it watches."""
-        self._words = frozenset(words)
-        self._waiting: dict[str | ResourceUpdated, None] = {}
-        self._something = trio.Event()
-        self._ended = False
-        self._listen = listen
-
-    def __enter__(self) -> Self:
-        self._forget = self._listen(self._take)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._forget()
-
-    def _take(self, change: Change) -> None:
-        if isinstance(change, ResourceUpdated):
-            if change.uri in self.uris:
-                self._waiting[change] = None
-        elif (word := _WORDS[change.kind]) in self._words:
-            self._waiting[word] = None
-        if self._waiting:
-            self._something.set()
-
-    async def end_when(self, event: trio.Event) -> None:
-        """End the iteration when the event is set."""
-        await event.wait()
-        self._ended = True
-        self._something.set()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> str | ResourceUpdated:
-        while not self._waiting:
-            if self._ended:
-                raise StopAsyncIteration
-            self._something = trio.Event()
-            await self._something.wait()
-        change = next(iter(self._waiting))
-        del self._waiting[change]
-        return change
-
-
-def _notification(change: str | ResourceUpdated) -> tuple[str, dict[str, Any]]:
-    if isinstance(change, ResourceUpdated):
-        return "notifications/resources/updated", {"uri": change.uri}
-    return f"notifications/{change}/list_changed", {}
 
 
 def _caller(connection: Connection, revision: str, params: Mapping[str, Any]) -> Caller:

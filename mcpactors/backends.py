@@ -1,0 +1,79 @@
+"""From what a config says to something that runs: how to connect to a backend, how to load a server of this process.
+
+Rule: the only place where a description meets a transport or an import of somebody else's module.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+from mcpactors.config import HTTPServer, MCPConfig, ModuleServer, StdioServer, parse_config
+from mcpactors.errors import ConfigError, MountError
+from mcpactors.server import ProxyServer
+from mcpactors.transports.http import http_client
+from mcpactors.transports.memory import memory_client
+from mcpactors.transports.stdio import StderrTail, stdio_client
+
+__all__ = ["connector", "example_config", "load_server"]
+
+Connect = Callable[[], AbstractAsyncContextManager[tuple[Any, Any]]]
+
+MODULE_OBJECTS: Final = ("server", "mcp", "app")
+"""What a module's server is called, where its config does not say."""
+
+
+def connector(proxy: ProxyServer, stderr: StderrTail) -> Connect:
+    """How to connect to a backend."""
+    target = proxy.target
+    if isinstance(target, StdioServer):
+        path = os.pathsep.join((os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)))
+        env = {"PATH": path, **target.env}  # programs installed beside us are found, after all others
+        return lambda: stdio_client(target.command, target.args, env=env, cwd=target.cwd, stderr=stderr)
+    if isinstance(target, HTTPServer):
+        if target.resolved_transport != "http":
+            raise MountError(f"{target.url}: transport {target.resolved_transport!r} is not there yet; use http")
+        return lambda: http_client(target.url, target.headers)
+    return lambda: memory_client(target)
+
+
+def load_server(config: ModuleServer) -> object:
+    """The server object that a config's `module` names.
+
+    Raises:
+        ConfigError: there is no such module or object, or importing it fails.
+    """
+    try:
+        module = _import_file(Path(config.module)) if config.is_file else importlib.import_module(config.module)
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"module {config.module} cannot be imported: {type(error).__name__}: {error}") from error
+    for attribute in (config.attribute,) if config.attribute else MODULE_OBJECTS:
+        found = getattr(module, attribute, None)
+        if found is not None:
+            return found
+    wanted = config.attribute or " or ".join(MODULE_OBJECTS)
+    raise ConfigError(f"module {config.module} has no {wanted}; write it as {config.module}:NAME")
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    spec = importlib.util.spec_from_file_location(f"mcpactors_module_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def example_config() -> MCPConfig:
+    """The config that is served when none is given: servers of this process, so that nothing but Python is needed."""
+    servers = {name: {"module": f"mcpactors.example:{name}"} for name in ("weather", "notes")}
+    return parse_config({"mcpServers": servers}, source="the built-in example")

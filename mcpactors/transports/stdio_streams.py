@@ -1,0 +1,284 @@
+"""The two streams of a backend that is a child process: messages from its stdout, messages to its stdin.
+
+Rule: reading has no task and no queue of its own, writing one task that writes what has gathered; a line that cannot
+be read never ends the session. Promises F6-F12, F18.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, Self
+
+import anyio
+import trio
+from attrs import define, field, frozen
+from mcp.shared.message import SessionMessage
+from mcp_types.jsonrpc import PARSE_ERROR, ErrorData, JSONRPCError, JSONRPCMessage, jsonrpc_message_adapter
+from pydantic import ValidationError
+
+from mcpactors.transports.framing import BOM, WHY, LineFramer, LongLine, Skip, salvage_id, too_deep, why_not_json
+
+__all__ = ["ReadStatistics", "StdioLimits", "StdioReader", "StdioWriter"]
+
+logger = logging.getLogger("mcpactors.stdio")
+
+_MIB: Final = 1024 * 1024
+_CHUNK: Final = 65536  # a pipe holds no more on Linux
+
+
+@frozen
+class StdioLimits:
+    """Sizes in bytes, times in seconds. The four times together bound how long leaving `stdio_client` takes."""
+
+    line: int = 16 * _MIB
+    """A longer line is dropped while it is read."""
+    endless: int = 64 * _MIB
+    """So much dropped of one line, and still no newline: the child is given up."""
+    depth: int = 128
+    outgoing: int = _MIB
+    """`send` waits while this much has not gone to the child."""
+    last_words: float = 0.1
+    """How long is read on after stdin broke; and stderr, after the child went."""
+    exit_grace: float = 1.0
+    """From the closing of stdin to SIGTERM."""
+    term_grace: float = 2.0
+    """From SIGTERM to SIGKILL."""
+    kill_grace: float = 0.4
+    """From SIGKILL to giving the process up as unkillable."""
+
+
+@frozen
+class ReadStatistics:
+    """What came from the child so far: all `lines`, those `skipped` by kind, and the calls failed for one of those."""
+
+    lines: int
+    skipped: Mapping[Skip, int]
+    salvaged: int
+
+
+@define(eq=False)
+class StdioWriter:
+    """Messages to the child: the SDK's `WriteStream`. What gathers while one write is under way goes in the next.
+
+    `limit` is in bytes; one message more may be held than it allows.
+    """
+
+    limit: int
+    broken: trio.Event = field(factory=trio.Event, init=False)
+    _closed: bool = field(default=False, init=False)
+    _lines: list[bytes] = field(factory=list, init=False)
+    _held: int = field(default=0, init=False)
+    _work: trio.Event = field(factory=trio.Event, init=False)
+    _room: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
+
+    async def send(self, item: SessionMessage, /) -> None:
+        """Waits for room; who waits is served in the order of asking. What returned is accepted, not delivered.
+
+        Raises anyio.BrokenResourceError when the child no longer reads, anyio.ClosedResourceError after `aclose`.
+        """
+        await trio.lowlevel.checkpoint()  # first, so that a cancelled send has sent nothing
+        self._check()
+        line = item.message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n"
+        if self._held >= self.limit:
+            await self._room.park()
+            self._check()
+        self._lines.append(line)
+        self._held += len(line)
+        self._work.set()
+        self._make_room()
+
+    async def aclose(self) -> None:
+        """No more is accepted; what was accepted is still written, then the child's stdin is closed."""
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
+        """`aclose`, without waiting for anything."""
+        self._closed = True
+        self._wake_all()
+
+    def hang_up(self) -> None:
+        """The child is dead to us: what was not written yet is dropped."""
+        self.broken.set()
+        self._lines.clear()
+        self._wake_all()
+
+    async def run(self, stdin: trio.abc.SendStream) -> None:
+        """Writes until closed or broken. Shielded: what was accepted before a cancellation is written; `stdin`'s
+        closing, at the latest at the end of the ladder, ends it."""
+        with trio.CancelScope(shield=True):
+            async with stdin:
+                while await self._gathered():
+                    data = b"".join(self._lines)
+                    self._lines.clear()
+                    try:
+                        await stdin.send_all(data)
+                    except (trio.BrokenResourceError, trio.ClosedResourceError):
+                        self.hang_up()
+                    self._held -= len(data)
+                    self._make_room()
+
+    async def _gathered(self) -> bool:
+        while not self._lines and not self._closed and not self.broken.is_set():
+            self._work = trio.Event()
+            await self._work.wait()
+        return bool(self._lines)
+
+    def _check(self) -> None:
+        if self._closed:
+            raise anyio.ClosedResourceError
+        if self.broken.is_set():
+            raise anyio.BrokenResourceError
+
+    def _make_room(self) -> None:
+        if self._held < self.limit:
+            self._room.unpark()  # one; it passes on what room it leaves
+
+    def _wake_all(self) -> None:
+        self._work.set()
+        self._room.unpark_all()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+@define(eq=False)
+class StdioReader:
+    """Messages from the child: the SDK's `ReadStream`, for one reading task. Reads `stdout` itself."""
+
+    name: str
+    stdout: trio.abc.ReceiveStream
+    writer: StdioWriter
+    limits: StdioLimits
+    _framer: LineFramer = field(init=False)
+    _lines: deque[bytes | LongLine] = field(factory=deque, init=False)
+    _seen: int = field(default=0, init=False)
+    _skipped: Counter[Skip] = field(factory=Counter, init=False)
+    _salvaged: int = field(default=0, init=False)
+    _afterwards: int = field(default=0, init=False)
+    _reading: bool = field(default=False, init=False)
+    _ended: bool = field(default=False, init=False)
+    _closed: bool = field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._framer = LineFramer(self.limits.line)
+
+    def statistics(self) -> ReadStatistics:
+        return ReadStatistics(self._seen, MappingProxyType(dict(self._skipped)), self._salvaged)
+
+    async def receive(self) -> SessionMessage | Exception:
+        """The next message; for a reply that cannot be read but whose id can, an error with that id.
+
+        Raises anyio.EndOfStream when the child is gone, anyio.ClosedResourceError after `aclose`, and
+        anyio.BrokenResourceError when it writes an endless line.
+        """
+        while True:
+            if self._closed:
+                raise anyio.ClosedResourceError
+            if self._lines:
+                await trio.lowlevel.checkpoint()  # a flood of lines, good or bad, leaves the others their turns
+            elif not await self._fill():
+                raise anyio.ClosedResourceError if self._closed else anyio.EndOfStream
+            if self._lines and (message := self._read(self._lines.popleft())) is not None:
+                return SessionMessage(message)
+
+    async def _fill(self) -> bool:
+        """Reads once. False when there is nothing more to come."""
+        if self._ended:
+            await trio.lowlevel.checkpoint()
+            return False
+        self._reading = True
+        try:
+            data = await self._receive_some()
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            data = b""
+        finally:
+            self._reading = False
+        if not data:
+            self._end()
+            return False
+        self._lines.extend(self._framer.feed(data))
+        if self._framer.unfinished - self.limits.line > self.limits.endless:
+            self._end()
+            raise anyio.BrokenResourceError(
+                f"{self.name!r} wrote {self._framer.unfinished} bytes on stdout without a newline; it was given up. "
+                "Messages are one line each: see what this server prints."
+            )
+        return True
+
+    async def _receive_some(self) -> bytes:
+        if not self.writer.broken.is_set():
+            return bytes(await self.stdout.receive_some(_CHUNK))
+        # The child stopped listening. What it said before is a pipe's worth at most; what it says now is not heard.
+        data = b""
+        with trio.move_on_after(self.limits.last_words):
+            if self._afterwards < _CHUNK:
+                data = bytes(await self.stdout.receive_some(_CHUNK - self._afterwards))
+        self._afterwards += len(data)
+        return data
+
+    async def wake(self) -> None:
+        """Ends the `receive` that is waiting, if one is: nothing but the closing of the pipe wakes it."""
+        if self._reading:
+            await self.stdout.aclose()
+
+    def _end(self) -> None:
+        """Half a connection is none: nothing can be asked of a child whose answers cannot come."""
+        self._ended = True
+        self.writer.hang_up()
+        if self._framer.unfinished:
+            self._seen += 1
+            self._skip("unfinished")
+
+    def _read(self, line: bytes | LongLine) -> JSONRPCMessage | None:
+        self._seen += 1
+        if isinstance(line, LongLine):
+            return self._refuse("too_long", line)
+        if too_deep(line, self.limits.depth):
+            return self._refuse("too_deep", line)
+        try:
+            return jsonrpc_message_adapter.validate_json(line, by_name=False)
+        except ValidationError as error:
+            fault = error.errors(include_url=False, include_context=False, include_input=False)[0]["type"]
+            return self._refuse(why_not_json(line) if fault == "json_invalid" else "not_jsonrpc", line)
+
+    def _refuse(self, kind: Skip, line: bytes | LongLine) -> JSONRPCMessage | None:
+        self._skip(kind)
+        found = salvage_id(line.removeprefix(BOM) if isinstance(line, bytes) else line)
+        if found is None:
+            return None
+        self._salvaged += 1
+        message = f"The reply of {self.name!r} could not be read: {WHY[kind]}."
+        return JSONRPCError(jsonrpc="2.0", id=found, error=ErrorData(code=PARSE_ERROR, message=message))
+
+    def _skip(self, kind: Skip) -> None:
+        self._skipped[kind] += 1
+        if self._skipped[kind] == 1:  # once a kind: rubbish comes in floods
+            logger.warning("skipped a line from %r: %s; more of the kind are only counted", self.name, WHY[kind])
+
+    async def aclose(self) -> None:
+        """Nothing more is received. The pipe stays open, to be drained: its closing could kill a child at work."""
+        self._closed = True
+        await self.wake()
+        await trio.lowlevel.checkpoint()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> SessionMessage | Exception:
+        try:
+            return await self.receive()
+        except anyio.EndOfStream:
+            raise StopAsyncIteration from None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
