@@ -9,18 +9,21 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, Protocol
+
+from mcp.server.lowlevel import Server as LowLevelServer
 
 from mcpactors.config import HTTPServer, MCPConfig, ModuleServer, StdioServer, parse_config
 from mcpactors.errors import ConfigError, MountError
-from mcpactors.server import ProxyServer
+from mcpactors.server import ProxyServer, Server
 from mcpactors.transports.http import http_client
 from mcpactors.transports.memory import memory_client
 from mcpactors.transports.stdio import StderrTail, stdio_client
+from mcpactors.transports.streams import Streams
 
 __all__ = ["connector", "example_config", "load_server"]
 
@@ -30,18 +33,36 @@ MODULE_OBJECTS: Final = ("server", "mcp", "app")
 """What a module's server is called, where its config does not say."""
 
 
-def connector(proxy: ProxyServer, stderr: StderrTail) -> Connect:
-    """How to connect to a backend."""
+class Runs(Protocol):
+    """A runtime, as an endpoint to connect to."""
+
+    @property
+    def server(self) -> LowLevelServer[Any]: ...
+
+
+Open = Callable[[object], AbstractAsyncContextManager[Runs]]
+
+
+def connector(proxy: ProxyServer, stderr: StderrTail, open_runtime: Open) -> Connect:
+    """How to connect to a backend. A `Server` is opened in a runtime of its own, with all that is mounted on it."""
     target = proxy.target
     if isinstance(target, StdioServer):
-        path = os.pathsep.join((os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)))
-        env = {"PATH": path, **target.env}  # programs installed beside us are found, after all others
+        path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
+        env = {"PATH": path, **target.env}  # as if our virtual environment were activated: `python` is our Python
         return lambda: stdio_client(target.command, target.args, env=env, cwd=target.cwd, stderr=stderr)
     if isinstance(target, HTTPServer):
         if target.resolved_transport != "http":
             raise MountError(f"{target.url}: transport {target.resolved_transport!r} is not there yet; use http")
         return lambda: http_client(target.url, target.headers)
+    if isinstance(target, Server):
+        return lambda: _composed(target, open_runtime)
     return lambda: memory_client(target)
+
+
+@asynccontextmanager
+async def _composed(server: Server, open_runtime: Open) -> AsyncIterator[Streams]:
+    async with open_runtime(server) as runtime, memory_client(runtime.server) as streams:
+        yield streams
 
 
 def load_server(config: ModuleServer) -> object:

@@ -60,6 +60,16 @@ class _Problem(ValueError):
 _REFERENCE: Final = re.compile(r"\$\$\{|\$\{(?P<name>[A-Za-z_]\w*)(?::-(?P<default>[^}]*))?\}|\$\{[^}]*\}?", re.ASCII)
 
 
+class _AsWritten(dict[str, str]):
+    """An environment for a server that is switched off: what is not set stays as it is written, and is no problem."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return super().get(name, f"${{{name}}}")
+
+
 def _expand(text: str, environ: Mapping[str, str]) -> str:
     unset: dict[str, None] = {}
 
@@ -346,7 +356,14 @@ def _converter(environ: Mapping[str, str]) -> BaseConverter:
         converter.register_structure_hook_func(partial(_made_of, origin), hook)
     for kind in _KINDS.values():
         converter.register_structure_hook(kind, make_dict_structure_fn(kind, converter, _cattrs_use_linecache=False))
-    converter.register_structure_hook(ServerConfig, lambda value, _: _structure_server(converter, value))
+
+    def server(value: Any, _: object) -> ServerConfig:
+        switched_off = isinstance(value, Mapping) and value.get("disabled") is True
+        if switched_off and not isinstance(environ, _AsWritten):
+            return _structure_server(_converter(_AsWritten(environ)), value)
+        return _structure_server(converter, value)
+
+    converter.register_structure_hook(ServerConfig, server)
     return converter
 
 

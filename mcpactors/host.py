@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -26,7 +27,7 @@ from mcpactors.actors.snapshot import SnapshotActor
 from mcpactors.backends import connector, example_config, load_server
 from mcpactors.config import HTTPServer, MCPConfig, ModuleServer, StdioServer, load_config
 from mcpactors.errors import BackendStartError, MCPActorsError, MountCycle, MountError, NameConflict
-from mcpactors.mounts import CatalogDiff, MountHandle, Mounts, below, make_handle
+from mcpactors.mounts import CatalogDiff, MountHandle, Mounts, below, itself, make_handle
 from mcpactors.runtime.actor import Actor, ActorRef, Mailbox, Request
 from mcpactors.runtime.methods import CATALOG
 from mcpactors.runtime.reply import CallDeadlines, Failure
@@ -41,6 +42,7 @@ from mcpactors.runtime.routing import (
     Namespace,
     UriFormat,
     tell_conflicts,
+    validate_namespace,
 )
 from mcpactors.runtime.supervisor import ActorInfo, ChildSpec, ChildState, Supervisor
 from mcpactors.runtime.visibility import ToolOverride
@@ -98,6 +100,11 @@ class _Running:
     forget: Callable[[], None] = lambda: None
     """Ends what was arranged when it was started."""
     ended: trio.Event = field(factory=trio.Event)
+
+    def last_words(self) -> str | None:
+        """The last line that its process wrote to stderr."""
+        lines = [line for line in self.stderr.tail() if line.strip()] if self.stderr is not None else []
+        return f"its stderr ends: {lines[-1].strip()[:200]}" if lines else None
 
 
 @define(eq=False)
@@ -161,6 +168,7 @@ class Runtime:
         self._running: dict[int, _Running] = {}
         self._sources: dict[MountHandle, _Tree] = {}
         self._heard: dict[Mounts, None] = {}
+        self._mounted: set[MountHandle] = set()
         self._tree = self._new_tree(name, main)
         self._router = self._tree.router
         self._closing = trio.Event()
@@ -236,11 +244,17 @@ class Runtime:
         self._tree.mounts.put(handle)
         return handle
 
-    def mount_config(self, config: MCPConfig) -> dict[str, MountHandle | MCPActorsError]:
+    def mount_config(self, config: MCPConfig | str | Path) -> dict[str, MountHandle | MCPActorsError]:
         """Mount every server of a config that is not disabled; several get their names as namespaces, one none.
 
-        Returns at once, with a handle a server, or the error for one that cannot be mounted at all.
+        `config` is the file's path, or what `load_config` made of it. Returns at once (it is not awaited), with a
+        handle a server, or the error for one that cannot be mounted at all.
+
+        Raises:
+            ConfigError: the file is wrong.
         """
+        if not isinstance(config, MCPConfig):
+            config = load_config(config)
         wanted = {name: server for name, server in config.servers.items() if not server.disabled}
         mounted: dict[str, MountHandle | MCPActorsError] = {}
         for name, server in wanted.items():
@@ -266,10 +280,11 @@ class Runtime:
             BackendStartError: the source does not start or does not say what it offers; the last copy stays.
         """
         if handle not in self._sources:
-            tree = self._sources[handle] = self._new_tree(f"{_called(handle)}.source", None)
-            tree.mounts.put(make_handle(tree.mounts, handle.target, None))
+            self._sources[handle] = self._new_tree(f"{_called(handle)}.source", None)
         tree = self._sources[handle]
         try:
+            if not tree.mounts:
+                tree.mounts.put(make_handle(tree.mounts, handle.target, None))
             for source in tree.mounts:
                 await source.settled()
             copy = {kind: await _listed(tree.router, kind) for kind in KINDS}
@@ -293,7 +308,7 @@ class Runtime:
     # --- From the description to actors ---------------------------------------------------------------------------
 
     def _new_tree(self, name: str, main: object | None) -> _Tree:
-        router = RouterRef(name, self.settings.on_conflict, self.settings.resource_prefix_format)
+        router = RouterRef(self._free(name), self.settings.on_conflict, self.settings.resource_prefix_format)
         self._supervisor.start_child(
             ChildSpec(
                 router,
@@ -301,7 +316,7 @@ class Runtime:
                 self.settings.restart,
             )
         )
-        tree = _Tree(router, main=main)
+        tree = _Tree(router, Mounts(check_target), main)
         self._hear(tree.mounts)
         return tree
 
@@ -318,6 +333,9 @@ class Runtime:
             tree.router.remount(self._root_mount(tree, used, mounted))
         for handle in [handle for handle in self._sources if handle.catalog is not None and handle not in mounted]:
             self._drop_source(handle)
+        for handle in self._mounted - mounted:
+            self._let_go(handle)
+        self._mounted = mounted
         for running in list(self._running.values()):
             if running not in used:
                 del self._running[id(running.source)]
@@ -344,7 +362,9 @@ class Runtime:
         more: tuple[MountHandle, ...] = (),
     ) -> Mount[ActorRef]:
         target, identity = handle.target, _identity(handle)
-        if identity in above:
+        if handle.namespace is not None:
+            validate_namespace(handle.namespace, self.settings.resource_prefix_format)
+        if identity in above or _source(handle.target) in above:  # a copy of what is above would copy itself, too
             said = " -> ".join([*(_name_of(server) for server in above if server is not self.server), _called(handle)])
             raise MountCycle(f"this would mount a server into itself: {said}; mount it beside, not below, itself")
         name = path + (handle.name or handle.namespace or _called(handle))
@@ -352,7 +372,7 @@ class Runtime:
         used[running] = None
         mounted.add(handle)
         handle.live = _LiveMount(self, running, handle)
-        inside = () if handle.catalog is not None else (*below(target), *handle.on_it, *more)
+        inside = [] if handle.catalog is not None else sorted((*below(target), *handle.on_it, *more), key=_age)
         if handle.catalog is None:
             self._hear(handle.on_it)
             if isinstance(target, Server):
@@ -364,11 +384,17 @@ class Runtime:
         wraps = isinstance(target, Server) and bool(target.own_middleware) and handle.catalog is None
         return Mount(running.ref, handle.namespace, children, filters, handle.tools, wraps)
 
-    def _start(self, handle: MountHandle, identity: object, name: str) -> _Running:
-        taken = {running.ref.name for running in self._running.values()} | {self.name}
+    def _free(self, name: str) -> str:
+        """The name for an actor, with a number when another one has it."""
+        taken = {running.ref.name for running in self._running.values()}
+        taken |= {tree.router.name for tree in self._sources.values()}
         free, number = name, 2
         while free in taken or self._supervisor.state_of(free) != "stopped":
             free, number = f"{name}#{number}", number + 1
+        return free
+
+    def _start(self, handle: MountHandle, identity: object, name: str) -> _Running:
+        free = self._free(name)
         target = handle.target
         kind = "snapshot" if handle.catalog is not None else "proxy" if isinstance(target, ProxyServer) else "local"
         ref = ActorRef(free, kind, Mailbox(free, capacity=self.settings.mailbox))
@@ -379,7 +405,9 @@ class Runtime:
             make = self._proxy(target, running)
         else:
             make = self._local(target, running)
-        self._supervisor.start_child(ChildSpec(ref, make, self.settings.restart, self.settings.start_timeout))
+        self._supervisor.start_child(
+            ChildSpec(ref, make, self.settings.restart, self.settings.start_timeout, running.last_words)
+        )
         return running
 
     def _snapshot(self, handle: MountHandle) -> Callable[[], Actor]:
@@ -400,7 +428,7 @@ class Runtime:
             running.said = said
 
         backend = Backend(
-            connect=connector(target, running.stderr),
+            connect=connector(target, running.stderr, partial(open_runtime, settings=self.settings)),
             timeout=where.timeout if isinstance(where, StdioServer | HTTPServer) else None,
             over_http=isinstance(where, HTTPServer),
             changed=lambda kinds: self._changed(running.ref, kinds),
@@ -432,6 +460,10 @@ class Runtime:
 
             running.forget = end
         return lambda: LocalActor(local)
+
+    def _let_go(self, handle: MountHandle) -> None:
+        if isinstance(handle.live, _LiveMount) and handle.live.runtime is self:
+            handle.live = None
 
     def _drop_source(self, handle: MountHandle) -> None:
         tree = self._sources.pop(handle)
@@ -562,6 +594,8 @@ async def open_runtime(main: object = "main", *, settings: RuntimeSettings | Non
             runtime._close()
             with trio.move_on_after(STOP_TIMEOUT, shield=True):
                 await runtime._supervisor.stop_all()
+            for handle in runtime._mounted:
+                runtime._let_go(handle)
             nursery.cancel_scope.cancel()
 
 
@@ -570,9 +604,18 @@ Server.open_with = open_runtime
 
 def _identity(handle: MountHandle) -> object:
     """What makes two mounts one actor: the server, or the description of a backend; an import is its own."""
-    if handle.catalog is not None or isinstance(handle.target, ProxyServer | Server):
-        return handle if handle.catalog is not None else handle.target
-    return low_level(handle.target) if not isinstance(handle.target, MCPServer) else handle.target
+    if handle.catalog is not None:
+        return handle
+    return handle.target if isinstance(handle.target, ProxyServer) else _source(handle.target)
+
+
+def _source(target: object) -> object:
+    target = itself(target)
+    return target if isinstance(target, ProxyServer | MCPServer) else low_level(target)
+
+
+def _age(handle: MountHandle) -> int:
+    return handle.age
 
 
 def _called(handle: MountHandle) -> str:

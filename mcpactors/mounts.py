@@ -7,18 +7,22 @@ handles what became of them. So `mount` means the same before and after the star
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import count
 from typing import Protocol, final
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from mcpactors.errors import MountCycle, MountError
 from mcpactors.runtime.routing import Kind, Listing, validate_namespace
 from mcpactors.runtime.supervisor import ActorInfo, ChildState
 from mcpactors.runtime.visibility import SHOW_ALL, ToolOverride, Visibility
 
-__all__ = ["CatalogDiff", "Live", "MountHandle", "Mounts", "below"]
+__all__ = ["CatalogDiff", "Live", "MountHandle", "Mounts", "below", "itself"]
 
 Catalog = Mapping[Kind, Listing]
+Fits = Callable[[object], object]
+
+_ages = count(1)
 
 
 @frozen
@@ -46,24 +50,42 @@ class Live(Protocol):
 
 
 class Mounts:
-    """What is mounted on one thing, oldest first. Whoever listens is told, at once, that it has changed."""
+    """What is mounted on one thing, oldest first. Whoever listens is told, at once, that it has changed.
 
-    def __init__(self) -> None:
+    `fits(target)` raises `MountError` for what cannot be mounted here; `fits_below(target)` for what cannot be mounted
+    by the handles of these mounts.
+    """
+
+    def __init__(self, fits: Fits = lambda target: None, fits_below: Fits | None = None) -> None:
+        self.fits = fits
+        self.fits_below = fits_below or fits
         self._handles: list[MountHandle] = []
         self._listeners: dict[Callable[[], None], None] = {}
 
     def __iter__(self) -> Iterator[MountHandle]:
         return iter(tuple(self._handles))
 
+    def __contains__(self, handle: object) -> bool:
+        return handle in self._handles
+
     def __len__(self) -> int:
         return len(self._handles)
 
     def put(self, handle: MountHandle, instead_of: MountHandle | None = None) -> None:
-        """Add a mount as the newest, or in the place of another."""
+        """Add a mount as the newest, or in the place of another.
+
+        Raises:
+            MountError: the target cannot be mounted here, or the other is not here (any more). Nothing has changed.
+        """
+        self.fits(handle.target)
+        if instead_of is not None and instead_of not in self._handles:
+            raise MountError("this handle is not mounted any more; mount the target anew")
         before = list(self._handles)
         if instead_of is None:
+            handle.age = next(_ages)
             self._handles.append(handle)
         else:
+            handle.age = instead_of.age
             self._handles[self._handles.index(instead_of)] = handle
         try:
             self.changed()
@@ -109,6 +131,8 @@ class MountHandle:
     """What the actor is called, where the namespace does not say it."""
     live: Live | None = field(default=None, repr=False)
     """What became of it in the runtime that runs it; None while nothing does."""
+    age: int = field(default=0, repr=False)
+    """Says which of two mounts is the newer one, by whichever way they were mounted: it has the higher number."""
     on_it: Mounts = field(factory=Mounts, repr=False)
     """What is mounted below by this handle (and not by the target's own `mount`)."""
 
@@ -141,6 +165,8 @@ class MountHandle:
         self, target: object, namespace: str | None = None, *, tool_names: Mapping[str, str] | None = None
     ) -> MountHandle:
         """Mount `target` below this mount, by this handle alone; names get both namespaces. Waits as `settled` does."""
+        if self not in self.within:
+            raise MountError("this handle is not mounted any more; mount its target anew")
         handle = make_handle(self.on_it, target, namespace, tool_names=tool_names)
         self.on_it.put(handle)
         if handle.live is not None:
@@ -159,9 +185,10 @@ class MountHandle:
     async def replace(self, target: object) -> MountHandle:
         """Put another target in this place: same namespace, same precedence. Returns its handle; this one is done.
 
-        The new one has started (or failed to) before the old one is ended.
+        The new one has started (or failed to) before the old one is ended. What was mounted by this handle stays
+        mounted, by the new one. Raises as `mount` does.
         """
-        fresh = MountHandle(target, self.namespace, self.within, self.tools, self.visibility, name=self.name)
+        fresh = evolve(self, target=target, catalog=None, live=None)
         live = self.live
         self.within.put(fresh, instead_of=self)
         if fresh.live is not None:
@@ -197,7 +224,14 @@ def make_handle(
         validate_namespace(namespace)
     overrides = {old: ToolOverride(name=new) for old, new in (tool_names or {}).items()} | dict(tools or {})
     visibility = Visibility.by_tags(include_tags, exclude_tags)
-    return MountHandle(target, namespace, within, overrides, visibility, catalog, name)
+    handle = MountHandle(target, namespace, within, overrides, visibility, catalog, name)
+    handle.on_it.fits = handle.on_it.fits_below = within.fits_below
+    return handle
+
+
+def itself(target: object) -> object:
+    """The target, or the server of this process that it is a proxy of."""
+    return getattr(target, "behind", None) or target
 
 
 def below(target: object) -> Iterator[MountHandle]:
@@ -209,16 +243,17 @@ def below(target: object) -> Iterator[MountHandle]:
 def refuse_cycle(parent: object, child: object, called: Callable[[object], str]) -> None:
     """Raise `MountCycle`, with the path named, when `parent` is `child` or mounted somewhere below it."""
 
-    def path_to_parent(here: object, path: tuple[object, ...]) -> tuple[object, ...] | None:
+    def path_to_parent(here: object, path: tuple[object, ...], more: Mounts) -> tuple[object, ...] | None:
         if here is parent:
             return path
-        for handle in below(here):
-            found = path_to_parent(handle.target, (*path, handle.target))
+        for handle in (*below(here), *more):
+            target = itself(handle.target)
+            found = path_to_parent(target, (*path, target), handle.on_it)
             if found is not None:
                 return found
         return None
 
-    path = path_to_parent(child, (child,))
+    path = path_to_parent(itself(child), (itself(child),), Mounts())
     if path is not None:
         said = " -> ".join(called(server) for server in (parent, *path))
         raise MountCycle(f"this would mount a server into itself: {said}; mount it beside, not below, itself")

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import inspect
 import logging
+import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Final, Protocol, TypeVar
+from typing import Any, ClassVar, Final, Protocol, TypeVar, overload
 from urllib.parse import urlsplit
 
 from attrs import frozen
@@ -27,19 +28,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from mcpactors.config import HTTPServer, MCPConfig, ModuleServer, ServerConfig, StdioServer, parse_config
-from mcpactors.errors import ConfigError, InvalidParams, MountError
+from mcpactors.config import HTTPServer, MCPConfig, ModuleServer, ServerConfig, StdioServer, load_config, parse_config
+from mcpactors.errors import ConfigError, InvalidParams, MCPActorsError, MountError
 from mcpactors.mounts import CatalogDiff, MountHandle, Mounts, make_handle, refuse_cycle
-from mcpactors.runtime.routing import Kind
+from mcpactors.runtime.routing import NAME_LENGTH, Kind
 from mcpactors.runtime.visibility import SHOW_ALL, TAGS_KEY, Rule, ToolOverride, Visibility
 
 __all__ = ["ProxyServer", "Server", "create_proxy", "low_level", "routes_of"]
 
 _WRAPPED_AS: Final = ("_lowlevel_server", "_mcp_server")
 """Where the SDK's `MCPServer` and FastMCP's servers keep the low-level server; neither has a public name for it."""
-
-NAME_LENGTH: Final = 128
-"""The longest name of a tool or prompt that MCP allows (2025-11-25, server/tools "Tool Names")."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Words = Iterable[str]
@@ -70,7 +68,7 @@ class Server(MCPServer[Any]):
     the program's logging. `options` are the SDK's (title, website_url, auth, ...).
     """
 
-    open_with: ClassVar[Callable[[str], AbstractAsyncContextManager[Copier]]]
+    open_with: ClassVar[Callable[[object], AbstractAsyncContextManager[Copier]]]
     """Opens a runtime to take a copy in, while this server is in none: set by the host, which alone knows how."""
 
     def __init__(
@@ -83,9 +81,8 @@ class Server(MCPServer[Any]):
         middleware: Sequence[Middleware] = (),
         **options: Any,
     ) -> None:
-        self.mounts = Mounts()
+        self.mounts = Mounts(self._fits, check_target)
         self.visibility: Visibility = SHOW_ALL
-        self.own_middleware: tuple[Middleware, ...] = tuple(middleware)
         self.routes: list[Route] = []
         self.running_in: list[Copier] = []
         """The runtimes that run this server now."""
@@ -101,10 +98,32 @@ class Server(MCPServer[Any]):
                 warn_on_duplicate_tools=options.pop("warn_on_duplicate_tools", True),
                 **options,
             )
+        self._sdk_middleware = tuple(self.middleware[: len(self.middleware) - len(middleware)])
+
+    @property
+    def own_middleware(self) -> tuple[Middleware, ...]:
+        """What its author put around it, outermost first: all of `middleware` that is not the SDK's own."""
+        return tuple(each for each in self.middleware if each not in self._sdk_middleware)
 
     # --- Components -----------------------------------------------------------------------------------------------
 
-    def tool(  # type: ignore[override]  # also without parentheses, and with tags
+    @overload  # type: ignore[override]  # also without parentheses, and with tags
+    def tool(self, name: Function) -> Function: ...
+    @overload
+    def tool(
+        self,
+        name: str | None = None,
+        *,
+        title: str | None = None,
+        description: str | None = None,
+        annotations: ToolAnnotations | None = None,
+        icons: list[Icon] | None = None,
+        meta: dict[str, Any] | None = None,
+        structured_output: bool | None = None,
+        tags: Words = (),
+        enabled: bool = True,
+    ) -> Callable[[Function], Function]: ...
+    def tool(
         self,
         name: str | Callable[..., Any] | None = None,
         *,
@@ -175,7 +194,21 @@ class Server(MCPServer[Any]):
 
         return decorate
 
-    def prompt(  # type: ignore[override]
+    @overload  # type: ignore[override]
+    def prompt(self, name: Function) -> Function: ...
+    @overload
+    def prompt(
+        self,
+        name: str | None = None,
+        *,
+        title: str | None = None,
+        description: str | None = None,
+        icons: list[Icon] | None = None,
+        meta: dict[str, Any] | None = None,
+        tags: Words = (),
+        enabled: bool = True,
+    ) -> Callable[[Function], Function]: ...
+    def prompt(
         self,
         name: str | Callable[..., Any] | None = None,
         *,
@@ -329,7 +362,6 @@ class Server(MCPServer[Any]):
             MountError: the target is no server.
         """
         checked = check_target(target)
-        refuse_cycle(self, checked, called)
         handle = make_handle(
             self.mounts,
             create_proxy(checked) if as_proxy and not isinstance(checked, ProxyServer) else checked,
@@ -352,16 +384,24 @@ class Server(MCPServer[Any]):
             BackendStartError: the source does not start or does not say what it offers.
             NamespaceError, MountCycle, MountError: as for `mount`.
         """
-        checked = check_target(target)
-        refuse_cycle(self, checked, called)
-        handle = make_handle(self.mounts, checked, namespace)
+        self._fits(target)
+        handle = make_handle(self.mounts, target, namespace)
         if self.running_in:
             await self.running_in[-1].take_copy(handle)
         else:
+            refused: MCPActorsError | None = None
             async with type(self).open_with("import") as runtime:
-                await runtime.take_copy(handle)
+                try:
+                    await runtime.take_copy(handle)
+                except MCPActorsError as error:
+                    refused = error  # raised outside of the runtime's nursery, which would make a group of it
+            if refused is not None:
+                raise refused
         self.mounts.put(handle)
         return handle
+
+    def _fits(self, target: object) -> None:
+        refuse_cycle(self, check_target(target), called)
 
     @classmethod
     def as_proxy(cls, target: object, name: str | None = None) -> Server:
@@ -437,6 +477,10 @@ def bus_of(target: object) -> SubscriptionBus | None:
 
 def routes_of(target: object) -> Sequence[Route]:
     """The custom HTTP routes that a server's author has given it."""
+    if isinstance(target, ProxyServer):  # a server of this process brings its routes and those of all below it
+        behind = target.behind
+        deeper = (routes_of(handle.target) for handle in reversed(list(behind.mounts))) if behind is not None else ()
+        return [*(behind.routes if behind is not None else ()), *(route for routes in deeper for route in routes)]
     if isinstance(target, Server):
         return target.routes
     return target._custom_starlette_routes if isinstance(target, MCPServer) else ()
@@ -446,52 +490,68 @@ def routes_of(target: object) -> Sequence[Route]:
 class ProxyServer:
     """A backend to be proxied: where it is, and what it is called when nothing else names it."""
 
-    target: StdioServer | HTTPServer | LowLevelServer[Any]
+    target: StdioServer | HTTPServer | Server | LowLevelServer[Any]
     name: str
 
+    @property
+    def behind(self) -> Server | None:
+        """The server of ours that it is a proxy of."""
+        return self.target if isinstance(self.target, Server) else None
 
-def create_proxy(target: object, name: str | None = None) -> ProxyServer:
+
+def create_proxy(target: object, name: str | None = None) -> ProxyServer | Server:
     """Describe a proxied backend (seed 001, "Mounting External Servers").
 
-    `target`: an http(s) URL, the path of a Python script, a server's entry or a whole `mcpServers` mapping with one
-    entry, an SDK server (spoken to over memory streams, with sessions of its own).
+    `target`: an http(s) URL, the path of a Python script, a server's entry or a whole `mcpServers` mapping, an SDK
+    server (spoken to over memory streams, with sessions of its own). Of a mapping with several entries it makes a
+    server that has each mounted under its name (seeds 002 and 003).
 
     Raises:
         ConfigError: the target cannot be understood.
         MountError: the target is no server.
     """
+    if isinstance(target, dict):
+        whole = target if "mcpServers" in target else {"mcpServers": {"backend": target}}
+        target = parse_config(whole, source="create_proxy")
+    if isinstance(target, MCPConfig) and len(target.servers) > 1:
+        return _several(target, name or "config")
     found, itself = _understood(target)
     if isinstance(found, ModuleServer):
         raise ConfigError(f"{itself}: a module is not proxied; mount the server object that it has")
     return ProxyServer(found, name or itself)
 
 
-def _understood(target: object) -> tuple[ServerConfig | LowLevelServer[Any], str]:
+def _understood(target: object) -> tuple[ServerConfig | Server | LowLevelServer[Any], str]:
     if isinstance(target, StdioServer | HTTPServer | ModuleServer):
         return target, "backend"
     if isinstance(target, str) and urlsplit(target).scheme in ("http", "https", "ws", "wss"):
         only = _only(parse_config({"mcpServers": {"backend": {"url": target}}}, source="create_proxy"))
         return only[0], urlsplit(target).hostname or "backend"
     if isinstance(target, str | Path):
+        if Path(target).suffix == ".json":
+            return _only(load_config(target))
         if Path(target).suffix != ".py":
-            raise ConfigError(f"{target} is neither a URL nor the path of a .py script")
+            raise ConfigError(f"{target} is neither a URL nor the path of a .py script or a .json config")
         if not Path(target).is_file():
             raise ConfigError(f"{target}: there is no such file; give the script's path")
-        return StdioServer("python", (str(target),)), Path(target).stem
+        return StdioServer(sys.executable, (str(target),)), Path(target).stem
     if isinstance(target, MCPConfig):
         return _only(target)
-    if isinstance(target, dict):
-        whole = target if "mcpServers" in target else {"mcpServers": {"backend": target}}
-        return _only(parse_config(whole, source="create_proxy"))
     server = low_level(target)
-    return server, server.name
+    return target if isinstance(target, Server) else server, server.name
 
 
 def _only(config: MCPConfig) -> tuple[ServerConfig, str]:
-    if len(config.servers) != 1:
-        raise ConfigError(
-            f"create_proxy takes one server and this config has {len(config.servers)}; mount a config of several with "
-            "runtime.mount_config(config)"
-        )
+    if not config.servers:
+        raise ConfigError("create_proxy needs a server and this config has none; add one to its mcpServers")
     [(name, server)] = config.servers.items()
     return server, name
+
+
+def _several(config: MCPConfig, name: str) -> Server:
+    whole = Server(name)
+    for namespace, server in config.servers.items():
+        if not server.disabled:
+            proxy = create_proxy(server, namespace)
+            whole.mount(proxy, namespace, include_tags=server.include_tags, exclude_tags=server.exclude_tags)
+    return whole

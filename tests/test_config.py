@@ -520,3 +520,11 @@ def test_any_file_is_loaded_or_is_a_config_error(
 @given(st.text("\ud800a\n\x1b", min_size=1))
 def test_every_message_can_be_printed(name: str) -> None:
     complaint({"mcpServers": {name: {"command": "x", "args": [name, 1]}}}).encode()
+
+
+def test_a_variable_that_is_not_set_is_no_problem_of_a_server_that_is_switched_off() -> None:
+    off = {"command": "x", "args": ["${NO_SUCH_VARIABLE}"], "env": {"A": "${HOME}"}, "disabled": True}
+    config = parse_config({"mcpServers": {"off": off}}, environ={"HOME": "/here"})
+    server = config.servers["off"]
+    assert isinstance(server, StdioServer)
+    assert (server.args, server.env["A"]) == (("${NO_SUCH_VARIABLE}",), "/here")

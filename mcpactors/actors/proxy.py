@@ -48,7 +48,14 @@ from mcp_types.version import (
 )
 
 from mcpactors.actors.paging import CHANGES, UPDATED, read_all
-from mcpactors.errors import CONNECTION_CLOSED, ActorCrashed, BackendStartError, MCPActorsError, QuestionRefused
+from mcpactors.errors import (
+    CONNECTION_CLOSED,
+    ActorCrashed,
+    BackendStartError,
+    CallTimeout,
+    MCPActorsError,
+    QuestionRefused,
+)
 from mcpactors.runtime.actor import Actor, Caller, Request
 from mcpactors.runtime.methods import CATALOG
 from mcpactors.runtime.reply import PROGRESS, Failure, Outcome, ReplyChannel, Result
@@ -265,6 +272,9 @@ class ProxyActor(Actor):
         return {**request.params, "_meta": meta}
 
     def _failure(self, error: MCPError) -> Failure:
+        if error.code == CallTimeout.code and "timeout" in self._options and error.data is None:
+            said = f"{self._name} did not answer within {self._options['timeout']:g} s, its own timeout"
+            return Failure.of(CallTimeout(f"{said}; the call was cancelled there and its outcome is unknown"))
         if (error.code, error.message) == DISPATCHER_CLOSED:
             return Failure.of(
                 ActorCrashed(

@@ -8,8 +8,10 @@ waits for a child.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from difflib import get_close_matches
 from typing import Any, Final
 
 import trio
@@ -53,6 +55,7 @@ _WORDS: Final[Mapping[Kind, str]] = {
 
 
 _LOOK: Final = "some actors have changed"
+NAME_LENGTH: Final = 128
 REMEMBERED: Final = 16
 """Versions of a list that are kept for clients that are between two pages of it."""
 
@@ -60,7 +63,18 @@ REMEMBERED: Final = 16
 class RouterRef(ActorRef):
     """The router's address. It holds the published table: an immutable value, swapped when something changes."""
 
-    __slots__ = ("_changed", "_listeners", "_listings", "_policy", "_recent", "_root", "_version", "table", "tree")
+    __slots__ = (
+        "_changed",
+        "_changes",
+        "_listeners",
+        "_listings",
+        "_policy",
+        "_recent",
+        "_root",
+        "_version",
+        "table",
+        "tree",
+    )
 
     def __init__(self, name: str, policy: ConflictPolicy = "newest", uri_format: UriFormat = "path") -> None:
         super().__init__(name, RouterActor.kind, Mailbox(name))
@@ -70,6 +84,7 @@ class RouterRef(ActorRef):
         self.table: RoutingTable[ActorRef] = RoutingTable(tuple(self.tree.flatten(policy, self._root)))
         self._listings: dict[Kind, _Listings] = {kind: {} for kind in KINDS}
         self._changed: dict[ActorRef, None] = {}
+        self._changes: Counter[tuple[ActorRef, Kind]] = Counter()
         self._listeners: dict[Callable[[Change], None], None] = {}
         self._recent: dict[Kind, dict[int, Sequence[Mapping[str, Any]]]] = {kind: {0: ()} for kind in KINDS}
         self._version = 0
@@ -108,6 +123,7 @@ class RouterRef(ActorRef):
         kept = {kind: {ref: it for ref, it in self._listings[kind].items() if ref in there} for kind in KINDS}
         tables = [KindTable.build(kind, places, kept[kind], self._policy) for kind in KINDS]
         self.tree, self._listings = tree, dict(kept)
+        self._changes = Counter({key: number for key, number in self._changes.items() if key[0] in there})
         before, self.table = self.table, RoutingTable(places, *tables)
         for kind in KINDS:
             self._publish(kind, before.of(kind))
@@ -116,7 +132,11 @@ class RouterRef(ActorRef):
         """Publish what was learnt; the table is made anew only when something in it is different."""
         known = self._listings[kind]
         there = {place.target for place in self.table.places}
-        news = {ref: listing for ref, listing in learnt.items() if ref in there}
+        news = {
+            ref: listing
+            for ref, listing in learnt.items()
+            if ref in there and (ref not in known or known[ref].learnt_at <= listing.learnt_at)
+        }
         if not news:
             return
         self._listings[kind] = {**known, **news}
@@ -133,6 +153,7 @@ class RouterRef(ActorRef):
         However many actors say so at once, the router's mailbox gets one message.
         """
         for kind in kinds:
+            self._changes[ref, kind] += 1
             known = self._listings[kind].get(ref)
             if known is not None and known.fresh:
                 self._listings[kind] = {**self._listings[kind], ref: evolve(known, fresh=False)}
@@ -140,6 +161,10 @@ class RouterRef(ActorRef):
             if not self._changed:
                 self.cast(_LOOK)
             self._changed[ref] = None
+
+    def changes(self, ref: ActorRef, kind: Kind) -> int:
+        """How often this actor has said that what it offers of a kind is not what it was."""
+        return self._changes[ref, kind]
 
     def take_changed(self) -> list[ActorRef]:
         """Who changed since this was last called."""
@@ -194,7 +219,7 @@ def forward(envelope: Envelope, route: Route[ActorRef]) -> None:
     if not (route.namespace or route.overrides or route.through):
         route.target.offer(envelope)
         return
-    reply.namespace = route.namespace
+    reply.namespace = reply.namespace.around(route.namespace)  # an import's source is a tree within the tree
     method, params = request.method, request.params
     if route.overrides and method == "tools/call":
         params = {**params, "arguments": route.arguments(params.get("arguments") or {})}
@@ -271,15 +296,19 @@ class RouterActor(Actor):
         missing: list[dict[str, Any]] = []
 
         async def learn(ref: ActorRef) -> None:
+            before = self._ref.changes(ref, kind)
             try:
                 outcome = await ref.ask(Request(CATALOG, {"kind": kind}), self._budget)
             except MCPActorsError as error:
                 outcome = Failure.of(error)
             if isinstance(outcome, Result):
-                learnt[ref] = outcome.value["listing"]
+                listing: Listing = outcome.value["listing"]
+                unchanged = before == self._ref.changes(ref, kind)  # else it may be from before the change
+                learnt[ref] = listing if unchanged else evolve(listing, fresh=False)
             else:
                 stale = self._ref.listing(ref, kind) is not None
-                missing.append({"actor": ref.name, "reason": outcome.message, "listed": "stale" if stale else "no"})
+                reason = "it is still starting" if ref.state == "starting" else outcome.message
+                missing.append({"actor": ref.name, "reason": reason, "listed": "stale" if stale else "no"})
 
         if len(asked) == 1:
             await learn(asked[0])
@@ -316,7 +345,7 @@ class RouterActor(Actor):
             for route in candidates:
                 if any((known := self._ref.listing(route.target, kind)) and known.items for kind in kinds):
                     return route  # servers read URIs that they do not list: links in their results
-        raise _not_found(address)
+        raise _not_found(address, self._ref.table.of(address.kind).routes)
 
     def _hidden(self, uri: str) -> bool:
         table = self._ref.table
@@ -332,6 +361,8 @@ class RouterActor(Actor):
             await self._gather(kind, [ref])
 
 
-def _not_found(address: Address) -> NotFound:
+def _not_found(address: Address, known: Iterable[str]) -> NotFound:
     data = {"uri": address.name} if address.kind == "resources" else {"name": address.name}
-    return NotFound(f"Unknown {_WORDS[address.kind]}: {address.name}", data)
+    near = get_close_matches(address.name, known, n=1, cutoff=0.8) if len(address.name) <= NAME_LENGTH else []
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    return NotFound(f"Unknown {_WORDS[address.kind]}: {address.name}{hint}", data)

@@ -203,7 +203,7 @@ class Tally:
 class ActorRef:
     """An actor's address. It keeps its meaning across restarts, so routing tables never churn."""
 
-    __slots__ = ("__weakref__", "_idle", "in_flight", "kind", "mailbox", "name", "tally")
+    __slots__ = ("__weakref__", "_idle", "in_flight", "kind", "mailbox", "name", "state", "tally")
 
     def __init__(self, name: str, kind: str, mailbox: Mailbox) -> None:
         self.name = name
@@ -212,9 +212,14 @@ class ActorRef:
         self.tally = Tally()
         self.in_flight: set[Envelope] = set()
         self._idle: trio.Event | None = None
+        self.state = "stopped"
+        """What the actor does now, in the supervisor's words (`ChildState`)."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
+
+    def __str__(self) -> str:
+        return self.name
 
     def offer(self, envelope: Envelope) -> None:
         """Hand over a request. Never waits; raises as `Mailbox.offer` does."""
@@ -339,17 +344,20 @@ async def _work(actor: Actor, ref: ActorRef, nursery: trio.Nursery) -> None:
     """Take requests and answer them, one after another; whoever takes one sees to it that somebody else listens.
 
     So a request costs one turn of the scheduler and no new task, while calls still run side by side. Each has a
-    context of its own. A task whose call was cancelled is not used again: its scope is spent.
+    context of its own. A task whose call was cancelled is not used again: its scope is spent. Nor is one whose
+    handler left a cancel scope open (by an async generator that it did not close): the next call would be inside it.
     """
     in_flight, mailbox, concurrency = ref.in_flight, ref.mailbox, actor.concurrency
     task = trio.lowlevel.current_task()
     clean = task.context.copy()
+    leaked = False
 
     def has_slot() -> bool:
         return len(in_flight) < concurrency
 
     try:
         with trio.CancelScope() as scope:
+            innermost = task._cancel_status  # which scope we are in; trio has no public name for it
             while not scope.cancel_called:
                 task.context = clean.copy()  # takes effect at the checkpoint in `receive`: nothing leaks to the next
                 message = await mailbox.receive(has_slot)
@@ -361,10 +369,17 @@ async def _work(actor: Actor, ref: ActorRef, nursery: trio.Nursery) -> None:
                     in_flight.add(message)
                     if not mailbox.receivers:
                         nursery.start_soon(_work, actor, ref, nursery)
-                    await _answer(actor, ref, message, scope)
-                    if mailbox.receivers >= SPARE_WORKERS:
+                    try:
+                        await _answer(actor, ref, message, scope)
+                    finally:
+                        leaked = task._cancel_status is not innermost
+                    if leaked or mailbox.receivers >= SPARE_WORKERS:
                         return
-    except BaseException:  # the life ends: nobody waits for what is still in flight
+    except BaseException as error:
+        if leaked and isinstance(error, RuntimeError):  # trio's, about the scope that was left open
+            logger.error("%s: a handler left a cancel scope or nursery open", ref.name, exc_info=error)
+            return
+        # The life ends: nobody waits for what is still in flight.
         for envelope in list(in_flight):
             _settle(ref, envelope, None)
         raise

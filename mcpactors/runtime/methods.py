@@ -15,7 +15,17 @@ from attrs import frozen
 from mcpactors.errors import InvalidParams
 from mcpactors.runtime.routing import Kind, Namespace
 
-__all__ = ["CATALOG", "FIELDS", "LISTS", "NAMED", "Address", "address_of", "outward_result", "readdressed"]
+__all__ = [
+    "CATALOG",
+    "FIELDS",
+    "LISTS",
+    "NAMED",
+    "Address",
+    "address_of",
+    "outward_error",
+    "outward_result",
+    "readdressed",
+]
 
 CATALOG: Final = "mcpactors/catalog"
 """Our own request to an actor: `{"kind": Kind}`, answered by `{"listing": Listing}`, read to the last page."""
@@ -110,6 +120,15 @@ def outward_result(method: str, result: Mapping[str, Any], namespace: Namespace)
     if method == "prompts/get":
         return _replaced(result, "messages", lambda item: _outward_message(item, namespace))
     return result
+
+
+def outward_error(message: str, data: Any, namespace: Namespace) -> tuple[str, Any]:
+    """An error's message and data with the resource that it is about (`data.uri`) as the client knows it."""
+    own = data.get("uri") if namespace and isinstance(data, Mapping) else None
+    if not isinstance(own, str) or not own:
+        return message, data
+    full = namespace.outward("resources", own)
+    return message.replace(own, full), {**data, "uri": full}
 
 
 def _replaced(result: Mapping[str, Any], key: str, change: Any) -> Mapping[str, Any]:

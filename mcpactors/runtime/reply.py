@@ -114,6 +114,7 @@ class ReplyChannel:
         "_open_questions",
         "_paused",
         "_paused_at",
+        "_resumed_at",
         "_scope",
         "dropped",
         "late",
@@ -135,6 +136,7 @@ class ReplyChannel:
         self._open_questions: dict[Question, float] | None = None  # when each was asked, the oldest first
         self._paused = 0.0  # seconds with a question open, up to `_paused_at` if one is open now
         self._paused_at = 0.0
+        self._resumed_at = 0.0
         self._scope: trio.CancelScope | None = None
 
     @property
@@ -201,7 +203,8 @@ class ReplyChannel:
             del self._open_questions[asked]
             self._withdraw(asked)
             if not self._open_questions:
-                self._paused += trio.current_time() - self._paused_at
+                self._resumed_at = trio.current_time()
+                self._paused += self._resumed_at - self._paused_at
             self._event.set()  # the caller's clock runs again
 
     def _withdraw(self, asked: Question) -> None:
@@ -359,9 +362,7 @@ class Replies:
                     self._time_out()
                     continue
             elif channel._event.is_set():
-                channel._event = trio.Event()
-                self._sign_of_life()
-                continue
+                channel._event = trio.Event()  # set for what was read already
             await self._wait()
 
     async def _wait(self) -> None:
@@ -399,7 +400,10 @@ class Replies:
         asked = self.channel._open_questions
         if asked:
             return next(iter(asked.values())) + self._deadlines.question
-        return min(self._idle_at, self._total_at + self.channel._paused)
+        paused = self.channel._paused
+        if paused:
+            self._idle_at = max(self._idle_at, self.channel._resumed_at + self._deadlines.idle)
+        return min(self._idle_at, self._total_at + paused)
 
     def _time_out(self) -> None:
         if self.channel._open_questions:

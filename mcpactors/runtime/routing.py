@@ -58,6 +58,8 @@ KINDS: Final[tuple[Kind, ...]] = ("tools", "prompts", "resources", "templates")
 KEYS: Final[Mapping[Kind, str]] = {"tools": "name", "prompts": "name", "resources": "uri", "templates": "uriTemplate"}
 """Which field of a listed item is its name."""
 
+NAME_LENGTH: Final = 128
+"""The longest name of a tool or prompt that MCP allows (2025-11-25, server/tools "Tool Names")."""
 NAMESPACE_LENGTH: Final = 64
 _NAMESPACE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _SCHEME_NAMESPACE: Final = re.compile(r"[A-Za-z][A-Za-z0-9.-]*")
@@ -153,6 +155,10 @@ class Namespace:
     def within(self, part: str | None) -> Namespace:
         """The namespace of a mount below this one."""
         return self if part is None else Namespace((*self.parts, part), self.uri_format)
+
+    def around(self, inner: Namespace) -> Namespace:
+        """This namespace with another one inside it."""
+        return Namespace((*self.parts, *inner.parts), inner.uri_format) if self.parts else inner
 
     def outward(self, kind: Kind, own: str) -> str:
         """The name under which the root lists what the mount itself calls `own`."""
@@ -374,7 +380,7 @@ class KindTable(Generic[T]):
                         place.target, own, place.namespace, shown.overrides, place.through, shown.names
                     )
                     mine.append(shown.item if full == own else {**shown.item, key: full})
-                elif (taken.target, taken.namespace) != (place.target, place.namespace):
+                elif (taken.target, taken.own, taken.namespace) != (place.target, own, place.namespace):
                     conflicts[Conflict(kind, full, str(taken.target), str(place.target))] = None
             kept.append((place.rank, mine))
         if conflicts and policy == "error":

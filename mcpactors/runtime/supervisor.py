@@ -40,6 +40,8 @@ class ChildSpec:
     policy: RestartPolicy = RestartPolicy()
     start_timeout: float = 15.0
     """Seconds its lifespan may take to be entered."""
+    last_words: Callable[[], str | None] = lambda: None
+    """What is to be told beside the error of a crash, for people; asked once the life is over."""
     stop_timeout: float = 5.0
     """Seconds its lifespan may take to be left in good order, before it is cancelled."""
 
@@ -178,6 +180,7 @@ class Supervisor:
 
     def _enter(self, child: _Child, state: ChildState) -> None:
         child.enter(state)
+        child.spec.ref.state = state
         self._on_change(child.spec.ref, state)
 
     async def _supervise(self, child: _Child) -> None:
@@ -252,8 +255,12 @@ class Supervisor:
             self._turn_away(child)
         return crash is not None or failed_to_start
 
+    def _with_last_words(self, child: _Child, said: str) -> str:
+        words = child.spec.last_words()
+        return f"{said} ({words})" if words else said
+
     def _note(self, child: _Child, crash: BaseException) -> None:
-        child.last_exit = _said(crash)
+        child.last_exit = self._with_last_words(child, _said(crash))
         logger.log(
             logging.WARNING if child.state == "running" else logging.INFO,
             "actor %s crashed: %s",

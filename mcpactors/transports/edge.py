@@ -42,7 +42,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from mcpactors.errors import CapabilityMissing, InvalidParams, MCPActorsError, QuestionRefused
 from mcpactors.runtime.actor import ActorRef, Caller, Envelope, Request
-from mcpactors.runtime.methods import outward_result
+from mcpactors.runtime.methods import outward_error, outward_result
 from mcpactors.runtime.reply import PROGRESS, CallDeadlines, Failure, Notice, Outcome, Question, Replies, Result
 from mcpactors.transports.changes import LISTS_TOLD, Changes, Listener, notification
 
@@ -246,7 +246,7 @@ class _Edge:
             await client.converse(replies)
             outcome = replies.outcome
         if isinstance(outcome, Failure):
-            raise MCPError(outcome.code, outcome.message, outcome.data)
+            raise MCPError(outcome.code, *outward_error(outcome.message, outcome.data, replies.channel.namespace))
         return self._shaped(request, outward_result(request.method, outcome.value, replies.channel.namespace))
 
     def _shaped(self, request: Request, result: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mcpactors.errors import REQUEST_TIMEOUT
 from mcpactors.runtime.actor import Request
 from mcpactors.runtime.reply import CallDeadlines, Failure, Outcome, Question, Replies, ReplyChannel, Result
-from tests.runtime.actors import Call, Scripted, hang, living, make_ref, simulate
+from tests.runtime.actors import Call, Script, Scripted, hang, living, make_ref, simulate
 
 DEADLINES = CallDeadlines(idle=10, total=30, question=100)
 SILENT = "call timed out: no sign of life for 10 s; it was cancelled"
@@ -151,6 +151,38 @@ async def test_caller_that_was_busy_finds_the_outcome_that_came_meanwhile(autoju
     assert (replies.outcome, replies.channel.late) == (DONE, 0)
 
 
+async def test_call_after_thousands_of_others_times_out_when_it_should_and_they_leave_nothing_behind(
+    autojump_clock,
+) -> None:
+    script = Script({"hang": hang})
+    async with living(Scripted(script), ref := make_ref()):
+        for _ in range(3000):
+            await ref.ask(Request("echo", {}), DEADLINES)
+        assert len(Replies()._clock._heap) < 1000
+        began = trio.current_time()
+        assert await ref.ask(Request("hang", {}), DEADLINES) == timed_out(SILENT)
+        assert trio.current_time() == began + 10
+
+
+async def test_caller_that_was_busy_when_the_deadline_came_still_finds_out_that_the_callee_is_silent(
+    autojump_clock,
+) -> None:
+    async def two_notices(channel: ReplyChannel) -> None:
+        for _ in range(2):
+            channel.notice("notifications/message", {})
+            await trio.sleep(5)
+        await trio.sleep_forever()
+
+    began = trio.current_time()
+    with trio.fail_after(1000), Replies(DEADLINES) as replies:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(two_notices, replies.channel)
+            async for _ in replies:
+                await trio.sleep(8)
+            nursery.cancel_scope.cancel()
+    assert (trio.current_time() - began, replies.outcome) == (18, timed_out(SILENT))
+
+
 # --- Questions stop the clocks --------------------------------------------------------------------------------------
 
 
@@ -169,6 +201,19 @@ async def hang_on(channel: ReplyChannel) -> None:
     while True:
         await trio.sleep(3)
         channel.notice("notifications/progress", {})
+
+
+def test_answer_at_the_very_instant_of_its_deadline_is_an_answer_or_too_late_and_never_called_silence() -> None:
+    async def ask_and_work(channel: ReplyChannel) -> None:
+        await channel.question("elicitation/create", {})
+        await trio.sleep(1)
+
+    async def scenario() -> tuple[float, Outcome]:
+        return await converse(ask_and_work, answering_after(100))
+
+    seen = [simulate(seed, scenario) for seed in range(50)]
+    assert all(end in [(101, DONE), (100, timed_out(UNANSWERED))] for end in seen)
+    assert (101, DONE) in seen
 
 
 async def test_idle_time_begins_anew_after_an_answer(autojump_clock) -> None:

@@ -38,7 +38,7 @@ def fill(ref: ActorRef, count: int) -> list[Envelope]:
 # --- Order ----------------------------------------------------------------------------------------------------------
 
 
-async def test_requests_come_out_in_the_order_they_went_in() -> None:
+async def test_requests_come_out_in_the_order_they_went_in(autojump_clock) -> None:
     mailbox = Mailbox("api")
     sent = [envelope() for _ in range(5)]
     for one in sent:
@@ -46,7 +46,7 @@ async def test_requests_come_out_in_the_order_they_went_in() -> None:
     assert [await mailbox.receive(always) for _ in sent] == sent
 
 
-async def test_control_overtakes_data_and_keeps_its_own_order() -> None:
+async def test_control_overtakes_data_and_keeps_its_own_order(autojump_clock) -> None:
     mailbox = Mailbox("api")
     data = envelope()
     mailbox.offer(data)
@@ -55,13 +55,14 @@ async def test_control_overtakes_data_and_keeps_its_own_order() -> None:
     assert [await mailbox.receive(always) for _ in range(3)] == ["first", "second", data]
 
 
-async def test_receive_waits_for_the_first_message() -> None:
+async def test_receive_waits_for_the_first_message(autojump_clock) -> None:
     mailbox, received = Mailbox("api"), []
 
     async def receive() -> None:
         received.append(await mailbox.receive(always))
 
     async with trio.open_nursery() as nursery:
+        nursery.cancel_scope.deadline = trio.current_time() + 1
         nursery.start_soon(receive)
         await wait_all_tasks_blocked()
         assert received == []
@@ -69,7 +70,7 @@ async def test_receive_waits_for_the_first_message() -> None:
     assert received == ["look"]
 
 
-async def test_control_is_received_although_no_slot_is_free_and_data_only_when_one_is() -> None:
+async def test_control_is_received_although_no_slot_is_free_and_data_only_when_one_is(autojump_clock) -> None:
     mailbox, free = Mailbox("api"), False
     received: list[object] = []
 
@@ -79,6 +80,7 @@ async def test_control_is_received_although_no_slot_is_free_and_data_only_when_o
 
     data = envelope()
     async with trio.open_nursery() as nursery:
+        nursery.cancel_scope.deadline = trio.current_time() + 1
         nursery.start_soon(receive)
         mailbox.offer(data)
         await wait_all_tasks_blocked()
@@ -118,7 +120,7 @@ def test_full_mailbox_says_whose_it_is_and_when_to_come_back() -> None:
     assert_books_balance(ref)
 
 
-async def test_full_data_lane_does_not_stop_casts() -> None:
+async def test_full_data_lane_does_not_stop_casts(autojump_clock) -> None:
     mailbox = Mailbox("api", capacity=1)
     mailbox.offer(envelope())
     mailbox.cast("stop")
@@ -132,7 +134,7 @@ def test_full_control_lane_does_not_stop_data() -> None:
     assert mailbox.statistics().waiting == 1
 
 
-async def test_place_that_was_taken_out_is_free_again() -> None:
+async def test_place_that_was_taken_out_is_free_again(autojump_clock) -> None:
     mailbox = Mailbox("api", capacity=1)
     for number in range(3):
         mailbox.offer(envelope(number))
@@ -140,7 +142,7 @@ async def test_place_that_was_taken_out_is_free_again() -> None:
     assert mailbox.statistics().refused == 0
 
 
-async def test_callers_that_gave_up_do_not_keep_others_out() -> None:
+async def test_callers_that_gave_up_do_not_keep_others_out(autojump_clock) -> None:
     ref = make_ref(capacity=2)
     stays = envelope(1)
     with Replies() as left:
@@ -169,7 +171,7 @@ def test_refusing_fails_those_that_wait_and_turns_others_away_until_it_accepts_a
     assert_books_balance(ref)
 
 
-async def test_caller_that_left_before_the_refusal_is_counted_as_cancelled_not_as_failed() -> None:
+async def test_caller_that_left_before_the_refusal_is_counted_as_cancelled_not_as_failed(autojump_clock) -> None:
     ref = make_ref()
     with Replies() as left:
         ref.offer(Envelope(Request("echo", {}), left.channel))

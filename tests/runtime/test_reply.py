@@ -123,7 +123,7 @@ async def test_notice_for_which_only_questions_would_make_room_is_dropped(autoju
         channel.notice(LOG, {"n": "lost"})
         assert sorted(map(int, map(str, kept(channel)))) == list(range(64))
         assert channel.dropped == 1
-        channel.finish(DONE)
+        nursery.cancel_scope.cancel()
 
 
 scripts = st.lists(st.sampled_from([PROGRESS, LOG, "read", "read"]), max_size=300)

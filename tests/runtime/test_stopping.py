@@ -92,7 +92,7 @@ async def test_stop_that_takes_too_long_is_reported_and_does_not_hang(autojump_c
     assert child.state() == "stopped"
 
 
-async def test_crash_while_the_nursery_is_cancelled_is_logged_and_does_not_come_out(caplog) -> None:
+async def test_crash_while_the_nursery_is_cancelled_is_logged_and_does_not_come_out(caplog, autojump_clock) -> None:
     class Bad(Wire):
         @asynccontextmanager
         async def lifespan(self) -> AsyncIterator[None]:
@@ -110,7 +110,7 @@ async def test_crash_while_the_nursery_is_cancelled_is_logged_and_does_not_come_
     assert "actor api crashed: OSError: cleanup failed" in caplog.text
 
 
-async def test_handler_that_raises_while_its_actor_is_stopped_is_no_crash(caplog) -> None:
+async def test_handler_that_raises_while_its_actor_is_stopped_is_no_crash(caplog, autojump_clock) -> None:
     async def fails_at_the_end(request, reply) -> Outcome:
         try:
             await trio.sleep_forever()

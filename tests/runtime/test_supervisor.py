@@ -39,7 +39,7 @@ async def unavailable(ref: ActorRef) -> ActorUnavailable:
 # --- Starting -------------------------------------------------------------------------------------------------------
 
 
-async def test_child_takes_calls_while_it_starts_and_answers_them_when_it_has_started() -> None:
+async def test_child_takes_calls_while_it_starts_and_answers_them_when_it_has_started(autojump_clock) -> None:
     async with supervising() as supervisor:
         child = Child(supervisor).start()
         assert child.state() == "starting"
@@ -47,7 +47,7 @@ async def test_child_takes_calls_while_it_starts_and_answers_them_when_it_has_st
         assert await supervisor.wait_settled("api") == "running"
 
 
-async def test_two_children_of_one_name_are_refused() -> None:
+async def test_two_children_of_one_name_are_refused(autojump_clock) -> None:
     async with supervising() as supervisor:
         Child(supervisor).start()
         with pytest.raises(ValueError, match="an actor named 'api' is already supervised; unmount it first"):
@@ -154,7 +154,7 @@ async def test_calls_in_flight_fail_at_once_and_those_that_wait_are_answered_by_
         assert counted(child.ref) == {"accepted": 3, "answered": 2, "failed": 1}
 
 
-async def test_crash_changes_nothing_for_a_sibling() -> None:
+async def test_crash_changes_nothing_for_a_sibling(autojump_clock) -> None:
     async with supervising() as supervisor, trio.open_nursery() as callers:
         child, sibling = Child(supervisor).start(), Child(supervisor, ref=make_ref("sibling")).start()
         call = await place(callers, sibling.ref, "hang")
@@ -206,16 +206,20 @@ async def test_cancelled_that_nobody_asked_for_out_of_a_lifespan_is_its_own_cras
         assert child.state() == "running"
 
 
-async def test_keyboard_interrupt_in_a_lifespan_ends_the_program() -> None:
+INTERRUPTS = [KeyboardInterrupt(), BaseExceptionGroup("both", [KeyboardInterrupt(), OSError("no")])]
+
+
+@pytest.mark.parametrize("blow", INTERRUPTS, ids=["alone", "with a crash"])
+async def test_keyboard_interrupt_in_a_lifespan_ends_the_program(blow: BaseException, autojump_clock) -> None:
     with pytest.RaisesGroup(KeyboardInterrupt, flatten_subgroups=True):
         async with supervising() as supervisor:
             child = Child(supervisor).start()
             await supervisor.wait_settled("api")
-            child.wire.cut(KeyboardInterrupt())
-            await trio.sleep_forever()
+            child.wire.cut(blow)
+            await trio.sleep(60)
 
 
-async def test_crash_is_one_line_in_the_log_and_in_ps(caplog) -> None:
+async def test_crash_is_one_line_in_the_log_and_in_ps(caplog, autojump_clock) -> None:
     caplog.set_level(logging.WARNING, "mcpactors")
     async with supervising() as supervisor:
         await Child(supervisor).start().crash()
@@ -226,7 +230,7 @@ async def test_crash_is_one_line_in_the_log_and_in_ps(caplog) -> None:
 @pytest.mark.parametrize(
     ("restart", "after"), [("permanent", "backoff"), ("transient", "stopped"), ("temporary", "stopped")]
 )
-async def test_child_that_ends_by_itself_is_restarted_when_it_is_permanent(restart, after) -> None:
+async def test_child_that_ends_by_itself_is_restarted_when_it_is_permanent(restart, after, autojump_clock) -> None:
     class Brief(Wire):
         @asynccontextmanager
         async def lifespan(self) -> AsyncIterator[None]:
@@ -242,7 +246,7 @@ async def test_child_that_ends_by_itself_is_restarted_when_it_is_permanent(resta
             assert supervisor.info("api").last_exit == "it ended by itself"
 
 
-async def test_temporary_child_is_gone_after_its_crash_and_says_so() -> None:
+async def test_temporary_child_is_gone_after_its_crash_and_says_so(autojump_clock) -> None:
     async with supervising() as supervisor:
         child = Child(supervisor, RestartPolicy(restart="temporary")).start()
         await child.crash()
@@ -251,7 +255,7 @@ async def test_temporary_child_is_gone_after_its_crash_and_says_so() -> None:
             await ask(child.ref)
 
 
-async def test_handlers_own_errors_never_count_as_crashes(caplog) -> None:
+async def test_handlers_own_errors_never_count_as_crashes(caplog, autojump_clock) -> None:
     async with supervising() as supervisor:
         child = Child(supervisor, script=Script({"fail": raising(ValueError("no"))})).start()
         for _ in range(10):
