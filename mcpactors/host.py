@@ -66,6 +66,8 @@ __all__ = [
 
 VERSION: Final = "0.1.0"
 STOP_TIMEOUT: Final = 10.0
+INSTRUCTIONS_LENGTH: Final = 10_000
+"""Characters of one backend's instructions that become part of ours."""
 
 
 @frozen(kw_only=True)
@@ -166,6 +168,7 @@ class Runtime:
         self._nursery = nursery
         self._supervisor = Supervisor(nursery, self._on_change)
         self._running: dict[int, _Running] = {}
+        self._retiring: dict[int, _Running] = {}
         self._sources: dict[MountHandle, _Tree] = {}
         self._heard: dict[Mounts, None] = {}
         self._mounted: set[MountHandle] = set()
@@ -338,7 +341,7 @@ class Runtime:
         self._mounted = mounted
         for running in list(self._running.values()):
             if running not in used:
-                del self._running[id(running.source)]
+                self._retiring[id(running.source)] = self._running.pop(id(running.source))
                 running.forget()
                 self._nursery.start_soon(self._retire, running)
 
@@ -425,7 +428,12 @@ class Runtime:
         where = target.target
 
         def introduced(said: Mapping[str, Any]) -> None:
-            running.said = said
+            """Keep of it what has the right shape: it becomes part of what we say of ourselves."""
+            instructions, capabilities = said.get("instructions"), said.get("capabilities")
+            running.said = {
+                "instructions": instructions[:INSTRUCTIONS_LENGTH] if isinstance(instructions, str) else None,
+                "capabilities": capabilities if isinstance(capabilities, Mapping) else {},
+            }
 
         backend = Backend(
             connect=connector(target, running.stderr, partial(open_runtime, settings=self.settings)),
@@ -444,6 +452,7 @@ class Runtime:
             server=server,
             middleware=target.own_middleware if isinstance(target, Server) else (),
             tells=own,
+            after=earlier.ended if (earlier := self._retiring.get(id(running.source))) is not None else None,
             bus=bus_of(target),
             changed=lambda kinds: self._changed(running.ref, kinds),
             updated=lambda uri: self._updated(running.ref, uri),
@@ -476,6 +485,8 @@ class Runtime:
             await running.ref.idle()
         await self._supervisor.stop_child(running.ref.name)
         running.ended.set()
+        if self._retiring.get(id(running.source)) is running:
+            del self._retiring[id(running.source)]
 
     def _close(self) -> None:
         """Let go of the description: it outlives this runtime."""

@@ -13,7 +13,7 @@ from typing import Protocol, final
 from attrs import define, evolve, field, frozen
 
 from mcpactors.errors import MountCycle, MountError
-from mcpactors.runtime.routing import Kind, Listing, validate_namespace
+from mcpactors.runtime.routing import Kind, Listing, validate_name, validate_namespace
 from mcpactors.runtime.supervisor import ActorInfo, ChildState
 from mcpactors.runtime.visibility import SHOW_ALL, ToolOverride, Visibility
 
@@ -219,10 +219,14 @@ def make_handle(
 
     Raises:
         NamespaceError: illegal characters in the namespace.
+        InvalidParams: a new name of a tool is empty or too long.
     """
     if namespace is not None:
         validate_namespace(namespace)
     overrides = {old: ToolOverride(name=new) for old, new in (tool_names or {}).items()} | dict(tools or {})
+    for override in overrides.values():
+        if override.name is not None:
+            validate_name("tool", override.name)
     visibility = Visibility.by_tags(include_tags, exclude_tags)
     handle = MountHandle(target, namespace, within, overrides, visibility, catalog, name)
     handle.on_it.fits = handle.on_it.fits_below = within.fits_below

@@ -31,7 +31,7 @@ from starlette.routing import Route
 from mcpactors.config import HTTPServer, MCPConfig, ModuleServer, ServerConfig, StdioServer, load_config, parse_config
 from mcpactors.errors import ConfigError, InvalidParams, MCPActorsError, MountError
 from mcpactors.mounts import CatalogDiff, MountHandle, Mounts, make_handle, refuse_cycle
-from mcpactors.runtime.routing import NAME_LENGTH, Kind
+from mcpactors.runtime.routing import Kind, validate_name
 from mcpactors.runtime.visibility import SHOW_ALL, TAGS_KEY, Rule, ToolOverride, Visibility
 
 __all__ = ["ProxyServer", "Server", "create_proxy", "low_level", "routes_of"]
@@ -235,7 +235,7 @@ class Server(MCPServer[Any]):
         return decorate
 
     def add_tool(self, fn: Callable[..., Any], name: str | None = None, **options: Any) -> None:  # type: ignore[override]
-        _check_name("tool", fn.__name__ if name is None else name)
+        validate_name("tool", fn.__name__ if name is None else name)
         tags = options.pop("tags", ())
         options["meta"] = _tagged(options.get("meta"), tags)
         super().add_tool(fn, name, **options)
@@ -259,7 +259,7 @@ class Server(MCPServer[Any]):
         raise InvalidParams(f"there is no resource or template {uri!r} to remove")
 
     def add_prompt(self, prompt: Prompt) -> None:
-        _check_name("prompt", prompt.name)
+        validate_name("prompt", prompt.name)
         super().add_prompt(prompt)
         self.components_changed("prompts")
 
@@ -415,14 +415,6 @@ class Server(MCPServer[Any]):
 def _tagged(meta: Mapping[str, Any] | None, tags: Words) -> dict[str, Any] | None:
     names = sorted({tags} if isinstance(tags, str) else set(tags))
     return {**(meta or {}), TAGS_KEY: names} if names else (dict(meta) if meta is not None else None)
-
-
-def _check_name(what: str, name: str) -> None:
-    if not name or len(name) > NAME_LENGTH:
-        raise InvalidParams(
-            f"{what} name {name[:40] + '...' if name else name!r} cannot be used: it must have 1 to {NAME_LENGTH} "
-            f"characters, it has {len(name)}"
-        )
 
 
 def _endpoint(path: str, function: Callable[..., Any]) -> Callable[[Request], Awaitable[Response]]:

@@ -5,16 +5,29 @@ Rule: bounded, and a peer that pages in circles ends with an error, not with a h
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
+from mcp_types import Prompt, Resource, ResourceTemplate, Tool
+from pydantic import BaseModel, ValidationError
+
 from mcpactors.errors import BackendStartError
 from mcpactors.runtime.methods import FIELDS, LISTS
-from mcpactors.runtime.routing import Kind
+from mcpactors.runtime.routing import KEYS, Kind
 
 __all__ = ["CHANGES", "METHODS", "UPDATED", "read_all"]
 
+logger = logging.getLogger("mcpactors")
+
 PAGES: Final = 1_000
+_MODELS: Final[Mapping[Kind, type[BaseModel]]] = {
+    "tools": Tool,
+    "prompts": Prompt,
+    "resources": Resource,
+    "templates": ResourceTemplate,
+}
 METHODS: Final[Mapping[Kind, str]] = {kind: method for method, kind in LISTS.items()}
 """Which method lists a kind."""
 CHANGES: Final[Mapping[str, tuple[Kind, ...]]] = {
@@ -28,10 +41,24 @@ UPDATED: Final = "notifications/resources/updated"
 Page = Callable[[str, dict[str, Any]], Awaitable[Mapping[str, Any] | None]]
 
 
-async def read_all(kind: Kind, page: Page) -> tuple[tuple[Mapping[str, Any], ...], int | None]:
+def _is_item(kind: Kind, row: object) -> bool:
+    """Whether clients can read this row; one that breaks the schema would take the whole list away from them."""
+    try:
+        _MODELS[kind].model_validate(row, by_name=False)
+    except ValidationError as error:
+        name = row.get(KEYS[kind]) if isinstance(row, Mapping) else None
+        logger.warning(
+            "left out of %s: %.80r, which breaks the schema: %s", METHODS[kind], name, error.errors()[0]["msg"]
+        )
+        return False
+    return True
+
+
+async def read_all(kind: Kind, page: Page, *, check: bool) -> tuple[tuple[Mapping[str, Any], ...], int | None]:
     """All items of a kind, and the shortest `ttlMs` of its pages (None: none was said).
 
-    `page(method, params)` gets one page, or None when the peer has no such method.
+    `page(method, params)` gets one page, or None when the peer has no such method. `check`: leave out, and log, what
+    breaks the schema, because one such row would take the whole list away from clients.
 
     Raises:
         BackendStartError: the peer's list has no end, or is not a list.
@@ -47,9 +74,9 @@ async def read_all(kind: Kind, page: Page) -> tuple[tuple[Mapping[str, Any], ...
         rows = result.get(FIELDS[kind])
         if not isinstance(rows, list):
             raise BackendStartError(f"{METHODS[kind]} was answered without a list of {FIELDS[kind]}")
-        items += [row for row in rows if isinstance(row, Mapping)]
+        items += [row for row in rows if not check or _is_item(kind, row)]
         said = result.get("ttlMs")
-        if isinstance(said, int | float):
+        if isinstance(said, int | float) and math.isfinite(said):
             ttl = int(said) if ttl is None else min(ttl, int(said))
         cursor = result.get("nextCursor")
         if not isinstance(cursor, str):

@@ -260,7 +260,7 @@ class ProxyActor(Actor):
 
     def _params(self, request: Request, token: int) -> dict[str, Any]:
         """The params as this backend's era wants them, with a progress token of ours."""
-        meta = dict(request.params.get("_meta") or {})
+        meta = dict(_mapping(request.params.get("_meta")))
         caller = request.caller
         if not self.modern:
             for key in ENVELOPE:
@@ -317,7 +317,7 @@ class ProxyActor(Actor):
             if call is not None:
                 call.reply.notice(method, {key: value for key, value in said.items() if key != "progressToken"})
         elif method == "notifications/subscriptions/acknowledged":
-            honoured = said.get("notifications") or {}
+            honoured = _mapping(said.get("notifications"))
             self._told_of = frozenset(kind for word, kinds in TELLS.items() if honoured.get(word) for kind in kinds)
             if self._listings:  # learnt while nobody told of changes
                 self._fresh_until.clear()
@@ -354,8 +354,8 @@ class ProxyActor(Actor):
             event = self._learning[kind] = trio.Event()
             self._nursery.start_soon(self._learn, kind, event)
         await event.wait()
-        if kind in self._unlearnt:
-            raise self._unlearnt[kind]
+        if kind in self._unlearnt or kind not in self._listings:
+            raise self._unlearnt.get(kind) or BackendStartError(f"{self._name} went down while it was asked for {kind}")
         return self._listings[kind]
 
     def _is_fresh(self, kind: Kind) -> bool:
@@ -374,11 +374,15 @@ class ProxyActor(Actor):
         self._unlearnt.pop(kind, None)
         self._fresh_until[kind] = float("inf")  # a change notice that comes while we read takes this away again
         try:
-            items, ttl = await read_all(kind, page) if self._offers(kind) else ((), None)
+            items, ttl = await read_all(kind, page, check=True) if self._offers(kind) else ((), None)
             self._keep(kind, items, ttl)
         except MCPActorsError as error:
             self._fresh_until.pop(kind, None)
             self._unlearnt[kind] = error
+        except Exception as error:
+            self._fresh_until.pop(kind, None)
+            said = f"{self._name} lists {kind} in a way that cannot be read: {type(error).__name__}"
+            self._unlearnt[kind] = BackendStartError(said)
         finally:
             del self._learning[kind]
             event.set()
@@ -443,6 +447,11 @@ class ProxyActor(Actor):
 
     _rewatch: trio.CancelScope = trio.CancelScope()
     """Cancelled to open the stream of changes anew, for other URIs."""
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    """The value when it is an object; else an empty one: what a peer says is not always what it should be."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def _envelope(capabilities: Mapping[str, Any], info: Mapping[str, Any] | None = None) -> dict[str, Any]:

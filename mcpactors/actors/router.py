@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from difflib import get_close_matches
+from secrets import token_bytes
 from typing import Any, Final
 
 import trio
@@ -72,6 +73,7 @@ class RouterRef(ActorRef):
         "_recent",
         "_root",
         "_version",
+        "key",
         "table",
         "tree",
     )
@@ -88,6 +90,8 @@ class RouterRef(ActorRef):
         self._listeners: dict[Callable[[Change], None], None] = {}
         self._recent: dict[Kind, dict[int, Sequence[Mapping[str, Any]]]] = {kind: {0: ()} for kind in KINDS}
         self._version = 0
+        self.key = token_bytes(16)
+        """Seals the cursors of this run."""
 
     def offer(self, envelope: Envelope) -> None:
         """Hand a request to the actor that its name leads to; what has no name in the table is the router's own.
@@ -113,15 +117,11 @@ class RouterRef(ActorRef):
         return self._listings[kind].get(ref)
 
     def remount(self, tree: Mount[ActorRef]) -> None:
-        """Put another tree in the place of the one there is.
-
-        Raises:
-            NameConflict: two mounts are known to offer one name and the policy is "error"; nothing has changed then.
-        """
+        """Put another tree in the place of the one there is. Conflicts are resolved; who refuses them asks `table`."""
         places = tuple(tree.flatten(self._policy, self._root))
         there = {place.target for place in places}
         kept = {kind: {ref: it for ref, it in self._listings[kind].items() if ref in there} for kind in KINDS}
-        tables = [KindTable.build(kind, places, kept[kind], self._policy) for kind in KINDS]
+        tables = [KindTable.build(kind, places, kept[kind]) for kind in KINDS]
         self.tree, self._listings = tree, dict(kept)
         self._changes = Counter({key: number for key, number in self._changes.items() if key[0] in there})
         before, self.table = self.table, RoutingTable(places, *tables)
@@ -139,13 +139,13 @@ class RouterRef(ActorRef):
         }
         if not news:
             return
-        self._listings[kind] = {**known, **news}
+        listings = {**known, **news}
         if any(ref not in known or known[ref].items != listing.items for ref, listing in news.items()):
             before = self.table.of(kind)
-            policy: ConflictPolicy = "oldest" if self._policy == "oldest" else "newest"
-            changes: dict[str, Any] = {kind: KindTable.build(kind, self.table.places, self._listings[kind], policy)}
+            changes: dict[str, Any] = {kind: KindTable.build(kind, self.table.places, listings)}
             self.table = evolve(self.table, **changes)
             self._publish(kind, before)
+        self._listings[kind] = listings
 
     def changed(self, ref: ActorRef, kinds: Iterable[Kind] = KINDS, *, ask: bool = True) -> None:
         """What this actor offers is not what it was: never list it again without asking, and ask soon.
@@ -281,7 +281,7 @@ class RouterActor(Actor):
             targets = dict.fromkeys(place.target for place in self._ref.table.places)
             missing = await self._gather(kind, targets)
         version = self._ref.version(kind)
-        page = page_of(kind, cursor, version, lambda of: self._ref.recall(kind, of), self._page_size)
+        page = page_of(kind, cursor, version, lambda of: self._ref.recall(kind, of), self._page_size, self._ref.key)
         result: dict[str, Any] = {FIELDS[kind]: list(page.items)}
         if page.next_cursor is not None:
             result["nextCursor"] = page.next_cursor
@@ -329,11 +329,13 @@ class RouterActor(Actor):
         routes = self._ref.table.candidates(address.kind, address.name)
         candidates = [route for route in routes if route.target is not self._ref]
         missing: list[dict[str, Any]] = []
-        for kind in kinds:
-            missing += await self._gather(kind, dict.fromkeys(route.target for route in candidates))
-        route = self._ref.find(address)
-        if route is not None:
-            return route
+        for depth in sorted({len(route.namespace.parts) for route in candidates}, reverse=True):
+            asked = dict.fromkeys(route.target for route in candidates if len(route.namespace.parts) == depth)
+            for kind in kinds:
+                missing += await self._gather(kind, asked)
+            route = self._ref.find(address)
+            if route is not None:
+                return route  # whoever hangs in a shallower namespace is not waited for
         if missing:
             who = missing[0]
             raise ActorUnavailable(
@@ -341,15 +343,13 @@ class RouterActor(Actor):
                 f"have it, cannot be asked: {who['reason']}",
                 {"actor": who["actor"], "reason": who["reason"]},
             )
-        if address.kind == "resources" and not self._hidden(address.name):
+        if address.kind == "resources":
             for route in candidates:
+                if self._ref.table.hides(route, address.name, matches):
+                    continue
                 if any((known := self._ref.listing(route.target, kind)) and known.items for kind in kinds):
                     return route  # servers read URIs that they do not list: links in their results
         raise _not_found(address, self._ref.table.of(address.kind).routes)
-
-    def _hidden(self, uri: str) -> bool:
-        table = self._ref.table
-        return uri in table.resources.hidden or any(matches(template, uri) for template in table.templates.hidden)
 
     async def _refresh(self, ref: ActorRef) -> None:
         """Learn anew what an actor offers, a moment after it said that this changed."""

@@ -416,10 +416,10 @@ def part(error: BaseException) -> tuple[BaseException | None, BaseException | No
 
 
 def _passes(error: BaseException) -> bool:
-    """Ctrl-C, the end of the interpreter, and a cancellation that somebody asked trio for. Not SystemExit."""
+    """Ctrl-C, and a cancellation that somebody asked trio for. Not SystemExit, and no GeneratorExit of a handler's."""
     if isinstance(error, trio.Cancelled):
         return trio.current_effective_deadline() == -math.inf
-    return isinstance(error, KeyboardInterrupt | GeneratorExit)
+    return isinstance(error, KeyboardInterrupt)
 
 
 def _settle(ref: ActorRef, envelope: Envelope, outcome: Outcome | Forwarded | None) -> None:

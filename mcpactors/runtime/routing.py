@@ -15,13 +15,13 @@ against that.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final, Generic, Literal, TypeVar
 
 from attrs import define, evolve, field, frozen
 
-from mcpactors.errors import NameConflict, NamespaceError
+from mcpactors.errors import InvalidParams, NameConflict, NamespaceError
 from mcpactors.runtime.visibility import ToolOverride, Visibility
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "has_resource_prefix",
     "remove_resource_prefix",
     "tell_conflicts",
+    "validate_name",
     "validate_namespace",
 ]
 
@@ -89,6 +90,16 @@ def validate_namespace(namespace: str, uri_format: UriFormat = "path") -> str:
             f"{NAMESPACE_LENGTH} characters; leave it out (None) to keep names unchanged"
         )
     return namespace
+
+
+def validate_name(what: str, name: str) -> str:
+    """The name of a tool or prompt itself when it has a length that MCP allows. Raises `InvalidParams`."""
+    if not name or len(name) > NAME_LENGTH:
+        raise InvalidParams(
+            f"{what} name {name[:40] + '...' if name else name!r} cannot be used: it must have 1 to {NAME_LENGTH} "
+            f"characters, it has {len(name)}"
+        )
+    return name
 
 
 def _split(uri: str) -> tuple[str, str]:
@@ -340,8 +351,8 @@ class KindTable(Generic[T]):
     items: tuple[Mapping[str, Any], ...] = ()
     """The list as clients see it: in the order of mounting, each actor's items in its own order."""
     conflicts: tuple[Conflict, ...] = ()
-    hidden: frozenset[str] = frozenset()
-    """Names that a filter hides: neither listed nor served."""
+    hidden: Mapping[str, frozenset[T]] = field(factory=dict)
+    """Names that a filter hides, and of whom: neither listed nor served."""
 
     @classmethod
     def build(
@@ -362,7 +373,7 @@ class KindTable(Generic[T]):
         key = KEYS[kind]
         routes: dict[str, Route[T]] = {}
         conflicts: dict[Conflict, None] = {}
-        hidden: set[str] = set()
+        hidden: dict[str, frozenset[T]] = {}
         kept: list[tuple[tuple[int, ...], list[Mapping[str, Any]]]] = []
         for place in places:
             mine: list[Mapping[str, Any]] = []
@@ -374,7 +385,7 @@ class KindTable(Generic[T]):
                 shown = Shown(place.namespace.outward(kind, own), item) if plain else place.shown(kind, own, item)
                 full, taken = shown.name, routes.get(shown.name)
                 if not shown.visible:
-                    hidden.add(full)
+                    hidden[full] = hidden.get(full, frozenset()) | {place.target}
                 elif taken is None:
                     routes[full] = Route(
                         place.target, own, place.namespace, shown.overrides, place.through, shown.names
@@ -387,7 +398,7 @@ class KindTable(Generic[T]):
             raise NameConflict(tell_conflicts(tuple(conflicts)))
         kept.sort(key=lambda row: row[0])
         items = tuple(item for _, mine in kept for item in mine)
-        return cls(kind, routes, items, tuple(conflicts), frozenset(hidden))
+        return cls(kind, routes, items, tuple(conflicts), hidden)
 
     @cached_property
     def _by_name(self) -> dict[str, Mapping[str, Any]]:
@@ -409,14 +420,17 @@ class KindTable(Generic[T]):
         depth = max((prefix.count(_BETWEEN[uri_format]) + 1 for prefix in found if prefix), default=0)
         return uri_format, depth, found
 
-    def matching(self, uri: str, matches: Callable[[str, str], bool]) -> Route[T] | None:
-        """Where a URI leads that a template here stands for: to the deepest namespace, then by precedence."""
+    def matching(self, uri: str, matches: Callable[[str, str], bool], but: Collection[T] = ()) -> Route[T] | None:
+        """Where a URI leads that a template here stands for: to the deepest namespace, then by precedence.
+
+        Not to one of `but`: they hide it.
+        """
         uri_format, depth, by_prefix = self._by_prefix
         for prefix in _prefixes(uri, uri_format, depth):
             rows = by_prefix.get(prefix, ())
             own = remove_resource_prefix(uri, prefix, uri_format) if prefix else uri
             for start, route in rows:
-                if own.startswith(start) and matches(route.own, own):
+                if own.startswith(start) and matches(route.own, own) and route.target not in but:
                     return evolve(route, own=own)
         return None
 
@@ -460,7 +474,24 @@ class RoutingTable(Generic[T]):
         route = self.of(kind).routes.get(name)
         if route is not None or kind != "resources":
             return route
-        return self.templates.matching(name, matches)
+        return self.templates.matching(name, matches, self.resources.hidden.get(name, ()))
+
+    def hides(self, route: Route[T], uri: str, matches: Callable[[str, str], bool]) -> bool:
+        """Whether a filter on the way to an actor hides a URI that it does not list, or lists and hides."""
+        return (
+            route.target in self.resources.hidden.get(uri, ())
+            or any(
+                route.target in of
+                and (own := route.namespace.inward("templates", template)) is not None
+                and matches(own, route.own)  # as the actor knows both: a namespace may stand elsewhere in each
+                for template, of in self.templates.hidden.items()
+            )
+            or not any(
+                place.shown("resources", route.own, {"uri": route.own}).visible
+                for place in self.places
+                if (place.target, place.namespace) == (route.target, route.namespace)
+            )
+        )
 
     def candidates(self, kind: Kind, name: str) -> list[Route[T]]:
         """Who could know an unlisted name, by its namespace alone: the deepest namespace first, then by precedence."""

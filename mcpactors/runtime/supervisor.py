@@ -12,10 +12,11 @@ import logging
 import math
 import random
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Final, Literal
 
 import trio
-from attrs import define, field, frozen
+from attrs import asdict, define, field, frozen
 
 from mcpactors.errors import ActorStopped, ActorUnavailable, MCPActorsError
 from mcpactors.runtime.actor import Actor, ActorRef, MailboxStatistics, part, run_actor
@@ -154,13 +155,7 @@ class Supervisor:
             restarts=child.restarts,
             since=trio.current_time() - child.since,
             last_exit=child.last_exit,
-            accounting={
-                "accepted": tally.accepted,
-                "answered": tally.answered,
-                "failed": tally.failed,
-                "cancelled": tally.cancelled,
-                "forwarded": tally.forwarded,
-            },
+            accounting=MappingProxyType(asdict(tally)),
         )
 
     def _ask_to_stop(self, child: _Child) -> None:

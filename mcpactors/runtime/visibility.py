@@ -11,6 +11,8 @@ from typing import Any, Final, Literal, TypeAlias
 
 from attrs import field, frozen
 
+from mcpactors.errors import InvalidParams
+
 __all__ = ["SHOW_ALL", "TAGS_KEY", "Component", "Rule", "ToolOverride", "Visibility", "tags_of"]
 
 TAGS_KEY: Final = "mcpactors/tags"
@@ -42,8 +44,18 @@ def _strings(value: object) -> frozenset[str]:
     return frozenset(tag for tag in value if isinstance(tag, str)) if isinstance(value, list | tuple) else frozenset()
 
 
-def _set_or_none(values: Iterable[str] | None) -> frozenset[str] | None:
-    return None if values is None else frozenset([values] if isinstance(values, str) else values)
+def _words(values: Iterable[str] | None) -> frozenset[str] | None:
+    words = None if values is None else frozenset([values] if isinstance(values, str) else values)
+    if not all(isinstance(word, str) for word in words or ()):
+        raise InvalidParams(f"names, tags and components are words, got {values!r:.80}")
+    return words
+
+
+def _components(values: Iterable[str] | None) -> frozenset[str] | None:
+    words = _words(values)
+    if words is not None and not words <= set(_COMPONENT.values()):
+        raise InvalidParams(f"components are {', '.join(_COMPONENT.values())}; got {values!r:.80}")
+    return words
 
 
 @frozen
@@ -54,9 +66,9 @@ class Rule:
     """
 
     show: bool
-    names: frozenset[str] | None = field(default=None, converter=_set_or_none)
-    tags: frozenset[str] | None = field(default=None, converter=_set_or_none)
-    components: frozenset[str] | None = field(default=None, converter=_set_or_none)
+    names: frozenset[str] | None = field(default=None, converter=_words)
+    tags: frozenset[str] | None = field(default=None, converter=_words)
+    components: frozenset[str] | None = field(default=None, converter=_components)
     only: bool = False
 
     def fits(self, component: Component, name: str, tags: frozenset[str]) -> bool:
@@ -93,10 +105,8 @@ class Visibility:
     @classmethod
     def by_tags(cls, include: Iterable[str] = (), exclude: Iterable[str] = ()) -> Visibility:
         """A mount's `include_tags` and `exclude_tags`; excluding wins."""
-        rules = [Rule(True, tags=include, only=True)] if (include := tuple(include)) else []
-        if exclude := tuple(exclude):
-            rules.append(Rule(False, tags=exclude))
-        return cls(tuple(rules))
+        including, excluding = Rule(True, tags=include, only=True), Rule(False, tags=exclude)
+        return cls(tuple(rule for rule in (including, excluding) if rule.tags))
 
 
 SHOW_ALL: Final = Visibility()
@@ -141,7 +151,7 @@ def _without(schema: Mapping[str, Any], hidden: Iterable[str]) -> dict[str, Any]
         changed["properties"] = {key: value for key, value in properties.items() if key not in hidden}
     required = schema.get("required")
     if isinstance(required, list):
-        changed["required"] = [key for key in required if key not in hidden]
+        changed["required"] = [key for key in required if not (isinstance(key, str) and key in hidden)]
         if not changed["required"]:
             del changed["required"]
     return changed

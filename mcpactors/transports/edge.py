@@ -155,6 +155,8 @@ class _Edge:
         if method in SPEC_CLIENT_METHODS and (method, revision) not in CLIENT_REQUESTS:
             raise MCPError(METHOD_NOT_FOUND, f"{method} is not a method of MCP {revision}", method)
         params = ctx.params or {}
+        if not isinstance(params.get("_meta", {}), Mapping):
+            raise MCPError(InvalidParams.code, f"{method} takes params._meta as an object")
         caller = _caller(connection, revision, params)
         if method == "logging/setLevel":
             return _set_level(connection, caller, params)
@@ -208,7 +210,9 @@ class _Edge:
         if not isinstance(wanted, Mapping):
             raise MCPError(InvalidParams.code, "subscriptions/listen needs params.notifications: an object")
         honoured: dict[str, Any] = {word: True for word in LISTS_TOLD if wanted.get(word) is True}
-        uris = [uri for uri in wanted.get("resourceSubscriptions") or () if isinstance(uri, str)]
+        uris = wanted.get("resourceSubscriptions") or []
+        if not isinstance(uris, list) or not all(isinstance(uri, str) for uri in uris):
+            raise MCPError(InvalidParams.code, "subscriptions/listen takes resourceSubscriptions as a list of URIs")
         channel: DispatchContext[TransportContext] = ctx.session._request_outbound
         meta = {SUBSCRIPTION_ID_META_KEY: ctx.request_id}
         watched: list[str] = []

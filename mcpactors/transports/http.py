@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, MutableMapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -33,6 +35,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
+BACKLOG: Final = 256
+UNREAD_TIMEOUT: Final = 30.0
+"""Seconds a client may leave what we send unread: hypercorn cannot be stopped while it sends (promise F21)."""
 EVENT_LIMIT: Final = 16 * 1024 * 1024
 CONNECT_TIMEOUT: Final = 10.0
 SILENCE_TIMEOUT: Final = 330.0
@@ -66,22 +71,36 @@ async def serve_http(
         ConfigError: the address cannot be bound.
     """
     manager = StreamableHTTPSessionManager(server, security_settings=_security(host))
+    listener = _listener(host, port)
     config = Config()
-    config.bind = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}"]
+    config.bind = [f"fd://{os.dup(listener.fileno())}"]  # hypercorn closes what it is given
     config.errorlog = logging.getLogger("mcpactors.http")
     config.graceful_timeout = 2.0
-    async with manager.run(), trio.open_nursery() as nursery:
-        stop = trio.Event()
-        app = _app(manager, path, routes)
-        try:
-            bound = await nursery.start(_serve, app, config, stop)
-        except* OSError as group:
-            raise ConfigError(_cannot_bind(_first(group), host, port)) from group
-        try:
-            yield f"{bound[0]}{path}"
-        finally:
-            stop.set()
-            nursery.cancel_scope.deadline = trio.current_time() + config.graceful_timeout
+    with listener:
+        async with manager.run(), trio.open_nursery() as nursery:
+            stop = trio.Event()
+            await nursery.start(_serve, _app(manager, path, routes), config, stop)
+            try:
+                yield f"http://{_authority(host, listener.getsockname()[1])}{path}"
+            finally:
+                stop.set()
+                nursery.cancel_scope.deadline = trio.current_time() + config.graceful_timeout
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    """A bound socket. A client that reads nothing for `UNREAD_TIMEOUT` is dropped, where the system can do that."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise ConfigError(_cannot_bind(error, host, port)) from error
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNREAD_TIMEOUT * 1000))
+    return listener
+
+
+def _authority(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 async def _serve(app: Any, config: Config, stop: trio.Event, *, task_status: trio.TaskStatus[list[str]]) -> None:
@@ -144,13 +163,6 @@ def _security(host: str) -> TransportSecuritySettings:
         allowed_hosts=[*names, *(f"{name}:*" for name in names)],
         allowed_origins=[f"{scheme}://{name}:*" for scheme in ("http", "https") for name in names],
     )
-
-
-def _first(error: BaseException) -> OSError:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, OSError)
-    return error
 
 
 def _cannot_bind(error: OSError, host: str, port: int) -> str:

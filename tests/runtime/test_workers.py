@@ -64,6 +64,14 @@ async def test_call_whose_caller_left_while_it_waited_is_never_begun(autojump_cl
     assert counted(ref) == {"accepted": 2, "answered": 1, "cancelled": 1}
 
 
+async def test_call_that_waits_is_begun_when_the_caller_of_the_one_before_it_leaves(autojump_clock) -> None:
+    async with living(Scripted(Script({"hang": hang}), concurrency=1)) as ref, trio.open_nursery() as nursery:
+        before, waiting = await place(nursery, ref, "hang"), await place(nursery, ref, n=1)
+        before.scope.cancel()
+        await wait_all_tasks_blocked()
+        assert waiting.read == Result({"n": 1})
+
+
 # --- One task answers many calls ------------------------------------------------------------------------------------
 
 
