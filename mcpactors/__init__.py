@@ -12,7 +12,7 @@ from mcpactors.runtime.restart import RestartPolicy
 from mcpactors.runtime.routing import add_resource_prefix, has_resource_prefix, remove_resource_prefix
 from mcpactors.runtime.supervisor import ActorInfo
 from mcpactors.runtime.visibility import ToolOverride
-from mcpactors.server import ProxyServer, Server, create_proxy
+from mcpactors.server import ProxyServer, Server, create_proxy, session_state
 
 __all__ = [
     "ActorInfo",
@@ -39,4 +39,5 @@ __all__ = [
     "parse_config",
     "remove_resource_prefix",
     "save_snapshot",
+    "session_state",
 ]

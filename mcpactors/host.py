@@ -15,7 +15,6 @@ from typing import Any, Final, final
 import trio
 from attrs import define, evolve, field, frozen
 from mcp.client import Client
-from mcp.server import MCPServer
 from mcp.server.lowlevel import Server as LowLevelServer
 from starlette.routing import Route
 
@@ -96,6 +95,9 @@ class _Running:
 
     ref: ActorRef
     source: object
+    """What makes it this actor and no other: the low-level server, the description of a backend, or an import."""
+    target: object
+    """What was mounted."""
     stderr: StderrTail | None = None
     said: Mapping[str, Any] = field(factory=dict)
     """What it said of itself: `instructions` and `capabilities`, as on the wire."""
@@ -334,8 +336,12 @@ class Runtime:
         mounted: set[MountHandle] = set()
         for tree in (self._tree, *self._sources.values()) if hasattr(self, "_tree") else ():
             tree.router.remount(self._root_mount(tree, used, mounted))
-        for handle in [handle for handle in self._sources if handle.catalog is not None and handle not in mounted]:
+        dropped = [handle for handle in self._sources if handle.catalog is not None and handle not in mounted]
+        for handle in dropped:
             self._drop_source(handle)
+        if dropped:
+            self._reconcile()  # what only those sources used is not used any more
+            return
         for handle in self._mounted - mounted:
             self._let_go(handle)
         self._mounted = mounted
@@ -401,7 +407,7 @@ class Runtime:
         target = handle.target
         kind = "snapshot" if handle.catalog is not None else "proxy" if isinstance(target, ProxyServer) else "local"
         ref = ActorRef(free, kind, Mailbox(free, capacity=self.settings.mailbox))
-        running = self._running[id(identity)] = _Running(ref, identity)
+        running = self._running[id(identity)] = _Running(ref, identity, target)
         if handle.catalog is not None:
             make = self._snapshot(handle)
         elif isinstance(target, ProxyServer):
@@ -477,7 +483,6 @@ class Runtime:
     def _drop_source(self, handle: MountHandle) -> None:
         tree = self._sources.pop(handle)
         self._nursery.start_soon(self._supervisor.stop_child, tree.router.name)
-        self._reconcile()
 
     async def _retire(self, running: _Running) -> None:
         """End an actor that is not mounted any more: its calls in flight first, within the drain time."""
@@ -509,25 +514,37 @@ class Runtime:
 
     def _updated(self, ref: ActorRef, uri: str) -> None:
         self._router.updated(ref, uri)
+        for handle, tree in self._sources.items():  # who watches an import watches its source
+            if (copy := self._running.get(id(handle))) is not None:
+                for own in tree.router.uris(ref, uri):
+                    self._updated(copy.ref, own)
 
     def _in_order(self) -> Iterator[tuple[Namespace, _Running, object]]:
         """Everything that is mounted, that which wins a conflict first."""
         by_ref = {running.ref: running for running in self._running.values()}
         for place in self._router.table.places:
             if place.target in by_ref:
-                yield place.namespace, by_ref[place.target], by_ref[place.target].source
+                yield place.namespace, by_ref[place.target], by_ref[place.target].target
 
     def _instructions(self) -> str | None:
         """What the servers say of their use, each under the namespace that its names have here."""
-        said = {
-            (namespace.outward("tools", "") or None): running.said["instructions"]
+        paragraphs = [
+            f"{namespace.outward('tools', '')}*: {text}" if namespace else text
             for namespace, running, _ in sorted(self._in_order(), key=lambda row: row[0].parts)
-            if running.said.get("instructions")
-        }
-        return "\n\n".join(f"{prefix}*: {text}" if prefix else text for prefix, text in said.items()) or None
+            if (text := self._said(running).get("instructions"))
+        ]
+        return "\n\n".join(dict.fromkeys(paragraphs)) or None
+
+    def _said(self, running: _Running) -> Mapping[str, Any]:
+        """What an actor said of itself; for an import, what its source did."""
+        tree = self._sources.get(running.source) if isinstance(running.source, MountHandle) else None
+        for handle in tree.mounts if tree is not None else ():
+            if isinstance(handle.live, _LiveMount):
+                return handle.live.running.said
+        return running.said
 
     def _completes(self) -> bool:
-        said = [running.said.get("capabilities") for running in self._running.values()]
+        said = [self._said(running).get("capabilities") for running in self._running.values()]
         return any(not it or it.get("completions") is not None for it in said)
 
     def _tool_schema(self, name: str) -> Mapping[str, Any] | None:
@@ -622,7 +639,9 @@ def _identity(handle: MountHandle) -> object:
 
 def _source(target: object) -> object:
     target = itself(target)
-    return target if isinstance(target, ProxyServer | MCPServer) else low_level(target)
+    if isinstance(target, ProxyServer):
+        return target.target if isinstance(target.target, LowLevelServer) else target
+    return low_level(target)
 
 
 def _age(handle: MountHandle) -> int:

@@ -19,6 +19,7 @@ from attrs import frozen
 from mcp.server import MCPServer
 from mcp.server.context import ServerMiddleware
 from mcp.server.lowlevel import Server as LowLevelServer
+from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.prompts import Prompt
 from mcp.server.mcpserver.resources import Resource
 from mcp.server.subscriptions import SubscriptionBus
@@ -34,7 +35,7 @@ from mcpactors.mounts import CatalogDiff, MountHandle, Mounts, make_handle, refu
 from mcpactors.runtime.routing import Kind, validate_name
 from mcpactors.runtime.visibility import SHOW_ALL, TAGS_KEY, Rule, ToolOverride, Visibility
 
-__all__ = ["ProxyServer", "Server", "create_proxy", "low_level", "routes_of"]
+__all__ = ["ProxyServer", "Server", "create_proxy", "low_level", "routes_of", "session_state"]
 
 _WRAPPED_AS: Final = ("_lowlevel_server", "_mcp_server")
 """Where the SDK's `MCPServer` and FastMCP's servers keep the low-level server; neither has a public name for it."""
@@ -278,6 +279,11 @@ class Server(MCPServer[Any]):
             for prompt in listed
         ]
 
+    def completion(self, function: Function | None = None) -> Any:
+        """Add the function that completes arguments: `@server.completion` or `@server.completion()`."""
+        register = super().completion()  # type: ignore[no-untyped-call]
+        return register if function is None else register(function)
+
     def custom_route(
         self, path: str, methods: Sequence[str] = ("GET",), name: str | None = None, include_in_schema: bool = True
     ) -> Callable[[Function], Function]:
@@ -430,6 +436,15 @@ def _endpoint(path: str, function: Callable[..., Any]) -> Callable[[Request], Aw
             raise TypeError(f"the route {path} returned what is neither a Response nor JSON: {error}") from error
 
     return endpoint
+
+
+def session_state(ctx: Context[Any, Any]) -> dict[str, Any]:
+    """What a server keeps for one client session: a dict that its later calls find again.
+
+    A client of the new era has no session, and finds it empty at every call.
+    """
+    state: dict[str, Any] = ctx.session._connection.state
+    return state
 
 
 def low_level(target: object) -> LowLevelServer[Any]:

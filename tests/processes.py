@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -87,6 +88,43 @@ async def serve(config: dict[str, Any] | Path | None, folder: Path, *arguments: 
             if patience.cancelled_caught:
                 process.kill()
                 raise AssertionError("serve did not end on SIGTERM")
+
+
+EVERYTHING = str(Path(__file__).parent / "backends" / "everything.py")
+"""The script of a backend that can do everything."""
+
+
+def unused_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@asynccontextmanager
+async def everything_over_http(*arguments: str) -> AsyncIterator[str]:
+    """Run `everything.py` as an HTTP server until the block ends; yields its URL once it accepts connections."""
+    port = unused_port()
+    process = await trio.lowlevel.open_process([sys.executable, EVERYTHING, "--http", str(port), *arguments])
+    try:
+        with trio.fail_after(PATIENCE):
+            while not await _accepts(port):
+                assert process.returncode is None, "everything.py ended before it served"
+                await trio.sleep(0.05)
+        yield f"http://127.0.0.1:{port}/mcp"
+    finally:
+        process.kill()
+        with trio.CancelScope(shield=True):
+            await process.wait()
+
+
+async def _accepts(port: int) -> bool:
+    try:
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+    except OSError:
+        return False
+    await stream.aclose()
+    return True
 
 
 def below(pid: int) -> dict[int, str]:

@@ -47,6 +47,8 @@ CHANGE_WINDOW: Final = 0.25
 """Seconds in which any number of changes of one actor are one refresh (promise F5)."""
 
 _Listings = Mapping[ActorRef, Listing]
+_Answers = dict[ActorRef, tuple[int, Listing]]
+"""What actors answered, with how many changes they had told when they were asked."""
 _WORDS: Final[Mapping[Kind, str]] = {
     "tools": "tool",
     "prompts": "prompt",
@@ -174,9 +176,14 @@ class RouterRef(ActorRef):
 
     def updated(self, ref: ActorRef, own_uri: str) -> None:
         """What this actor has at one of its URIs has changed: tell whoever listens, by every name that it has here."""
+        for uri in self.uris(ref, own_uri):
+            self._tell(ResourceUpdated(uri))
+
+    def uris(self, ref: ActorRef, own_uri: str) -> Iterator[str]:
+        """Every name that one of this actor's URIs has here."""
         for place in self.table.places:
             if place.target is ref:
-                self._tell(ResourceUpdated(place.namespace.outward("resources", own_uri)))
+                yield place.namespace.outward("resources", own_uri)
 
     def listen(self, listener: Callable[[Change], None]) -> Callable[[], None]:
         """Have `listener(change)` called, at once and in no task of its own, at every change.
@@ -290,34 +297,45 @@ class RouterActor(Actor):
         return Result(result)
 
     async def _gather(self, kind: Kind, refs: Iterable[ActorRef]) -> list[dict[str, Any]]:
-        """Learn what is not known fresh, from all at once, each within the list budget. Returns who is missing."""
+        """Learn what is not known fresh; see `_ask`. Returns who is missing."""
+        answers, missing = await self._ask(kind, refs)
+        self._learn(kind, answers)
+        return missing
+
+    async def _ask(self, kind: Kind, refs: Iterable[ActorRef]) -> tuple[_Answers, list[dict[str, Any]]]:
+        """Ask all of whom it is not known fresh, at once, each within the list budget. Returns who is missing, too."""
         asked = [ref for ref in refs if ref is not self._ref and not self._is_fresh(ref, kind)]
-        learnt: dict[ActorRef, Listing] = {}
+        answers: _Answers = {}
         missing: list[dict[str, Any]] = []
 
-        async def learn(ref: ActorRef) -> None:
+        async def ask(ref: ActorRef) -> None:
             before = self._ref.changes(ref, kind)
             try:
                 outcome = await ref.ask(Request(CATALOG, {"kind": kind}), self._budget)
             except MCPActorsError as error:
                 outcome = Failure.of(error)
             if isinstance(outcome, Result):
-                listing: Listing = outcome.value["listing"]
-                unchanged = before == self._ref.changes(ref, kind)  # else it may be from before the change
-                learnt[ref] = listing if unchanged else evolve(listing, fresh=False)
+                answers[ref] = (before, outcome.value["listing"])
             else:
                 stale = self._ref.listing(ref, kind) is not None
                 reason = "it is still starting" if ref.state == "starting" else outcome.message
                 missing.append({"actor": ref.name, "reason": reason, "listed": "stale" if stale else "no"})
 
         if len(asked) == 1:
-            await learn(asked[0])
+            await ask(asked[0])
         elif asked:
             async with trio.open_nursery() as nursery:
                 for ref in asked:
-                    nursery.start_soon(learn, ref)
+                    nursery.start_soon(ask, ref)
+        return answers, sorted(missing, key=lambda row: str(row["actor"]))
+
+    def _learn(self, kind: Kind, answers: _Answers) -> None:
+        """Publish answers; one that may be from before a change is not kept as fresh."""
+        learnt = {
+            ref: listing if before == self._ref.changes(ref, kind) else evolve(listing, fresh=False)
+            for ref, (before, listing) in answers.items()
+        }
         self._ref.learn(kind, learnt)
-        return sorted(missing, key=lambda row: str(row["actor"]))
 
     def _is_fresh(self, ref: ActorRef, kind: Kind) -> bool:
         known = self._ref.listing(ref, kind)
@@ -347,9 +365,12 @@ class RouterActor(Actor):
             for route in candidates:
                 if self._ref.table.hides(route, address.name, matches):
                     continue
-                if any((known := self._ref.listing(route.target, kind)) and known.items for kind in kinds):
+                if route.namespace or self._lists_any(route.target, kinds):
                     return route  # servers read URIs that they do not list: links in their results
         raise _not_found(address, self._ref.table.of(address.kind).routes)
+
+    def _lists_any(self, ref: ActorRef, kinds: Iterable[Kind]) -> bool:
+        return any((known := self._ref.listing(ref, kind)) and known.items for kind in kinds)
 
     async def _refresh(self, ref: ActorRef) -> None:
         """Learn anew what an actor offers, a moment after it said that this changed."""
@@ -357,8 +378,9 @@ class RouterActor(Actor):
             await trio.sleep(CHANGE_WINDOW if self._ref.listing(ref, "tools") is not None else 0)
         finally:
             self._refreshing.discard(ref)
-        for kind in KINDS:
-            await self._gather(kind, [ref])
+        answers = [(kind, (await self._ask(kind, [ref]))[0]) for kind in KINDS]
+        for kind, answer in answers:  # all at once, so that clients are told of resources and templates together
+            self._learn(kind, answer)
 
 
 def _not_found(address: Address, known: Iterable[str]) -> NotFound:

@@ -51,6 +51,10 @@ def _words(values: Iterable[str] | None) -> frozenset[str] | None:
     return words
 
 
+def _frozen(values: Iterable[str]) -> frozenset[str]:
+    return _words(values) or frozenset()
+
+
 def _components(values: Iterable[str] | None) -> frozenset[str] | None:
     words = _words(values)
     if words is not None and not words <= set(_COMPONENT.values()):
@@ -123,7 +127,7 @@ class ToolOverride:
     title: str | None = None
     description: str | None = None
     fixed: Mapping[str, Any] = field(factory=dict)
-    dropped: frozenset[str] = field(default=frozenset(), converter=frozenset)
+    dropped: frozenset[str] = field(default=frozenset(), converter=_frozen)
 
     def shown(self, tool: Mapping[str, Any]) -> Mapping[str, Any]:
         """The listed tool as this mount shows it, still under its old name."""

@@ -79,6 +79,21 @@ def make(name: str = "everything", *, legacy: bool = False) -> MCPServer[Any]:
         return f"Hello, {answer.data.name}!" if answer.action == "accept" else f"{answer.action}"
 
     @server.tool()
+    async def ask(ctx: Context) -> str | types.InputRequiredResult:
+        """Asks the user for a name, as the modern era does: the call ends, and comes again with the answer."""
+        if ctx.input_responses is None:
+            form = types.ElicitRequestFormParams(
+                message="What is your name?", requested_schema=Name.model_json_schema()
+            )
+            return types.InputRequiredResult(
+                input_requests={"who": types.ElicitRequest(params=form)}, request_state="asked once"
+            )
+        answer = ctx.input_responses["who"]
+        assert isinstance(answer, types.ElicitResult)
+        assert answer.content is not None
+        return f"Hello, {answer.content['name']}! ({ctx.request_state})"
+
+    @server.tool()
     async def think(ctx: Context, about: str) -> str:
         """Asks the client's model."""
         message = types.SamplingMessage(role="user", content=types.TextContent(type="text", text=about))
@@ -139,9 +154,12 @@ def make(name: str = "everything", *, legacy: bool = False) -> MCPServer[Any]:
         """A prompt with an argument."""
         return f"Review: {code}"
 
-    @server.completion()
     async def complete(ref: Any, argument: Any, context: Any) -> types.Completion:
         return types.Completion(values=[f"{argument.value}-completed"])
+
+    server.completion()(
+        complete
+    )  # not as a decorator: the SDK gives it no types, and it would take those of `complete`
 
     if legacy:
 

@@ -1,0 +1,116 @@
+"""What the tests of composition share: small servers of ours, and short words for what a client sees.
+
+Rule: tools are `async`, so that they may run on virtual time (sync ones run in threads, which it does not wait for).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import mcp_types as types
+import pytest
+from mcp.client import Client
+from mcp.server.mcpserver import Context
+from mcp.shared.exceptions import MCPError
+
+from mcpactors import Runtime, RuntimeSettings, Server, open_runtime
+
+BOTH_ERAS = pytest.mark.parametrize("mode", ["auto", "legacy"])
+OLD_MEANS = pytest.mark.filterwarnings("ignore:.*(deprecated|removed) as of 2026.*")
+"""The SDK calls the old era's means deprecated; that era has no others."""
+
+
+def named(name: str, *tools: str, **options: Any) -> Server:
+    """A server whose tools say whose they are."""
+    server = Server(name, **options)
+    for tool in tools:
+        server.add_tool(saying(f"{name}.{tool}"), name=tool)
+    return server
+
+
+def saying(text: str) -> Callable[[], Any]:
+    async def say() -> str:
+        return text
+
+    return say
+
+
+def living(name: str, lives: list[str]) -> Server:
+    """A server that notes when its lifespan begins and ends, and whose tool says what the lifespan gave."""
+
+    @asynccontextmanager
+    async def lifespan(server: Any) -> AsyncIterator[dict[str, str]]:
+        lives.append(f"{name} began")
+        yield {"of": name}
+        lives.append(f"{name} ended")
+
+    server = Server(name, lifespan=lifespan)
+
+    @server.tool
+    async def whose(ctx: Context) -> str:
+        return str(ctx.request_context.lifespan_context["of"])
+
+    return server
+
+
+@asynccontextmanager
+async def serving(
+    main: object, mode: str = "auto", settings: RuntimeSettings | None = None, **options: Any
+) -> AsyncIterator[tuple[Runtime, Client]]:
+    """A runtime of `main` and a client of it."""
+    async with open_runtime(main, settings=settings) as runtime:
+        async with runtime.client(mode=mode, **options) as client:
+            yield runtime, client
+
+
+async def tools_of(client: Client) -> list[str]:
+    return [tool.name for tool in (await client.list_tools(cache_mode="bypass")).tools]
+
+
+async def resources_of(client: Client) -> list[str]:
+    return [resource.uri for resource in (await client.list_resources(cache_mode="bypass")).resources]
+
+
+async def templates_of(client: Client) -> list[str]:
+    listed = await client.list_resource_templates(cache_mode="bypass")
+    return [template.uri_template for template in listed.resource_templates]
+
+
+async def prompts_of(client: Client) -> list[str]:
+    return [prompt.name for prompt in (await client.list_prompts(cache_mode="bypass")).prompts]
+
+
+async def said(client: Client, tool: str, **arguments: Any) -> str:
+    return text_of(await client.call_tool(tool, arguments))
+
+
+def text_of(result: types.CallToolResult) -> str:
+    return "\n".join(block.text for block in result.content if isinstance(block, types.TextContent))
+
+
+async def read(client: Client, uri: str) -> str:
+    [contents] = (await client.read_resource(uri, cache_mode="bypass")).contents
+    assert isinstance(contents, types.TextResourceContents)
+    return contents.text
+
+
+async def prompted(client: Client, name: str, **arguments: str) -> str:
+    [message] = (await client.get_prompt(name, arguments)).messages
+    assert isinstance(message.content, types.TextContent)
+    return message.content.text
+
+
+@contextmanager
+def refused(code: int, match: str) -> Iterator[None]:
+    """The block must end in an MCP error with this code and a message that has this in it."""
+    with pytest.raises(MCPError, match=match) as caught:
+        yield
+    assert caught.value.code == code
+
+
+def innermost(group: BaseException) -> BaseException:
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return group
