@@ -177,7 +177,7 @@ class Runtime:
         self._tree = self._new_tree(name, main)
         self._router = self._tree.router
         self._closing = trio.Event()
-        face = Face(name, VERSION, self._instructions, self._completes, self._tool_schema)
+        face = Face(name, VERSION, self._instructions, self._completes, self._tool_schema, self._own)
         around = Surroundings(listen=self._router.listen, spawn=nursery.start_soon, closing=self._closing)
         self.server: LowLevelServer[Any] = edge_server(self._router, face, around, settings.deadlines)
         """The endpoint as an SDK server: whatever serves one of those serves this runtime."""
@@ -546,6 +546,12 @@ class Runtime:
     def _completes(self) -> bool:
         said = [self._said(running).get("capabilities") for running in self._running.values()]
         return any(not it or it.get("completions") is not None for it in said)
+
+    def _own(self) -> ActorRef | None:
+        """The actor of the server that the root is, where that has middleware."""
+        main = self._tree.main
+        running = self._running.get(id(main)) if isinstance(main, Server) and main.own_middleware else None
+        return running.ref if running is not None else None
 
     def _tool_schema(self, name: str) -> Mapping[str, Any] | None:
         item = self._router.table.tools.item(name)

@@ -1,4 +1,5 @@
-"""Hypothesis strategies that several test files share: names, URIs, templates, JSON, trees of mounts and catalogs.
+"""Hypothesis strategies that several test files share: those of `mcpactors.testing`, and for the pure tables JSON,
+trees of mounts and catalogs.
 
 Rule: alphabets are small ("ab_"), so that what is drawn collides; what an attacker would send is mixed in.
 """
@@ -6,7 +7,6 @@ Rule: alphabets are small ("ab_"), so that what is drawn collides; what an attac
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import product
 from typing import Any
 
 from attrs import frozen
@@ -24,23 +24,34 @@ from mcpactors.runtime.routing import (
     RoutingTable,
     UriFormat,
 )
+from mcpactors.testing import strategies as testing
+from mcpactors.testing.strategies import HEADS, HOSTILE, LITERALS, PARTS, SHORT
+
+__all__ = [
+    "HEADS",
+    "HOSTILE",
+    "KINDS",
+    "LITERALS",
+    "POLICIES",
+    "SHORT",
+    "World",
+    "json_values",
+    "namespaces",
+    "own_names",
+    "uri_formats",
+    "uris",
+    "worlds",
+]
 
 KINDS: tuple[Kind, ...] = ("tools", "prompts", "resources", "templates")
 POLICIES: tuple[ConflictPolicy, ...] = ("newest", "oldest")
 
-# Pools rather than `text()`: a tree and its catalogs take some fifty draws, and these are the cheapest.
-SHORT = ["".join(letters) for length in (1, 2, 3) for letters in product("ab_", repeat=length)]
+# --- Names, URIs and templates -------------------------------------------------------------------------------------
 
-# --- Names --------------------------------------------------------------------------------------------------------
-
-HOSTILE = ["a" * 300, "a/b", "é", "e\u0301", "日本", "A", "a b", "a\n", "\ud800", "%61", ":", "a+a", "__proto__"]
-names = st.sampled_from([*SHORT, *SHORT, *HOSTILE])
-
-PARTS: Mapping[UriFormat, list[str]] = {
-    "path": [*(name for name in SHORT if name[0] != "_"), "a.", "a-", "0", "A", "a" * 64],
-    "protocol": ["a", "b", "a-", "b-", "a.b", "A", "a" * 64],
-}
-parts: Mapping[UriFormat, st.SearchStrategy[str]] = {form: st.sampled_from(found) for form, found in PARTS.items()}
+names = testing.names(hostile=True)
+uris = testing.uris()
+templates = testing.templates(understood=False)
+parts: Mapping[UriFormat, st.SearchStrategy[str]] = {form: testing.namespaces(form) for form in PARTS}
 """One namespace, legal in the format."""
 
 uri_formats: st.SearchStrategy[UriFormat] = st.sampled_from(["path", "protocol"])
@@ -49,23 +60,6 @@ uri_formats: st.SearchStrategy[UriFormat] = st.sampled_from(["path", "protocol"]
 def namespaces(uri_format: UriFormat) -> st.SearchStrategy[Namespace]:
     return st.lists(parts[uri_format], max_size=3).map(lambda found: Namespace(tuple(found), uri_format))
 
-
-# --- URIs and templates -------------------------------------------------------------------------------------------
-
-HEADS = ["data://", "data://a/", "DATA://", "file:///", "http://b/", "urn:", "mailto:", "a:", "a+data://", "b+a+x:", ""]
-"""A scheme with an authority, a namespace's look-alike, an empty one; opaque; of the look of a prefix; none."""
-
-LITERALS = [*SHORT, "", "/", "a/", "a/b", "b/a", "a/a/b", "//a", "%61", "a%2Fb", "é", "a?b=a", "a#b", "a+b", "a:b"]
-EXPRESSIONS = ["{x}", "{+path}", "{?q}", "{/x*}", "{#x}", "{.x}", "{x,y}", "{x:3}", "{?x*}"]
-"""The last two are not understood by the SDK's parser, but other servers may list them."""
-
-uris = st.tuples(st.sampled_from(HEADS), st.sampled_from(LITERALS)).map("".join).filter(bool)
-templates = st.tuples(
-    st.sampled_from([*HEADS, *HEADS, *EXPRESSIONS]),
-    st.sampled_from([*SHORT[:3], "", "", "a/", "//"]),
-    st.sampled_from(EXPRESSIONS),
-    st.sampled_from([*SHORT[:3], "", "", "/a", "{y}", "{?z}"]),
-).map("".join)
 
 own_names: Mapping[Kind, st.SearchStrategy[str]] = {
     "tools": names,

@@ -76,6 +76,8 @@ class Face:
     """Whether anybody here completes arguments."""
     tool_schema: Callable[[str], Mapping[str, Any] | None] = lambda name: None
     """The `inputSchema` of a listed tool: the SDK checks `Mcp-Param-*` headers against it."""
+    own: Callable[[], ActorRef | None] = lambda: None
+    """The root's own server, where it has middleware: that sees how clients introduce themselves, and may refuse."""
 
 
 Spawn = Callable[[Callable[[], Awaitable[None]]], None]
@@ -151,6 +153,8 @@ class _Edge:
                 self._tell_changes_to(connection)
             return await call_next(ctx)
         if method in SDK_ANSWERS:
+            if method != "ping":
+                await self._introduce(ctx)
             return await call_next(ctx)
         if method in SPEC_CLIENT_METHODS and (method, revision) not in CLIENT_REQUESTS:
             raise MCPError(METHOD_NOT_FOUND, f"{method} is not a method of MCP {revision}", method)
@@ -166,6 +170,17 @@ class _Edge:
         if method in ("resources/subscribe", "resources/unsubscribe"):
             await self._watch(connection, method, params["uri"])
         return result
+
+    async def _introduce(self, ctx: _Context) -> None:
+        own = self._face.own()
+        if own is None:
+            return
+        try:
+            outcome = await own.ask(Request(ctx.method, ctx.params or {}, Caller(ctx.protocol_version)))
+        except MCPActorsError:
+            return  # it is down, and what is mounted on it is not
+        if isinstance(outcome, Failure):
+            raise MCPError(outcome.code, outcome.message, outcome.data)
 
     # --- Changes --------------------------------------------------------------------------------------------------
 

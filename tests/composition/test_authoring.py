@@ -16,6 +16,7 @@ from mcp.server.lowlevel import Server as LowLevelServer
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.prompts import Prompt
 from mcp.server.mcpserver.resources import FunctionResource
+from mcp.shared.exceptions import MCPError
 from pydantic import BaseModel, FileUrl
 
 from mcpactors import MCPActorsError, Runtime, Server, open_runtime, session_state
@@ -536,6 +537,30 @@ async def test_a7_middleware_is_a_chain_around_every_request_of_a_server(mode: s
 
 
 @BOTH_ERAS
+async def test_a7_the_middleware_of_the_root_sees_how_clients_introduce_themselves_and_may_refuse(mode: str) -> None:
+    seen: list[Any] = []
+
+    async def gate(ctx: Any, call_next: Any) -> Any:
+        if ctx.method in ("initialize", "server/discover"):
+            seen.append((ctx.method, ctx.lifespan_context["of"]))
+            if len(seen) > 1:
+                raise MCPError(-32001, "one client is enough")
+        return await call_next(ctx)
+
+    main = living("main", [])
+    main.middleware.append(gate)
+    async with open_runtime(main) as runtime:
+        async with runtime.client(mode=mode) as client:
+            assert client.server_info is not None
+            assert client.server_info.name == "main"
+            assert await said(client, "whose") == "main"
+        assert seen == [("initialize" if mode == "legacy" else "server/discover", "main")]
+        with pytest.raises(Exception, match="one client is enough"):
+            async with runtime.client(mode=mode):
+                raise AssertionError("it was let in")
+
+
+@BOTH_ERAS
 async def test_a7_for_a_call_through_parents_theirs_runs_first_outermost_first(mode: str) -> None:
     notes: list[str] = []
     main = named("main", middleware=[noting(notes, "main")])
@@ -578,8 +603,6 @@ async def test_a7_a_parents_middleware_sees_a_renamed_tool_by_its_new_name() -> 
 
 @BOTH_ERAS
 async def test_a7_a_parents_middleware_may_answer_by_itself_change_the_answer_or_refuse(mode: str) -> None:
-    from mcp.shared.exceptions import MCPError
-
     async def gate(ctx: Any, call_next: Any) -> Any:
         name = (ctx.params or {}).get("name")
         if name == "c_refused":

@@ -366,18 +366,7 @@ async def test_direct_mounting_is_the_default_and_needs_no_client() -> None:
     assert not {"initialize", "server/discover"} & set(notes)
 
 
-@pytest.mark.parametrize(
-    "ours",
-    [
-        False,
-        pytest.param(
-            True,
-            marks=pytest.mark.xfail(
-                reason="a Server of ours is proxied in a runtime of its own, which answers the handshake", strict=True
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("ours", [False, True])
 async def test_proxy_mounting_brings_full_client_lifecycle_events_to_the_mounted_server(ours: bool) -> None:
     """Seed 001, Proxy Mounting: "Full client lifecycle events". On an SDK's server, and on ours.
 
