@@ -143,6 +143,7 @@ class _Edge:
         self._ref = ref
         self._surroundings = surroundings
         self._deadlines = deadlines
+        self._own = face.own
         self._stamp = {"name": face.name, "version": face.version}
 
     async def __call__(self, ctx: _Context, call_next: CallNext) -> HandlerResult:
@@ -172,7 +173,7 @@ class _Edge:
         return result
 
     async def _introduce(self, ctx: _Context) -> None:
-        own = self._face.own()
+        own = self._own()
         if own is None:
             return
         try:
