@@ -550,7 +550,7 @@ class Runtime:
     def _own(self) -> ActorRef | None:
         """The actor of the server that the root is, where that has middleware."""
         main = self._tree.main
-        running = self._running.get(id(main)) if isinstance(main, Server) and main.own_middleware else None
+        running = self._running.get(id(_source(main))) if isinstance(main, Server) and main.own_middleware else None
         return running.ref if running is not None else None
 
     def _tool_schema(self, name: str) -> Mapping[str, Any] | None:

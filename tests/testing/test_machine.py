@@ -302,3 +302,27 @@ def test_an_added_tool_is_what_the_model_foretells() -> None:
 def test_two_imports_can_be_unmounted_at_once() -> None:
     tree = Tree((ServerSpec("s0"), ServerSpec("s1", ONE_EACH), ServerSpec("s2")), (MountSpec(0, 2),))
     replay(tree, Import(2, 1, "x"), Import(2, 1, "y"), Unmount(0))
+
+
+def test_the_sources_of_imports_end_with_them() -> None:
+    ended: list[str] = []
+
+    @asynccontextmanager
+    async def lifespan(server: Any) -> AsyncIterator[None]:
+        yield
+        ended.append(server.name)
+
+    class Imports(CompositionMachine):
+        def servers(self) -> Sequence[object]:
+            return [Server("main"), Server("source", lifespan=lifespan)]
+
+    machine = Imports()
+    machine.begin(None)
+    for change in (Import(0, 1, "x"), Import(0, 1, "y"), Unmount(0)):
+        machine.make(change)
+        machine.lists_and_calls_are_as_the_model_says()
+    assert ended == []
+    machine.make(Unmount(0))
+    machine.lists_and_calls_are_as_the_model_says()
+    assert ended == ["source"]
+    machine.teardown()
