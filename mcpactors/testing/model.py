@@ -239,7 +239,7 @@ class Model:
             if own is None or not fits(seen.own, own):
                 continue
             if any((it.name, it.own, it.source) == (name, own, seen.source) for it in rows["resources"]):
-                return None  # it is hidden: a template is no way around that
+                continue  # it is hidden: a template of who hides it is no way around that
             return self._onward(kind, seen, own)
         return None
 
