@@ -247,10 +247,15 @@ def below(target: object) -> Iterator[MountHandle]:
 def refuse_cycle(parent: object, child: object, called: Callable[[object], str]) -> None:
     """Raise `MountCycle`, with the path named, when `parent` is `child` or mounted somewhere below it."""
 
+    seen: set[MountHandle] = set()  # handles can make a circle of what no runtime runs yet
+
     def path_to_parent(here: object, path: tuple[object, ...], more: Mounts) -> tuple[object, ...] | None:
         if here is parent:
             return path
         for handle in (*below(here), *more):
+            if handle in seen:
+                continue
+            seen.add(handle)
             target = itself(handle.target)
             found = path_to_parent(target, (*path, target), handle.on_it)
             if found is not None:

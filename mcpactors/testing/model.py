@@ -290,13 +290,15 @@ class Model:
         if not change.by_runtime:
             if not parent.changes:
                 return True
-            if parent in self._described(child):
+            if parent in self._described(child, [], []):
                 return False
         within = self.beside if change.by_runtime else parent.mounts
         if isinstance(change, Import):
+            if self._is_cyclic(child):
+                return False
             mount = ModelMount(child, change.namespace)
             self._copy(mount)
-            return not self._is_cyclic(child) and self._put_unless_cyclic(mount, within)
+            return self._put_unless_cyclic(mount, within)
         mount = ModelMount(child, change.namespace, change.tool_names)
         if change.include_tags:
             mount.rules.append(Rule(True, tags=change.include_tags, only=True))
@@ -335,10 +337,16 @@ class Model:
             kind: [Seen(seen.name, seen.name, seen.tags, True, mount) for seen in found] for kind, found in rows.items()
         }
 
-    def _described(self, server: ModelServer, more: Sequence[ModelMount] = ()) -> Iterator[ModelServer]:
-        yield server
+    def _described(
+        self, server: ModelServer, more: Sequence[ModelMount], found: list[ModelServer | ModelMount]
+    ) -> list[ModelServer | ModelMount]:
+        """A server and all below it, by every mount; in what does not run yet there may be circles."""
+        found.append(server)
         for mount in (*server.mounts, *more):
-            yield from self._described(mount.target, mount.below)
+            if mount not in found:
+                found.append(mount)
+                self._described(mount.target, mount.below, found)
+        return found
 
     def _is_cyclic(self, root: ModelServer, more: Sequence[ModelMount] = ()) -> bool:
         """Whether a server, or a copy of it, is below itself in what runs: in the tree of a root or of a source."""

@@ -595,10 +595,12 @@ async def test_a7_for_a_call_through_parents_theirs_runs_first_outermost_first(m
 async def test_a7_a_parents_middleware_sees_a_renamed_tool_by_its_new_name() -> None:
     notes: list[str] = []
     main = named("main", middleware=[noting(notes, "main")])
-    main.mount(named("child", "old"), "c", tool_names={"old": "new"})
+    middle = named("middle", middleware=[noting(notes, "middle")])
+    middle.mount(named("child", "old"), "b", tool_names={"old": "new"})
+    main.mount(middle, "a", tool_names={"b_new": "newest"})
     async with serving(main) as (_, client):
-        assert await said(client, "c_new") == "child.old"
-    assert notes[0] == "main > tools/call c_new"
+        assert await said(client, "a_newest") == "child.old"
+    assert notes[:2] == ["main > tools/call a_newest", "middle > tools/call b_new"]
 
 
 @BOTH_ERAS

@@ -24,6 +24,7 @@ from mcpactors.testing import (
     Filter,
     GuestRun,
     Import,
+    MountBelow,
     MountOn,
     MountSpec,
     Offer,
@@ -326,3 +327,9 @@ def test_the_sources_of_imports_end_with_them() -> None:
     machine.lists_and_calls_are_as_the_model_says()
     assert ended == ["source"]
     machine.teardown()
+
+
+def test_a_circle_that_handles_made_of_what_does_not_run_is_refused_once_it_would() -> None:
+    tree = Tree((ServerSpec("s0"), ServerSpec("s1", ONE_EACH), ServerSpec("s2")), (MountSpec(1, 2),))
+    circle = MountBelow(0, 1)
+    replay(tree, circle, MountOn(0, 1), MountOn(0, 1, by_runtime=True), Import(0, 1), Import(0, 1, by_runtime=True))
