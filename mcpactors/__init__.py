@@ -12,7 +12,8 @@ from mcpactors.runtime.restart import RestartPolicy
 from mcpactors.runtime.routing import add_resource_prefix, has_resource_prefix, remove_resource_prefix
 from mcpactors.runtime.supervisor import ActorInfo
 from mcpactors.runtime.visibility import ToolOverride
-from mcpactors.server import ProxyServer, Server, create_proxy, session_state
+from mcpactors.server import Server, create_proxy, session_state
+from mcpactors.targets import ProxyServer
 
 __all__ = [
     "ActorInfo",

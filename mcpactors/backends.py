@@ -19,7 +19,7 @@ from mcp.server.lowlevel import Server as LowLevelServer
 
 from mcpactors.config import HTTPServer, MCPConfig, ModuleServer, StdioServer, parse_config
 from mcpactors.errors import ConfigError, MountError
-from mcpactors.server import ProxyServer, Server
+from mcpactors.targets import ProxyServer
 from mcpactors.transports.http import http_client
 from mcpactors.transports.memory import memory_client
 from mcpactors.transports.stdio import StderrTail, stdio_client
@@ -44,7 +44,7 @@ Open = Callable[[object], AbstractAsyncContextManager[Runs]]
 
 
 def connector(proxy: ProxyServer, stderr: StderrTail, open_runtime: Open) -> Connect:
-    """How to connect to a backend. A `Server` is opened in a runtime of its own, with all that is mounted on it."""
+    """How to connect to a backend. A server of ours is opened in a runtime of its own, with all that is mounted on it."""
     target = proxy.target
     if isinstance(target, StdioServer):
         path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
@@ -54,13 +54,13 @@ def connector(proxy: ProxyServer, stderr: StderrTail, open_runtime: Open) -> Con
         if target.resolved_transport != "http":
             raise MountError(f"{target.url}: transport {target.resolved_transport!r} is not there yet; use http")
         return lambda: http_client(target.url, target.headers)
-    if isinstance(target, Server):
-        return lambda: _composed(target, open_runtime)
-    return lambda: memory_client(target)
+    if isinstance(target, LowLevelServer):
+        return lambda: memory_client(target)
+    return lambda: _composed(target, open_runtime)
 
 
 @asynccontextmanager
-async def _composed(server: Server, open_runtime: Open) -> AsyncIterator[Streams]:
+async def _composed(server: object, open_runtime: Open) -> AsyncIterator[Streams]:
     async with open_runtime(server) as runtime, memory_client(runtime.server) as streams:
         yield streams
 

@@ -45,8 +45,9 @@ from mcpactors.runtime.routing import (
 )
 from mcpactors.runtime.supervisor import ActorInfo, ChildSpec, ChildState, Supervisor
 from mcpactors.runtime.visibility import ToolOverride
-from mcpactors.server import ProxyServer, Server, bus_of, called, check_target, create_proxy, low_level, routes_of
+from mcpactors.server import Server, bus_of, create_proxy, routes_of
 from mcpactors.snapshots import difference, load_snapshot, save_snapshot
+from mcpactors.targets import ProxyServer, called, check_target, low_level
 from mcpactors.transports.edge import Face, Surroundings, edge_server
 from mcpactors.transports.framing import StderrTail
 from mcpactors.transports.http import serve_http

@@ -1,24 +1,19 @@
-"""What can be mounted: `Server`, the SDK's servers and objects that wrap one, and descriptions of backends.
+"""`Server`: components, visibility, and what is mounted on it; `create_proxy`.
 
-Rule: descriptions only; a runtime makes them alive. The SDK's private names that we need (a server's managers, its
-low-level server, its routes) are used in this file only.
+Rule: descriptions only; a runtime makes them alive. The SDK's private names that we need of a server (its managers,
+its routes) are used in this file only.
 """
 
 from __future__ import annotations
 
 import inspect
 import logging
-import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
-from pathlib import Path
-from typing import Any, ClassVar, Final, Protocol, TypeVar, overload
-from urllib.parse import urlsplit
+from typing import Any, ClassVar, Protocol, TypeVar, overload
 
-from attrs import frozen
 from mcp.server import MCPServer
 from mcp.server.context import ServerMiddleware
-from mcp.server.lowlevel import Server as LowLevelServer
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.prompts import Prompt
 from mcp.server.mcpserver.resources import Resource
@@ -29,16 +24,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from mcpactors.config import HTTPServer, MCPConfig, ModuleServer, ServerConfig, StdioServer, load_config, parse_config
-from mcpactors.errors import ConfigError, InvalidParams, MCPActorsError, MountError
+from mcpactors.config import HTTPServer, StdioServer
+from mcpactors.errors import InvalidParams, MCPActorsError
 from mcpactors.mounts import CatalogDiff, MountHandle, Mounts, make_handle, refuse_cycle
 from mcpactors.runtime.routing import Kind, validate_name
 from mcpactors.runtime.visibility import SHOW_ALL, TAGS_KEY, Rule, ToolOverride, Visibility
+from mcpactors.targets import ProxyServer, called, check_target, describe
 
-__all__ = ["ProxyServer", "Server", "create_proxy", "low_level", "routes_of", "session_state"]
-
-_WRAPPED_AS: Final = ("_lowlevel_server", "_mcp_server")
-"""Where the SDK's `MCPServer` and FastMCP's servers keep the low-level server; neither has a public name for it."""
+__all__ = ["Server", "create_proxy", "routes_of", "session_state"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Words = Iterable[str]
@@ -447,36 +440,6 @@ def session_state(ctx: Context[Any, Any]) -> dict[str, Any]:
     return state
 
 
-def low_level(target: object) -> LowLevelServer[Any]:
-    """The SDK's low-level server in `target`: itself, or the one that it wraps.
-
-    Raises:
-        MountError: there is none.
-    """
-    if isinstance(target, LowLevelServer):
-        return target
-    for attribute in _WRAPPED_AS:
-        wrapped = getattr(target, attribute, None)
-        if isinstance(wrapped, LowLevelServer):
-            return wrapped
-    raise MountError(
-        f"{type(target).__name__} cannot be mounted: it is neither an mcp.server.MCPServer, a low-level Server nor an "
-        "object that wraps one; for a URL, a program or a config use create_proxy(...)"
-    )
-
-
-def check_target(target: object) -> object:
-    """The target itself when it can be mounted; raises `MountError` else."""
-    if not isinstance(target, ProxyServer):
-        low_level(target)
-    return target
-
-
-def called(target: object) -> str:
-    """What a target calls itself."""
-    return target.name if isinstance(target, ProxyServer) else low_level(target).name
-
-
 def bus_of(target: object) -> SubscriptionBus | None:
     """Where an SDK server publishes the changes that its tools tell of."""
     return target._subscriptions if isinstance(target, MCPServer) else None
@@ -493,19 +456,6 @@ def routes_of(target: object) -> Sequence[Route]:
     return target._custom_starlette_routes if isinstance(target, MCPServer) else ()
 
 
-@frozen(eq=False)
-class ProxyServer:
-    """A backend to be proxied: where it is, and what it is called when nothing else names it."""
-
-    target: StdioServer | HTTPServer | Server | LowLevelServer[Any]
-    name: str
-
-    @property
-    def behind(self) -> Server | None:
-        """The server of ours that it is a proxy of."""
-        return self.target if isinstance(self.target, Server) else None
-
-
 def create_proxy(target: object, name: str | None = None) -> ProxyServer | Server:
     """Describe a proxied backend (seed 001, "Mounting External Servers").
 
@@ -517,48 +467,12 @@ def create_proxy(target: object, name: str | None = None) -> ProxyServer | Serve
         ConfigError: the target cannot be understood.
         MountError: the target is no server.
     """
-    if isinstance(target, dict):
-        whole = target if "mcpServers" in target else {"mcpServers": {"backend": target}}
-        target = parse_config(whole, source="create_proxy")
-    if isinstance(target, MCPConfig) and len(target.servers) > 1:
-        return _several(target, name or "config")
-    found, itself = _understood(target)
-    if isinstance(found, ModuleServer):
-        raise ConfigError(f"{itself}: a module is not proxied; mount the server object that it has")
-    return ProxyServer(found, name or itself)
-
-
-def _understood(target: object) -> tuple[ServerConfig | Server | LowLevelServer[Any], str]:
-    if isinstance(target, StdioServer | HTTPServer | ModuleServer):
-        return target, "backend"
-    if isinstance(target, str) and urlsplit(target).scheme in ("http", "https", "ws", "wss"):
-        only = _only(parse_config({"mcpServers": {"backend": {"url": target}}}, source="create_proxy"))
-        return only[0], urlsplit(target).hostname or "backend"
-    if isinstance(target, str | Path):
-        if Path(target).suffix == ".json":
-            return _only(load_config(target))
-        if Path(target).suffix != ".py":
-            raise ConfigError(f"{target} is neither a URL nor the path of a .py script or a .json config")
-        if not Path(target).is_file():
-            raise ConfigError(f"{target}: there is no such file; give the script's path")
-        return StdioServer(sys.executable, (str(target),)), Path(target).stem
-    if isinstance(target, MCPConfig):
-        return _only(target)
-    server = low_level(target)
-    return target if isinstance(target, Server) else server, server.name
-
-
-def _only(config: MCPConfig) -> tuple[ServerConfig, str]:
-    if not config.servers:
-        raise ConfigError("create_proxy needs a server and this config has none; add one to its mcpServers")
-    [(name, server)] = config.servers.items()
-    return server, name
-
-
-def _several(config: MCPConfig, name: str) -> Server:
-    whole = Server(name)
-    for namespace, server in config.servers.items():
-        if not server.disabled:
-            proxy = create_proxy(server, namespace)
-            whole.mount(proxy, namespace, include_tags=server.include_tags, exclude_tags=server.exclude_tags)
+    proxies = describe(target, name)
+    if isinstance(proxies, ProxyServer):
+        return proxies
+    whole = Server(name or "config")
+    for namespace, proxy in proxies.items():
+        server = proxy.target
+        assert isinstance(server, StdioServer | HTTPServer)  # the entries of a config
+        whole.mount(proxy, namespace, include_tags=server.include_tags, exclude_tags=server.exclude_tags)
     return whole

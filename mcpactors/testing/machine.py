@@ -23,7 +23,8 @@ from mcpactors.errors import MountCycle
 from mcpactors.host import Runtime, RuntimeSettings, open_runtime
 from mcpactors.runtime.routing import KEYS, Kind, UriFormat
 from mcpactors.runtime.visibility import tags_of
-from mcpactors.server import ProxyServer, Server, low_level
+from mcpactors.server import Server
+from mcpactors.targets import ProxyServer, low_level
 from mcpactors.testing.changes import (
     Add,
     Change,
