@@ -44,7 +44,7 @@ Open = Callable[[object], AbstractAsyncContextManager[Runs]]
 
 
 def connector(proxy: ProxyServer, stderr: StderrTail, open_runtime: Open) -> Connect:
-    """How to connect to a backend. A server of ours is opened in a runtime of its own, with all that is mounted on it."""
+    """How to connect to a backend. A server of ours is opened in a runtime of its own with all its mounts."""
     target = proxy.target
     if isinstance(target, StdioServer):
         path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
