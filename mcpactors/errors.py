@@ -14,6 +14,7 @@ __all__ = [
     "ActorCrashed",
     "ActorStopped",
     "ActorUnavailable",
+    "BackendMisbehaved",
     "BackendStartError",
     "CallTimeout",
     "CapabilityMissing",
@@ -27,6 +28,7 @@ __all__ = [
     "NameConflict",
     "NamespaceError",
     "NotFound",
+    "Overloaded",
     "QuestionRefused",
 ]
 
@@ -133,6 +135,12 @@ class MailboxFull(MCPActorsError):
     code = OVERLOADED
 
 
+class Overloaded(MCPActorsError):
+    """As much is going on as may."""
+
+    code = OVERLOADED
+
+
 class CallTimeout(MCPActorsError):
     """No sign of life from the callee, or no result in all, within the call's deadline."""
 
@@ -143,6 +151,10 @@ class BackendStartError(MCPActorsError):
     """A backend could not be started or connected."""
 
     code = UNAVAILABLE
+
+
+class BackendMisbehaved(MCPActorsError):
+    """A backend answered in a way that its protocol does not have."""
 
 
 class QuestionRefused(MCPActorsError):

@@ -51,6 +51,7 @@ from mcpactors.targets import ProxyServer, called, check_target, low_level
 from mcpactors.transports.edge import Face, Surroundings, edge_server
 from mcpactors.transports.framing import StderrTail
 from mcpactors.transports.http import serve_http
+from mcpactors.transports.parking import ParkedCall, Parking
 from mcpactors.transports.stdio_server import serve_stdio
 
 __all__ = [
@@ -88,6 +89,13 @@ class RuntimeSettings:
     page_size: int | None = None
     """Items in a page of a list; None: all in one."""
     mailbox: int = 256
+    parked: int = 256
+    """Calls of modern clients that may wait for their clients' answers at one time."""
+    state_keys: tuple[str, ...] = field(default=(), repr=False)
+    """Secrets of 32 bytes or more that seal `requestState`: the first seals, all open. None: made for this process.
+
+    Endpoints that share them can go on with each other's calls to modern backends; a parked call lives in one process.
+    """
 
 
 @define(eq=False)
@@ -179,7 +187,14 @@ class Runtime:
         self._router = self._tree.router
         self._closing = trio.Event()
         face = Face(name, VERSION, self._instructions, self._completes, self._tool_schema, self._own)
-        around = Surroundings(listen=self._router.listen, spawn=nursery.start_soon, closing=self._closing)
+        self._parking = Parking(nursery.start_soon, settings.deadlines.question, settings.parked)
+        around = Surroundings(
+            listen=self._router.listen,
+            spawn=nursery.start_soon,
+            parking=self._parking,
+            state_keys=settings.state_keys,
+            closing=self._closing,
+        )
         self.server: LowLevelServer[Any] = edge_server(self._router, face, around, settings.deadlines)
         """The endpoint as an SDK server: whatever serves one of those serves this runtime."""
         self._reconcile()
@@ -576,6 +591,10 @@ class Runtime:
             return root
         own = evolve(root, children=())
         return evolve(self._supervisor.info(self._router.name), children=(own, *root.children))
+
+    def parked(self) -> tuple[ParkedCall, ...]:
+        """The calls of modern clients that wait for their clients' answers, the oldest first."""
+        return tuple(self._parking)
 
     def conflicts(self) -> tuple[Conflict, ...]:
         """Every name that one mount hides from another."""

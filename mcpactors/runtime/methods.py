@@ -20,11 +20,14 @@ __all__ = [
     "FIELDS",
     "LISTS",
     "NAMED",
+    "QUESTIONS",
     "Address",
     "address_of",
+    "capability_for",
     "outward_error",
     "outward_result",
     "readdressed",
+    "reworded_question",
 ]
 
 CATALOG: Final = "mcpactors/catalog"
@@ -57,6 +60,14 @@ _REFERENCES: Final[Mapping[str, tuple[Kind, str]]] = {
     "ref/prompt": ("prompts", "name"),
     "ref/resource": ("templates", "uri"),
 }
+
+
+QUESTIONS: Final[Mapping[str, str]] = {
+    "sampling/createMessage": "sampling",
+    "elicitation/create": "elicitation",
+    "roots/list": "roots",
+}
+"""What a server may ask its client while it works on a call, and the capability of the client that this takes."""
 
 
 @frozen
@@ -129,6 +140,43 @@ def outward_error(message: str, data: Any, namespace: Namespace) -> tuple[str, A
         return message, data
     full = namespace.outward("resources", own)
     return message.replace(own, full), {**data, "uri": full}
+
+
+def capability_for(method: str, params: Mapping[str, Any] | None, declared: Mapping[str, Any]) -> dict[str, Any]:
+    """What a client would have to declare, as `ClientCapabilities`, to be asked this; empty when it has.
+
+    Elicitation without a mode is by form, and `elicitation: {}` means by form (MCP 2025-11-25, "Elicitation").
+    """
+    word = QUESTIONS.get(method)
+    if word is None:
+        return {}
+    has, asked = declared.get(word), params or {}
+    if not isinstance(has, Mapping):
+        return {word: {}}
+    if word == "elicitation":
+        mode = "url" if asked.get("mode") == "url" else "form"
+        return {} if mode in has or (mode == "form" and not has) else {word: {mode: {}}}
+    if word == "sampling" and (asked.get("tools") or asked.get("toolChoice")) and "tools" not in has:
+        return {word: {"tools": {}}}
+    return {}
+
+
+def reworded_question(method: str, params: Mapping[str, Any] | None, *, modern: bool) -> dict[str, Any] | None:
+    """The params of a question in the words of the era of whoever is asked.
+
+    A progress token is of the connection that the question came on. `elicitationId` is gone in MCP 2026-07-28, as are
+    the tasks of the old era.
+    """
+    if params is None:
+        return None
+    worded = dict(params)
+    meta = params.get("_meta")
+    if isinstance(meta, Mapping) and "progressToken" in meta:
+        worded["_meta"] = {key: value for key, value in meta.items() if key != "progressToken"}
+    if method == "elicitation/create" and modern:
+        worded.pop("elicitationId", None)
+        worded.pop("task", None)
+    return worded
 
 
 def _replaced(result: Mapping[str, Any], key: str, change: Any) -> Mapping[str, Any]:

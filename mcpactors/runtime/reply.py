@@ -84,6 +84,11 @@ class Question:
         self._answered.set()
         return True
 
+    @property
+    def answered(self) -> bool:
+        """Whether it has its answer, be it that nobody wants one any more."""
+        return self._outcome is not None
+
     async def outcome(self) -> Outcome:
         """Wait until somebody answered."""
         await self._answered.wait()
@@ -143,6 +148,11 @@ class ReplyChannel:
     def finished(self) -> bool:
         """True once the call has its outcome, or its caller has left."""
         return self.outcome is not None
+
+    @property
+    def asks(self) -> bool:
+        """True while a question of this call waits for its answer."""
+        return bool(self._open_questions)
 
     def notice(self, method: str, params: Mapping[str, Any]) -> None:
         """Tell the caller something. Never waits; dropped and counted once the call has ended.
@@ -331,8 +341,15 @@ class Replies:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.leave()
+
+    def leave(self, outcome: Failure = _LEFT) -> None:
+        """End the exchange, with this outcome if there is none yet: what leaving the block does.
+
+        For a caller that has no block around the whole: a call that is parked between two requests of its client.
+        """
         if self.channel.outcome is None:
-            self.channel.abandon(_LEFT)
+            self.channel.abandon(outcome)
         if self._watched_until != math.inf:
             self._clock.forget()
 

@@ -56,6 +56,8 @@ class ActorInfo:
     state: ChildState
     mailbox: MailboxStatistics
     in_flight: int
+    asking: int
+    """Of the calls in flight, those that wait for their client's answer to a question."""
     restarts: int
     since: float
     """Seconds it has been in this state."""
@@ -152,6 +154,7 @@ class Supervisor:
             state=child.state,
             mailbox=ref.mailbox.statistics(),
             in_flight=len(ref.in_flight),
+            asking=sum(envelope.reply.asks for envelope in ref.in_flight),
             restarts=child.restarts,
             since=trio.current_time() - child.since,
             last_exit=child.last_exit,

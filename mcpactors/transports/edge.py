@@ -1,5 +1,5 @@
 """Where a client meets the runtime: one client request becomes one `Envelope`, and what comes back becomes MCP of
-that client's revision.
+that client's revision. How a client is asked: asking.py. Where a modern one's calls wait for its answers: parking.py.
 
 Rule: the SDK's server machinery does the wire (both eras, sessions, header checks); its outermost middleware is ours
 and takes every request before a handler or a model sees it, so that what is relayed is relayed whole. Towards clients
@@ -9,8 +9,10 @@ channel and its connection's state are used in this file only.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
 from itertools import count
 from typing import Any, Final
 
@@ -19,6 +21,7 @@ from attrs import evolve, field, frozen
 from mcp.server.connection import Connection
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel import NotificationOptions, Server
+from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
 from mcp.shared.dispatcher import DispatchContext
 from mcp.shared.exceptions import MCPError
 from mcp.shared.subscriptions import SUBSCRIPTION_ID_META_KEY
@@ -37,24 +40,32 @@ from mcp_types import (
     ServerCapabilities,
     ToolsCapability,
 )
-from mcp_types.methods import CACHEABLE_METHODS, CLIENT_REQUESTS, SPEC_CLIENT_METHODS
+from mcp_types.methods import CACHEABLE_METHODS, CLIENT_REQUESTS, INPUT_REQUIRED_METHODS, SPEC_CLIENT_METHODS
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
-from mcpactors.errors import CapabilityMissing, InvalidParams, MCPActorsError, QuestionRefused
+from mcpactors.errors import InvalidParams, MCPActorsError
 from mcpactors.runtime.actor import ActorRef, Caller, Envelope, Request
 from mcpactors.runtime.methods import outward_error, outward_result
-from mcpactors.runtime.reply import PROGRESS, CallDeadlines, Failure, Notice, Outcome, Question, Replies, Result
+from mcpactors.runtime.reply import CallDeadlines, Failure, Replies, Result
+from mcpactors.transports.asking import (
+    INPUT_REQUIRED,
+    LOG_LEVELS,
+    CallClient,
+    input_requests,
+    refuse_all,
+    visits_needed,
+    without_visits,
+)
 from mcpactors.transports.changes import LISTS_TOLD, Changes, Listener, notification
+from mcpactors.transports.parking import OpenCall, Parking, Spawn
 
 __all__ = ["Face", "Surroundings", "edge_server"]
 
-LOG_LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
-CAPABILITY_FOR: Final[Mapping[str, str]] = {
-    "sampling/createMessage": "sampling",
-    "elicitation/create": "elicitation",
-    "roots/list": "roots",
-}
 NEW_ERA_FIELDS: Final = ("resultType", "ttlMs", "cacheScope")
+PARKED: Final = "parked:"
+PASSED: Final = "passed:"
+VISITED: Final = "visited"
+"""What `requestState` holds under our seal: the key of a parked call, a backend's own state, or neither."""
 SDK_ANSWERS: Final = frozenset({"initialize", "server/discover", "ping"})
 ACKNOWLEDGED: Final = "notifications/subscriptions/acknowledged"
 UNWATCH_DEADLINES: Final = CallDeadlines(idle=5, total=5)
@@ -80,9 +91,6 @@ class Face:
     """The root's own server, where it has middleware: that sees how clients introduce themselves, and may refuse."""
 
 
-Spawn = Callable[[Callable[[], Awaitable[None]]], None]
-
-
 @frozen(kw_only=True, eq=False)
 class Surroundings:
     """What an edge needs of the runtime that it stands before, besides the router."""
@@ -91,6 +99,14 @@ class Surroundings:
     """Have a function called at every change; returns what ends that."""
     spawn: Spawn
     """Run a function for as long as the runtime lives: the changes of one old session are told by a task of its own."""
+    parking: Parking
+    """Where calls of modern clients wait for answers."""
+    state_keys: Sequence[str] = ()
+    """Secrets of 32 bytes or more that seal `requestState`, the first of them; none: one of this process."""
+    client_left: Callable[[str], None] = lambda session: None
+    """Called when an old session has ended."""
+    roots_changed: Callable[[str], None] = lambda session: None
+    """Called when the client of an old session says that its roots have changed."""
     closing: trio.Event = field(factory=trio.Event)
     """Set when the runtime is about to close, so that streams of changes end in good order."""
 
@@ -145,6 +161,10 @@ class _Edge:
         self._deadlines = deadlines
         self._own = face.own
         self._stamp = {"name": face.name, "version": face.version}
+        self._parking = surroundings.parking
+        keys = surroundings.state_keys or [secrets.token_hex(32)]
+        seal = RequestStateSecurity(keys=list(keys), ttl=deadlines.question)
+        self._sealed = RequestStateBoundary(seal, default_audience=face.name)
 
     async def __call__(self, ctx: _Context, call_next: CallNext) -> HandlerResult:
         method, revision = ctx.method, ctx.protocol_version
@@ -152,6 +172,8 @@ class _Edge:
         if ctx.request_id is None:
             if method == "notifications/initialized":
                 self._tell_changes_to(connection)
+            elif method == "notifications/roots/list_changed" and (known := connection.state.get(_CALLER)):
+                self._surroundings.roots_changed(known.session)
             return await call_next(ctx)
         if method in SDK_ANSWERS:
             if method != "ping":
@@ -162,11 +184,13 @@ class _Edge:
         params = ctx.params or {}
         if not isinstance(params.get("_meta", {}), Mapping):
             raise MCPError(InvalidParams.code, f"{method} takes params._meta as an object")
-        caller = _caller(connection, revision, params)
+        caller = self._caller(connection, revision, params)
         if method == "logging/setLevel":
             return _set_level(connection, caller, params)
         if method == "subscriptions/listen":
             return await self._listen(ctx, params, caller)
+        if method in INPUT_REQUIRED_METHODS and revision in MODERN_PROTOCOL_VERSIONS:
+            return await self._sealed(ctx, partial(self._call_in_rounds, caller))
         result = await self._call(ctx, Request(method, params, caller))
         if method in ("resources/subscribe", "resources/unsubscribe"):
             await self._watch(connection, method, params["uri"])
@@ -256,18 +280,113 @@ class _Edge:
 
     # --- Calls ----------------------------------------------------------------------------------------------------
 
-    async def _call(self, context: _Context, request: Request) -> dict[str, Any]:
-        client = _Client(context, request)
-        with Replies(self._deadlines) as replies:
-            try:
-                self._ref.offer(Envelope(request, replies.channel))
-            except MCPActorsError as error:
-                raise MCPError(error.code, error.message, error.data) from error
+    async def _call(self, ctx: _Context, request: Request) -> dict[str, Any]:
+        """A call that ends with the request that began it."""
+        client = self._client(ctx, request.caller)
+        with self._begun(request) as replies:
             await client.converse(replies)
-            outcome = replies.outcome
+        return self._answered(request, replies)
+
+    async def _call_in_rounds(self, caller: Caller, ctx: _Context) -> dict[str, Any]:
+        """A modern call, which may end a request by `input_required` and go on with the retry.
+
+        What stands in `requestState` is under a seal of ours: the key of a call that is parked here, or the state of a
+        backend that speaks the modern era itself.
+        """
+        params = dict(ctx.params or {})
+        state = params.get("requestState")
+        if isinstance(state, str) and state.startswith(PARKED):
+            call = self._resumed(params, state.removeprefix(PARKED))
+        else:
+            if isinstance(state, str) and state.startswith(PASSED):
+                params["requestState"] = state.removeprefix(PASSED)
+            elif state == VISITED:
+                params = without_visits(params)
+            request = Request(ctx.method, params, caller)
+            call = OpenCall(request, self._begun(request))
+        client = self._client(ctx, caller)
+        with ExitStack() as leaves:
+            leaves.enter_context(call.replies)
+            while await client.gather(call):
+                if not self._parking.full:
+                    key = self._parking.park(call)
+                    leaves.pop_all()  # from now on it is the parking's to leave
+                    asked = {"resultType": INPUT_REQUIRED, "inputRequests": input_requests(call)}
+                    return self._shaped(call.request, {**asked, "requestState": PARKED + key})
+                refuse_all(call)
+        return self._answered(call.request, call.replies, client.refused)
+
+    def _begun(self, request: Request) -> Replies:
+        replies = Replies(self._deadlines)
+        try:
+            self._ref.offer(Envelope(request, replies.channel))
+        except MCPActorsError as error:
+            raise MCPError(error.code, error.message, error.data) from error
+        return replies
+
+    def _resumed(self, params: Mapping[str, Any], key: str) -> OpenCall:
+        """The parked call that a retry goes on with, given the answers that came with it."""
+        answers = params.get("inputResponses") or {}
+        if not isinstance(answers, Mapping) or not all(isinstance(answer, Mapping) for answer in answers.values()):
+            raise MCPError(InvalidParams.code, "inputResponses is an object that has an object for each input request")
+        call = self._parking.take(key)
+        if call is None:
+            said = "Invalid or expired requestState: it was used already, or its call has ended; begin the call anew"
+            raise MCPError(InvalidParams.code, said, {"reason": "invalid_request_state"})
+        for name, answer in answers.items():
+            if name in call.asked:
+                call.asked[name].answer(Result(answer))
+        return call
+
+    def _caller(self, connection: Connection, revision: str, params: Mapping[str, Any]) -> Caller:
+        """The facts about the client: each modern request carries them, an old session keeps them."""
+        if revision in MODERN_PROTOCOL_VERSIONS:
+            meta = params.get("_meta") or {}
+            return Caller(
+                revision,
+                capabilities=meta.get(CLIENT_CAPABILITIES_META_KEY) or {},
+                info=meta.get(CLIENT_INFO_META_KEY),
+                log_level=meta.get(LOG_LEVEL_META_KEY),
+                can_be_asked=True,
+            )
+        known: Caller | None = connection.state.get(_CALLER)
+        if known is None:
+            said = connection.client_params
+            hello = said.model_dump(by_alias=True, mode="json", exclude_none=True) if said is not None else {}
+            session = f"session-{next(_session_numbers)}"
+            known = connection.state[_CALLER] = Caller(
+                revision,
+                capabilities=hello.get("capabilities", {}),
+                info=hello.get("clientInfo"),
+                session=session,
+                can_be_asked=True,
+            )
+            connection.exit_stack.callback(self._surroundings.client_left, session)
+        return known
+
+    def _client(self, ctx: _Context, caller: Caller) -> CallClient:
+        state = ctx.session._connection.state
+
+        def log_level() -> str | None:  # an old session may set it while the call runs
+            known: Caller = state.get(_CALLER, caller)
+            return known.log_level
+
+        return CallClient(ctx.session._request_outbound, caller, ctx.params or {}, log_level)
+
+    def _answered(self, request: Request, replies: Replies, refused: Failure | None = None) -> dict[str, Any]:
+        """The result, or the error raised. A call that failed for want of a capability says so to modern clients."""
+        outcome, namespace = replies.outcome, replies.channel.namespace
+        if refused is not None and (isinstance(outcome, Failure) or outcome.value.get("isError")):
+            outcome = refused
         if isinstance(outcome, Failure):
-            raise MCPError(outcome.code, *outward_error(outcome.message, outcome.data, replies.channel.namespace))
-        return self._shaped(request, outward_result(request.method, outcome.value, replies.channel.namespace))
+            visits = visits_needed(outcome, request.caller)
+            if visits:
+                return self._shaped(request, {**visits, "requestState": VISITED})
+            raise MCPError(outcome.code, *outward_error(outcome.message, outcome.data, namespace))
+        result = outcome.value
+        if result.get("resultType") == INPUT_REQUIRED and isinstance(state := result.get("requestState"), str):
+            result = {**result, "requestState": PASSED + state}
+        return self._shaped(request, outward_result(request.method, result, namespace))
 
     def _shaped(self, request: Request, result: Mapping[str, Any]) -> dict[str, Any]:
         """The result with the fields that the client's revision must have, and without those it does not know."""
@@ -284,30 +403,6 @@ class _Edge:
         return shaped
 
 
-def _caller(connection: Connection, revision: str, params: Mapping[str, Any]) -> Caller:
-    """The facts about the client: each modern request carries them, an old session keeps them."""
-    if revision in MODERN_PROTOCOL_VERSIONS:
-        meta = params.get("_meta") or {}
-        return Caller(
-            revision,
-            capabilities=meta.get(CLIENT_CAPABILITIES_META_KEY) or {},
-            info=meta.get(CLIENT_INFO_META_KEY),
-            log_level=meta.get(LOG_LEVEL_META_KEY),
-        )
-    known: Caller | None = connection.state.get(_CALLER)
-    if known is None:
-        said = connection.client_params
-        known = Caller(
-            revision,
-            capabilities=said.capabilities.model_dump(by_alias=True, mode="json", exclude_none=True) if said else {},
-            info=said.client_info.model_dump(by_alias=True, mode="json", exclude_none=True) if said else None,
-            session=f"session-{next(_session_numbers)}",
-            can_be_asked=True,
-        )
-        connection.state[_CALLER] = known
-    return known
-
-
 def _set_level(connection: Connection, caller: Caller, params: Mapping[str, Any]) -> EmptyResult:
     level = params.get("level")
     if level not in LOG_LEVELS:
@@ -315,66 +410,3 @@ def _set_level(connection: Connection, caller: Caller, params: Mapping[str, Any]
         raise MCPError(error.code, error.message)
     connection.state[_CALLER] = evolve(caller, log_level=level)
     return EmptyResult()
-
-
-class _Client:
-    """The client of one call, for as long as it runs: takes its notices and is asked its questions."""
-
-    __slots__ = ("_channel", "_connection", "_request", "_token")
-
-    def __init__(self, context: _Context, request: Request) -> None:
-        self._channel: DispatchContext[TransportContext] = context.session._request_outbound
-        self._connection: Connection = context.session._connection
-        self._request = request
-        self._token = (request.params.get("_meta") or {}).get("progressToken")
-
-    async def converse(self, replies: Replies) -> None:
-        """Carry notices and questions until the call has its outcome. The usual call has none and opens no nursery."""
-        async for event in replies:
-            if isinstance(event, Question):
-                break
-            await self._tell(event)
-        else:
-            return
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._ask, event)
-            async for event in replies:
-                if isinstance(event, Question):
-                    nursery.start_soon(self._ask, event)
-                else:
-                    await self._tell(event)
-            nursery.cancel_scope.cancel()
-
-    async def _tell(self, notice: Notice) -> None:
-        if notice.method == PROGRESS:
-            if self._token is not None:
-                await self._channel.notify(PROGRESS, {**notice.params, "progressToken": self._token})
-            else:  # a client in memory has a callback and no token
-                said = notice.params
-                await self._channel.progress(said.get("progress", 0), said.get("total"), said.get("message"))
-        elif notice.method != "notifications/message" or self._wants(notice.params.get("level")):
-            await self._channel.notify(notice.method, notice.params)
-
-    def _wants(self, level: object) -> bool:
-        caller: Caller = self._connection.state.get(_CALLER, self._request.caller)
-        if caller.log_level is None:
-            return caller.revision not in MODERN_PROTOCOL_VERSIONS
-        return level in LOG_LEVELS and LOG_LEVELS.index(str(level)) >= LOG_LEVELS.index(caller.log_level)
-
-    async def _ask(self, question: Question) -> None:
-        question.answer(await self._answer(question))
-
-    async def _answer(self, question: Question) -> Outcome:
-        needed = CAPABILITY_FOR.get(question.method)
-        if needed is not None and needed not in self._request.caller.capabilities:
-            return Failure.of(
-                CapabilityMissing(
-                    f"the client of this call did not declare {needed}", {"requiredCapabilities": {needed: {}}}
-                )
-            )
-        try:
-            return Result(await self._channel.send_raw_request(question.method, question.params))
-        except MCPError as error:
-            return Failure(error.code, error.message, error.data)
-        except (trio.ClosedResourceError, trio.BrokenResourceError):
-            return Failure.of(QuestionRefused("the client has gone"))

@@ -1,0 +1,87 @@
+"""A modern backend's `input_required`, for a client of the legacy era: asked by real requests, then the retry.
+
+Rule: the backend gets its own state back as it was, and the client's answers under the backend's own keys; nothing
+else of the call changes from round to round (MCP 2026-07-28, "Multi Round-Trip Requests"; design.md section 6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+import trio
+
+from mcpactors.errors import BackendMisbehaved
+from mcpactors.runtime.methods import QUESTIONS
+from mcpactors.runtime.reply import Failure, Outcome, ReplyChannel, Result
+
+__all__ = ["INPUT_REQUIRED", "ROUNDS", "STATE_SIZE", "answer_rounds"]
+
+INPUT_REQUIRED: Final = "input_required"
+ROUNDS: Final = 10
+"""Times that a call is retried with answers."""
+STATE_SIZE: Final = 64 * 1024
+"""Characters of `requestState`, at most."""
+PAUSE: Final = 0.05
+"""Seconds before the retry of a call that has a state and asks nothing; doubles each time."""
+
+Again = Callable[[dict[str, Any]], Awaitable[Mapping[str, Any]]]
+
+
+async def answer_rounds(name: str, first: Mapping[str, Any], again: Again, reply: ReplyChannel) -> Outcome:
+    """Put what the backend `name` asks to the caller, and retry with the answers until the call is complete.
+
+    `again(more)` sends the call anew with `more` among its params. A question that the client refuses or fails ends
+    the call with that failure: the protocol has no answer that says so.
+    """
+    result, pause = first, PAUSE
+    for _ in range(ROUNDS):
+        wanted = result.get("inputRequests") or {}
+        state = result.get("requestState")
+        _check(name, wanted, state)
+        more: dict[str, Any] = {}
+        if wanted:
+            answers = await _ask_all(wanted, reply)
+            if isinstance(answers, Failure):
+                return answers
+            more["inputResponses"] = answers
+        else:
+            await trio.sleep(pause)
+            pause *= 2
+        if state is not None:
+            more["requestState"] = state
+        result = await again(more)
+        if result.get("resultType") != INPUT_REQUIRED:
+            return Result(result)
+    raise BackendMisbehaved(f"{name} asked for more input after {ROUNDS} rounds; the call was given up")
+
+
+def _check(name: str, wanted: object, state: object) -> None:
+    if not isinstance(wanted, Mapping) or not (wanted or state is not None):
+        raise BackendMisbehaved(f"{name} says that input is required and not which")
+    if state is not None and not isinstance(state, str):
+        raise BackendMisbehaved(f"{name} sent a requestState that is no string")
+    if state is not None and len(state) > STATE_SIZE:
+        raise BackendMisbehaved(f"{name} sent a requestState of {len(state)} characters; {STATE_SIZE} are taken")
+    for asked in wanted.values():
+        if not isinstance(asked, Mapping) or asked.get("method") not in QUESTIONS:
+            raise BackendMisbehaved(f"{name} asks its client for something that is no question of MCP")
+
+
+async def _ask_all(wanted: Mapping[str, Mapping[str, Any]], reply: ReplyChannel) -> dict[str, Any] | Failure:
+    """The answer to each, asked at once; or the first failure, for which the others are withdrawn."""
+    answers: dict[str, Any] = {}
+    failures: list[Failure] = []
+    async with trio.open_nursery() as nursery:
+
+        async def ask(key: str, question: Mapping[str, Any]) -> None:
+            outcome = await reply.question(question["method"], question.get("params"))
+            if isinstance(outcome, Result):
+                answers[key] = outcome.value
+            else:
+                failures.append(outcome)
+                nursery.cancel_scope.cancel()
+
+        for key, question in wanted.items():
+            nursery.start_soon(ask, key, question)
+    return failures[0] if failures else answers

@@ -1,0 +1,121 @@
+"""Calls of modern clients that wait for their client's answers, between one request and its retry.
+
+Rule: a parked call goes on running; only its way back waits here. A key is good for one retry. Each call that nobody
+comes back for ends at its expiry, with the runtime, or with its callee, whichever is first to matter; their number
+is bounded (design.md section 6; MCP 2026-07-28, "Multi Round-Trip Requests").
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from itertools import count
+from typing import Final
+
+import trio
+from attrs import define, field, frozen
+
+from mcpactors.errors import CallTimeout
+from mcpactors.runtime.actor import Request
+from mcpactors.runtime.reply import Failure, Question, Replies
+
+__all__ = ["OpenCall", "ParkedCall", "Parking", "Spawn"]
+
+Spawn = Callable[[Callable[[], Awaitable[None]]], None]
+
+KEY_BYTES: Final = 16
+
+
+@define(eq=False)
+class OpenCall:
+    """A call that may outlive the request that began it."""
+
+    request: Request
+    replies: Replies
+    asked: dict[str, Question] = field(factory=dict)
+    """The questions that the client was given, each under the key that its answer must have."""
+    _numbers: Iterator[int] = field(factory=lambda: count(1))
+
+    def note(self, question: Question) -> None:
+        """This question is to be answered by the client's retry."""
+        self.asked[f"q{next(self._numbers)}"] = question
+
+    def still_asked(self) -> bool:
+        """Whether any question waits for its answer; those that were withdrawn are forgotten."""
+        self.asked = {key: question for key, question in self.asked.items() if not question.answered}
+        return bool(self.asked)
+
+
+@frozen
+class ParkedCall:
+    """One row of `Runtime.parked()`: which call waits, for answers to what, and for how many seconds still."""
+
+    method: str
+    name: str
+    """The tool, prompt or URI that was called, as the client names it."""
+    questions: tuple[str, ...]
+    since: float
+    """Seconds it has waited."""
+    expires: float
+    """Seconds until it is given up."""
+
+
+@define(eq=False)
+class _Entry:
+    call: OpenCall
+    at: float
+    taken: trio.Event = field(factory=trio.Event)
+
+
+class Parking:
+    """Where calls wait. `spawn` runs a task for as long as the runtime lives; `expiry` is in seconds."""
+
+    def __init__(self, spawn: Spawn, expiry: float, capacity: int) -> None:
+        self._spawn = spawn
+        self._expiry = expiry
+        self._capacity = capacity
+        self._entries: dict[str, _Entry] = {}
+
+    @property
+    def full(self) -> bool:
+        """Whether as many calls wait as may."""
+        return len(self._entries) >= self._capacity
+
+    def park(self, call: OpenCall) -> str:
+        """Keep a call until its key is handed back; from now on nobody else is to leave its replies."""
+        key = secrets.token_urlsafe(KEY_BYTES)
+        entry = self._entries[key] = _Entry(call, trio.current_time())
+        self._spawn(partial(self._keep, key, entry))
+        return key
+
+    def take(self, key: str) -> OpenCall | None:
+        """Give a call back to the request that goes on with it. None when it was taken already, or is gone."""
+        entry = self._entries.pop(key, None)
+        if entry is None:
+            return None
+        entry.taken.set()
+        return entry.call
+
+    def __iter__(self) -> Iterator[ParkedCall]:
+        now = trio.current_time()
+        for entry in self._entries.values():
+            params, open_ones = entry.call.request.params, entry.call.asked.values()
+            yield ParkedCall(
+                entry.call.request.method,
+                str(params.get("name") or params.get("uri")),
+                tuple(question.method for question in open_ones),
+                now - entry.at,
+                entry.at + self._expiry - now,
+            )
+
+    async def _keep(self, key: str, entry: _Entry) -> None:
+        try:
+            with trio.move_on_after(self._expiry):
+                await entry.taken.wait()
+        finally:
+            if self._entries.pop(key, None) is not None:
+                said = (
+                    f"the client did not come back with its answers within {self._expiry:g} s; the call was cancelled"
+                )
+                entry.call.replies.leave(Failure.of(CallTimeout(said)))
