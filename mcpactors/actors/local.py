@@ -1,8 +1,8 @@
 """The actor that runs an SDK server of this process, in a lifespan of its own.
 
-Rule: the server is called through the SDK's own `serve_one`, so schemas, validation, `Context` and middleware are the
-SDK's; what the server sends while it works goes to the reply channel of the call (design.md section 6). The SDK's
-provisional surfaces `serve_one`, `Connection` and `DispatchContext` are used in this file only.
+Rule: the server is called through the SDK's own `ServerRunner`, so schemas, validation, `Context` and middleware are
+the SDK's; what the server sends while it works goes to the reply channel of the call (design.md section 6). The SDK's
+provisional surfaces `ServerRunner`, `Connection` and `DispatchContext` are used in this file only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from attrs import frozen
 from mcp.server.connection import Connection
 from mcp.server.context import CallNext, ServerMiddleware, ServerRequestContext
 from mcp.server.lowlevel import Server
-from mcp.server.runner import serve_one
+from mcp.server.runner import ServerRunner, aclose_shielded
 from mcp.server.subscriptions import SubscriptionBus
 from mcp.shared.dispatcher import CallOptions
 from mcp.shared.exceptions import MCPError, NoBackChannelError
@@ -39,10 +39,12 @@ from mcp_types import (
     METHOD_NOT_FOUND,
     PROTOCOL_VERSION_META_KEY,
 )
-from mcp_types.version import LATEST_HANDSHAKE_VERSION, LATEST_MODERN_VERSION
+from mcp_types.methods import is_input_required
+from mcp_types.version import LATEST_HANDSHAKE_VERSION, LATEST_MODERN_VERSION, MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
 from mcpactors.actors.paging import CHANGES, UPDATED, read_all
+from mcpactors.actors.rounds import INPUT_REQUIRED, answer_rounds
 from mcpactors.runtime.actor import Actor, Caller, Request, relay
 from mcpactors.runtime.methods import CATALOG, readdressed
 from mcpactors.runtime.reply import PROGRESS, Failure, Outcome, ReplyChannel, Result
@@ -80,6 +82,13 @@ class LocalServer:
     """Called when lists of these kinds are not what they were."""
     updated: Callable[[str], None] = lambda uri: None
     """Called when what is at one of its URIs has changed."""
+
+
+class _Runner(ServerRunner[Any]):
+    """The SDK's runner of one request, which lets `input_required` out to the legacy era, too."""
+
+    def _serialize(self, method: str, version: str, result: Any) -> dict[str, Any]:
+        return super()._serialize(method, LATEST_MODERN_VERSION if is_input_required(result) else version, result)
 
 
 class _CallContext:
@@ -187,12 +196,23 @@ class LocalActor(Actor):
                 return Result(await self._serve(self._wrapper, request.method, request.params, request.caller, reply))
             if request.method in ("resources/subscribe", "resources/unsubscribe"):
                 return await self._watch(request, reply)
-            server = self._local.server
-            return Result(await self._serve(server, request.method, request.params, request.caller, reply))
+            return await self._answer(request, reply)
         except (MCPError, ValidationError) as error:
             said = handler_exception_to_error_data(error)
             assert said is not None
             return Failure(said.code, said.message, said.data)
+
+    async def _answer(self, request: Request, reply: ReplyChannel) -> Outcome:
+        """Have the server answer; where it wants input by a result, a legacy caller is asked in its stead."""
+        server, method, caller = self._local.server, request.method, request.caller
+        result = await self._serve(server, method, request.params, caller, reply)
+        if result.get("resultType") != INPUT_REQUIRED or caller.revision in MODERN_PROTOCOL_VERSIONS:
+            return Result(result)
+
+        async def again(more: dict[str, Any]) -> dict[str, Any]:
+            return await self._serve(server, method, {**request.params, **more}, caller, reply)
+
+        return await answer_rounds(server.name, result, again, reply)
 
     async def _serve(
         self, server: Server[Any], method: str, params: Mapping[str, Any], caller: Caller, reply: ReplyChannel
@@ -201,7 +221,11 @@ class LocalActor(Actor):
         connection = Connection.from_envelope(caller.revision, caller.info, caller.capabilities, outbound=context)
         if caller.session is not None:
             connection.state = self._session_state(caller.session)
-        return await serve_one(server, context, method, params, connection=connection, lifespan_state=self._state)
+        runner = _Runner(server, connection, self._state)
+        try:
+            return await runner.on_request(context, method, params)
+        finally:
+            await aclose_shielded(connection)
 
     def _session_state(self, session: str) -> dict[str, Any]:
         """What the server keeps for one client session; that of the session that was longest away goes first."""

@@ -8,8 +8,9 @@ dicts that came, never through a model. With `proxy.py` this is all that knows t
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+import math
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
 from itertools import count
@@ -38,6 +39,7 @@ from mcp_types import (
     METHOD_NOT_FOUND,
     PROTOCOL_VERSION_META_KEY,
     UNSUPPORTED_PROTOCOL_VERSION,
+    URL_ELICITATION_REQUIRED,
 )
 from mcp_types.version import (
     HANDSHAKE_PROTOCOL_VERSIONS,
@@ -46,13 +48,25 @@ from mcp_types.version import (
     MODERN_PROTOCOL_VERSIONS,
 )
 
+from mcpactors.actors.rounds import INPUT_REQUIRED, answer_rounds
 from mcpactors.errors import CONNECTION_CLOSED, ActorCrashed, BackendStartError, CallTimeout, QuestionRefused
-from mcpactors.runtime.actor import Caller, Request
+from mcpactors.runtime.actor import Caller, Request, part
 from mcpactors.runtime.policy import FORWARD_ALL, Forwarding, PoolLimits, Sessions
 from mcpactors.runtime.reply import PROGRESS, Failure, Outcome, ReplyChannel, Result
 from mcpactors.runtime.routing import Kind
 
-__all__ = ["OURS", "Backend", "BackendSession", "Connect", "Introduction", "envelope"]
+__all__ = [
+    "OURS",
+    "OUR_INFO",
+    "Backend",
+    "BackendSession",
+    "Connect",
+    "Introduction",
+    "RootsChanged",
+    "SessionEnded",
+    "envelope",
+    "mapping",
+]
 
 logger = logging.getLogger("mcpactors")
 
@@ -62,9 +76,17 @@ Connect = Callable[[], AbstractAsyncContextManager[tuple[Any, Any]]]
 PROBE_TIMEOUT: Final = 5.0
 """Seconds a backend may take to say whether it speaks the modern protocol, before the old one is tried."""
 HANDSHAKE_TIMEOUT: Final = 15.0
+LEAVE_TIMEOUT: Final = 5.0
+"""Seconds that closing a session may take: over HTTP the backend is told of it."""
+OUTSIDE_TIMEOUT: Final = 600.0
+"""Seconds a client may take to answer what a backend asks while no call runs."""
 ENVELOPE: Final = (PROTOCOL_VERSION_META_KEY, CLIENT_INFO_META_KEY, CLIENT_CAPABILITIES_META_KEY, LOG_LEVEL_META_KEY)
 DISPATCHER_CLOSED: Final = (CONNECTION_CLOSED, "Connection closed")
 """What the SDK's dispatcher says to whoever waits when the connection ends."""
+COMPLETED: Final = "notifications/elicitation/complete"
+ROOTS_CHANGED: Final = "notifications/roots/list_changed"
+SENT_AWAY: Final = 256
+"""Elicitations by URL, at most, of which it is remembered whose they are."""
 QUESTIONS: Final = frozenset({"sampling/createMessage", "elicitation/create", "roots/list"})
 OUR_INFO: Final = {"name": "mcpactors", "version": "0.1.0"}
 OUR_CAPABILITIES: Final[Mapping[str, Any]] = {
@@ -89,13 +111,35 @@ _current: ContextVar[_Call | None] = ContextVar("mcpactors.call", default=None)
 
 @frozen
 class Introduction:
-    """How a session introduces itself to a backend of the old era."""
+    """How a session introduces itself to a backend of the old era, and whose it is."""
 
     capabilities: Mapping[str, Any]
     info: Mapping[str, Any]
+    session: str | None = None
+    """The client session that it belongs to."""
+    key: str | None = None
+    """Says for whose calls it may be lent."""
+
+
+@frozen
+class SessionEnded:
+    """Tells a proxy that this client session is over."""
+
+    session: str
+
+
+@frozen
+class RootsChanged:
+    """Tells a proxy that the client of this session says that its roots have changed."""
+
+    session: str
 
 
 OURS: Final = Introduction(OUR_CAPABILITIES, OUR_INFO)
+
+
+AskClient = Callable[[str, str, Mapping[str, Any] | None], Awaitable[Outcome]]
+TellClient = Callable[[str, str, Mapping[str, Any]], None]
 
 
 @frozen(kw_only=True, eq=False)
@@ -120,6 +164,10 @@ class Backend:
     """Called when what is at one of its URIs has changed."""
     introduced: Callable[[Mapping[str, Any]], None] = lambda said: None
     """Called at every start with what the backend said of itself: its `server/discover` or `initialize` result."""
+    ask_client: AskClient = field(default=lambda session, method, params: _nobody(session, method, params))
+    """Puts a question to a client session while none of its calls is running."""
+    tell_client: TellClient = lambda session, method, params: None
+    """Sends a client session a notification that belongs to no running call of it; must not wait."""
 
 
 Hears = Callable[[str, Mapping[str, Any]], None]
@@ -141,17 +189,30 @@ class BackendSession:
         introduction: Introduction = OURS,
         hears: Hears = lambda method, params: None,
         schema_of: Callable[[str], Any] = lambda tool: None,
+        expects_legacy: bool = False,
     ) -> None:
         self._name = name
         self._backend = backend
         self._forward = backend.forward
-        self._introduction = introduction
         self._hears = hears
         self._schema_of = schema_of
         self.options: CallOptions = {} if backend.timeout is None else {"timeout": backend.timeout}
         self._tokens = count(1)
         self._calls: dict[int, _Call] = {}
+        self._sent_away: OrderedDict[str, str] = OrderedDict()
         self._lost = False
+        self._expects_legacy = expects_legacy
+        self._let_go = trio.Event()
+        self._settled = trio.Event()
+        self._is_open = False
+        self._not_opened: BackendStartError | None = None
+        self.introduction = introduction
+        self.ended = False
+        """Whether it is closed for good; only of one that `hold` keeps."""
+        self.knows_roots = False
+        """Whether the backend has asked for roots on it: what it does afterwards may depend on whose they were."""
+        self.used_at = trio.current_time()
+        """When its last call ended; kept by whoever lends it."""
 
     # --- The connection -------------------------------------------------------------------------------------------
 
@@ -168,8 +229,43 @@ class BackendSession:
             self._dispatcher: JSONRPCDispatcher[TransportContext] = JSONRPCDispatcher(read, write)
             await nursery.start(self._run)
             await self._negotiate()
+            self._is_open = True
+            self._settled.set()
             yield
             nursery.cancel_scope.cancel()
+
+    async def hold(self, forget: Callable[[BackendSession], None]) -> None:
+        """Be connected, in a task of its own, until let go. Its loss costs its own calls only: nothing is raised."""
+        _current.set(None)  # this task was started by a call, and is not its
+        late = f"{self._name} did not open a session within {self._backend.start_timeout:g} s"
+        self._not_opened = BackendStartError(late)
+        try:
+            with trio.CancelScope(deadline=trio.current_time() + self._backend.start_timeout) as scope:
+                async with self.open():
+                    scope.deadline = math.inf
+                    await self._let_go.wait()
+                    scope.deadline = trio.current_time() + LEAVE_TIMEOUT
+        except BaseException as error:
+            passing, own = part(error)
+            while isinstance(own, BaseExceptionGroup):
+                own = own.exceptions[0]
+            self._not_opened = BackendStartError(f"{self._name} did not open a session: {own}")
+            logger.info("%s: a session ended: %s", self._name, own)
+            if passing is not None:
+                raise passing from None
+        finally:
+            self.ended = True
+            self._settled.set()
+            forget(self)
+
+    def let_go(self) -> None:
+        """Close what `hold` keeps open."""
+        self._let_go.set()
+
+    @property
+    def busy(self) -> bool:
+        """Whether calls are in flight on it."""
+        return bool(self._calls)
 
     async def _run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         try:
@@ -189,12 +285,12 @@ class BackendSession:
         A backend that refuses the handshake as too old has locked itself to the modern era (its answer to the probe
         came too late): it is asked once more.
         """
-        if await self._probe():
+        if not self._expects_legacy and await self._probe():
             return
         hello = {
             "protocolVersion": LATEST_HANDSHAKE_VERSION,
-            "capabilities": self._forward.allowed(self._introduction.capabilities),
-            "clientInfo": self._introduction.info,
+            "capabilities": self._forward.allowed(self.introduction.capabilities),
+            "clientInfo": self.introduction.info,
         }
         try:
             self.server = await self._dispatcher.send_raw_request(
@@ -260,11 +356,30 @@ class BackendSession:
         call = self._calls[token] = _Call(reply, request.caller)
         _current.set(call)
         try:
-            return Result(await self.send(request.method, self._params(request, token), self.options))
+            if not self._is_open:
+                await self._until_open()
+            params = self._params(request, token)
+            result = await self.send(request.method, params, self.options)
+            if result.get("resultType") != INPUT_REQUIRED or request.caller.revision in MODERN_PROTOCOL_VERSIONS:
+                return Result(result)
+
+            async def again(more: dict[str, Any]) -> dict[str, Any]:
+                return await self.send(request.method, {**params, **more}, self.options)
+
+            return await answer_rounds(self._name, result, again, reply)
         except MCPError as error:
+            if error.code == URL_ELICITATION_REQUIRED:
+                for sent in mapping(error.data).get("elicitations") or ():
+                    self._remember(sent, request.caller.session)
             return self.failure(error)
         finally:
             del self._calls[token]
+
+    async def _until_open(self) -> None:
+        """Wait until it has opened. Meanwhile the call counts: a backend may ask its client as soon as it is."""
+        await self._settled.wait()
+        if not self._is_open and self._not_opened is not None:
+            raise self._not_opened
 
     def _params(self, request: Request, token: int) -> dict[str, Any]:
         """The params as this backend's era wants them, with a progress token of ours."""
@@ -290,6 +405,12 @@ class BackendSession:
             meta.pop(LOG_LEVEL_META_KEY, None)
         if not self._forward.progress:
             meta.pop("progressToken", None)
+
+    async def roots_changed(self) -> None:
+        """Tell the backend that the roots of this session's client have changed."""
+        await self._settled.wait()
+        if self._is_open and not self.modern:
+            await self._dispatcher.notify(ROOTS_CHANGED, None, {"headers": self._version_header()})
 
     def failure(self, error: MCPError) -> Failure:
         """What a call ends with that the backend, or the connection, has refused."""
@@ -317,7 +438,10 @@ class BackendSession:
             raise MCPError(METHOD_NOT_FOUND, f"{method} is not a method of this client", method)
         if not self._forward.passes(method):
             raise MCPError(QuestionRefused.code, f"{method} is switched off for {self._name}, by forward= of its mount")
+        self.knows_roots = self.knows_roots or method == "roots/list"
         call = _current.get() or self._only_call()
+        if call is None and not self._calls and self.introduction.session is not None:
+            return await self._ask_outside(self.introduction.session, method, params)
         if call is None:
             refused = QuestionRefused(
                 f"{method} cannot be given to a client: calls of several clients are running on this connection and "
@@ -326,10 +450,14 @@ class BackendSession:
                 else f"{method} cannot be given to a client: no call is running"
             )
             raise MCPError(refused.code, refused.message)
-        outcome = await call.reply.question(method, params)
-        if isinstance(outcome, Failure):
-            raise MCPError(outcome.code, outcome.message, outcome.data)
-        return dict(outcome.value)
+        self._remember(params, call.caller.session)
+        return _answer(await call.reply.question(method, params))
+
+    async def _ask_outside(self, session: str, method: str, params: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Ask the client that this session belongs to, while none of its calls is running."""
+        with trio.move_on_after(OUTSIDE_TIMEOUT):
+            return _answer(await self._backend.ask_client(session, method, params))
+        raise MCPError(QuestionRefused.code, f"the client did not answer {method} within {OUTSIDE_TIMEOUT:g} s")
 
     def _on_notification(self, method: str, params: Mapping[str, Any] | None) -> bool:
         """Take a notification in the order of the wire; sync, so none overtakes another or the result."""
@@ -346,9 +474,33 @@ class BackendSession:
             call = (context.get(_current) if context is not None else None) or self._only_call()
             if call is not None:
                 call.reply.notice(method, said)
+            elif self.introduction.session is not None:
+                self._backend.tell_client(self.introduction.session, method, said)
+        elif method == COMPLETED:
+            self._completed(said)
         else:
             self._hears(method, said)
         return True
+
+    def _remember(self, params: object, session: str | None) -> None:
+        """Note who was sent to a URL, so that the same client is told when it is done there."""
+        said = mapping(params)
+        key = said.get("elicitationId")
+        if session is not None and said.get("mode") == "url" and isinstance(key, str):
+            self._sent_away[key] = session
+            if len(self._sent_away) > SENT_AWAY:
+                self._sent_away.popitem(last=False)
+
+    def _completed(self, said: Mapping[str, Any]) -> None:
+        """A client has done what it was sent to a URL for: it alone is told, by a call of its own if one is running."""
+        session = self._sent_away.pop(str(said.get("elicitationId")), None)
+        if session is None:
+            return
+        for call in self._calls.values():
+            if call.caller.session == session:
+                call.reply.notice(COMPLETED, said)
+                return
+        self._backend.tell_client(session, COMPLETED, said)
 
     def _only_call(self) -> _Call | None:
         """The call that a message belongs to which does not say so: the only one, or any of one client's only."""
@@ -357,6 +509,16 @@ class BackendSession:
             return calls[0]
         sessions = {call.caller.session for call in calls}
         return calls[-1] if len(sessions) == 1 and None not in sessions else None
+
+
+def _answer(outcome: Outcome) -> dict[str, Any]:
+    if isinstance(outcome, Failure):
+        raise MCPError(outcome.code, outcome.message, outcome.data)
+    return dict(outcome.value)
+
+
+async def _nobody(session: str, method: str, params: Mapping[str, Any] | None) -> Outcome:
+    return Failure.of(QuestionRefused(f"{method} cannot be given to a client: no call is running"))
 
 
 def mapping(value: object) -> Mapping[str, Any]:
