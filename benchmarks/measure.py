@@ -18,7 +18,7 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-__all__ = ["Case", "Report", "Series", "interleaved", "options"]
+__all__ = ["Case", "Report", "Series", "interleaved", "option_parser", "options", "print_columns"]
 
 Case = Callable[[], Awaitable[object]]
 """One call to be timed, whole."""
@@ -85,13 +85,27 @@ class Options:
         return usual / 10 if self.quick else usual
 
 
-def options(about: str) -> Options:
-    """Read the command line."""
+def option_parser(about: str) -> argparse.ArgumentParser:
+    """The command line that every benchmark has, for one that has more."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer calls, for a first look")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE too")
-    said = parser.parse_args()
+    return parser
+
+
+def options(about: str) -> Options:
+    """Read the command line."""
+    said = option_parser(about).parse_args()
     return Options(said.quick, said.json)
+
+
+def print_columns(lines: Sequence[Sequence[str]]) -> None:
+    """Print a table, its head first: names to the left, figures to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        figures = (cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))
+        print("  ".join((line[0].ljust(widths[0]), *figures)).rstrip())
+    print(flush=True)
 
 
 @define
@@ -122,14 +136,7 @@ class Report:
             )
             said = ["" if ratio is None else f"{ratio:.2f}" for ratio in ratios]
             lines.append((name, str(len(series.times)), f"{series.p50:.1f}", f"{series.p99:.1f}", said[0], said[1]))
-        widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-        for line in lines:
-            cells = [
-                line[0].ljust(widths[0]),
-                *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)),
-            ]
-            print("  ".join(cells).rstrip())
-        print(flush=True)
+        print_columns(lines)
 
     def claim(self, what: str, ratio: float, at_most: float) -> None:
         """One line for one claim: that a ratio is not above a bound."""

@@ -1,0 +1,440 @@
+"""What a call and a list cost through a gateway, beside the direct call and beside FastMCP's proxy.
+
+Rule: one backend program (`_proxy_backend.py`, an SDK server), one client, one run. Each gateway is a process of its
+own with a backend of its own, HTTP or stdio, and is served over HTTP. "direct" is the same client at the backend: over
+HTTP for the HTTP backend, over its pipes for the stdio backend, so that the ratio there has the whole HTTP front in
+it. The client writes prepared requests of MCP 2026-07-28 on kept-alive sockets and looks for the answer in the bytes
+that come back; it parses nothing else, so it adds little, and the same to all. "In flight" is that many connections
+with one request each (over pipes: that many requests). Cases take turns of a tenth of a second; a case whose requests
+outlast that sits out until the others had as much time. `CPU us` is what the process that the client speaks to burns
+a call: the gateway alone, or the backend where the call is direct.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import trio
+from attrs import define, field, frozen
+
+from benchmarks.measure import Report, Series, option_parser, print_columns
+
+HERE: Final = Path(__file__).parent
+FASTMCP: Final = "fastmcp==4.1.2"
+CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mcpactors-benchmarks" / FASTMCP
+IN_FLIGHT: Final = (1, 8, 32)
+TURN: Final = 0.1
+"""Seconds that a case has before the next one has its turn."""
+ROUNDS: Final = 12
+TURN_LIMIT: Final = 120.0
+START_LIMIT: Final = 60.0
+REVISION: Final = "2026-07-28"
+CALL_BOUND: Final = 2.5
+LIST_BOUND: Final = 1.0
+"""What issue 4 aims at: p50 beside the direct call."""
+
+DIRECT: Final = "direct"
+OURS: Final = "mcpactors"
+FRESH: Final = "FastMCP"
+SHARED: Final = "FastMCP, shared client"
+
+
+# --- What is asked ----------------------------------------------------------------------------------------------------
+
+
+@frozen
+class Question:
+    """One request, prepared; `answer` stands in the reply when it is right."""
+
+    method: str
+    params: Mapping[str, Any]
+    answer: bytes
+
+    def body(self, number: int) -> bytes:
+        """The JSON-RPC request with the `_meta` that its era wants."""
+        meta = {
+            "io.modelcontextprotocol/protocolVersion": REVISION,
+            "io.modelcontextprotocol/clientInfo": {"name": "benchmark", "version": "1"},
+            "io.modelcontextprotocol/clientCapabilities": {},
+        }
+        asked = {"jsonrpc": "2.0", "id": number, "method": self.method, "params": {**self.params, "_meta": meta}}
+        return json.dumps(asked, separators=(",", ":")).encode()
+
+
+QUESTIONS: Final = (
+    Question("tools/call", {"name": "add7", "arguments": {"a": 20000, "b": 345}}, b"20345"),
+    Question("tools/list", {}, b'"add19"'),
+)
+
+
+class Peer(Protocol):
+    """One request at a time to whoever is measured."""
+
+    async def ask(self, question: Question) -> None: ...
+    async def aclose(self) -> None: ...
+
+
+@define(eq=False)
+class HTTPPeer:
+    """A kept-alive connection; just enough HTTP for the replies of the servers measured here."""
+
+    port: int
+    stream: trio.SocketStream
+    _prepared: dict[str, bytes] = field(factory=dict)
+
+    @classmethod
+    async def open(cls, port: int) -> HTTPPeer:
+        """Connect to a port of the loopback."""
+        return cls(port, await trio.open_tcp_stream("127.0.0.1", port))
+
+    async def ask(self, question: Question) -> None:
+        """Post it, read the whole reply; RuntimeError when that is not the answer."""
+        message = self._prepared.get(question.method)
+        if message is None:
+            message = self._prepared[question.method] = self._message(question)
+        await self.stream.send_all(message)
+        received = b""
+        while (head := received.find(b"\r\n\r\n")) < 0:
+            received += await self._more(received)
+        headers = received[:head].lower()
+        if b"content-length:" in headers:
+            end = head + 4 + int(headers.split(b"content-length:")[1].split(b"\r\n")[0])
+            while len(received) < end:
+                received += await self._more(received)
+        else:  # chunked
+            while not received.endswith(b"\r\n0\r\n\r\n"):
+                received += await self._more(received)
+        if not headers.startswith(b"http/1.1 200") or question.answer not in received:
+            raise RuntimeError(f"not the answer: {received.decode(errors='replace')}")
+
+    async def _more(self, received: bytes) -> bytes:
+        data = await self.stream.receive_some()
+        if not data:
+            raise RuntimeError(f"the connection was closed after {received.decode(errors='replace')!r}")
+        return bytes(data)
+
+    def _message(self, question: Question) -> bytes:
+        body = question.body(1)
+        headers = {
+            "Host": f"127.0.0.1:{self.port}",
+            "Content-Type": "application/json",
+            "Accept": "application/json, text/event-stream",
+            "Content-Length": str(len(body)),
+            "MCP-Protocol-Version": REVISION,
+            "Mcp-Method": question.method,
+        }
+        if "name" in question.params:
+            headers["Mcp-Name"] = question.params["name"]
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        return f"POST /mcp HTTP/1.1\r\n{lines}\r\n".encode() + body
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        await self.stream.aclose()
+
+
+@define(eq=False)
+class Pipes:
+    """A server's stdin and stdout: a line a message, the replies told apart by their id."""
+
+    process: trio.Process
+    _numbers: count[int] = field(factory=lambda: count(1))
+    _waiting: dict[int, trio.Event] = field(factory=dict)
+    _replies: dict[int, bytes] = field(factory=dict)
+    _writing: trio.Lock = field(factory=trio.Lock)
+
+    async def listen(self) -> None:
+        """Hand out the replies, for as long as the process lives."""
+        assert self.process.stdout is not None
+        rest = b""
+        async for data in self.process.stdout:
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                number = json.loads(line).get("id")
+                if number in self._waiting:
+                    self._replies[number] = line
+                    self._waiting.pop(number).set()
+
+    async def ask(self, question: Question) -> None:
+        """Write it, wait for the reply; RuntimeError when that is not the answer."""
+        assert self.process.stdin is not None
+        number = next(self._numbers)
+        event = self._waiting[number] = trio.Event()
+        async with self._writing:
+            await self.process.stdin.send_all(question.body(number) + b"\n")
+        await event.wait()
+        reply = self._replies.pop(number)
+        if question.answer not in reply:
+            raise RuntimeError(f"not the answer: {reply.decode(errors='replace')}")
+
+    async def aclose(self) -> None:
+        """Nothing: the pipes are the process's."""
+
+
+# --- Who is asked -----------------------------------------------------------------------------------------------------
+
+
+@frozen(eq=False)
+class Target:
+    """A process that answers, and how to reach it."""
+
+    pid: int
+    open: Callable[[], Awaitable[Peer]]
+
+    def cpu(self) -> float | None:
+        """Seconds of CPU that the process has used, all its threads; None where the system does not say."""
+        return time.clock_gettime(((~self.pid) << 3) | 2) if sys.platform == "linux" else None
+
+
+@asynccontextmanager
+async def http_target(command: Sequence[str]) -> AsyncIterator[tuple[Target, str]]:
+    """Run a program that says `serving URL` on stderr; yields it, answering, and its URL."""
+    async with running(command, stderr=subprocess.PIPE) as (process, nursery):
+        assert process.stderr is not None
+        said = b""
+        with trio.fail_after(START_LIMIT):
+            while b"serving http" not in said or not said.endswith(b"\n"):
+                data = await process.stderr.receive_some()
+                if not data:
+                    raise RuntimeError(f"{command} ended: {said.decode(errors='replace')}")
+                said += data
+        nursery.start_soon(_drain, process.stderr)
+        url = said.split(b"serving ")[1].split()[0].decode()
+        port = int(url.split(":")[2].split("/")[0])
+        target = Target(process.pid, partial(HTTPPeer.open, port))
+        await _until_answering(target)
+        yield target, url
+
+
+async def _until_answering(target: Target) -> None:
+    """A gateway may listen before it can answer."""
+    with trio.fail_after(START_LIMIT):
+        while True:
+            try:
+                async with aclosing(await target.open()) as peer:
+                    for question in QUESTIONS:
+                        await peer.ask(question)
+                return
+            except (OSError, RuntimeError):
+                await trio.sleep(0.2)
+
+
+async def _drain(stream: trio.abc.ReceiveStream) -> None:
+    async for _ in stream:
+        pass
+
+
+@asynccontextmanager
+async def stdio_target(command: Sequence[str]) -> AsyncIterator[Target]:
+    """Run a program and speak to it over its pipes."""
+    async with running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as (process, nursery):
+        pipes = Pipes(process)
+        nursery.start_soon(pipes.listen)
+
+        async def the_pipes() -> Peer:
+            return pipes
+
+        yield Target(process.pid, the_pipes)
+
+
+@asynccontextmanager
+async def running(command: Sequence[str], **pipes: int) -> AsyncIterator[tuple[trio.Process, trio.Nursery]]:
+    """A process that is told to end with the block, and killed when it does not."""
+    async with trio.open_nursery() as nursery:
+        run = partial(trio.run_process, list(command), check=False, **{"stdin": subprocess.DEVNULL, **pipes})
+        process: trio.Process = await nursery.start(run)
+        yield process, nursery
+        nursery.cancel_scope.cancel()
+
+
+async def open_targets(
+    stack: AsyncExitStack, folder: Path, fastmcp: str | None, backends: Sequence[str]
+) -> dict[tuple[str, str], Target]:
+    """Start everything; gives a target for each (backend, path)."""
+    program = [sys.executable, str(HERE / "_proxy_backend.py")]
+    targets: dict[tuple[str, str], Target] = {}
+    for backend in backends:
+        if backend == "http":
+            direct, url = await stack.enter_async_context(http_target([*program, "http"]))
+            entry: dict[str, Any] = {"url": url}
+            words = [url]
+        else:
+            words = [*program, "stdio"]
+            entry = {"command": words[0], "args": words[1:]}
+            direct = await stack.enter_async_context(stdio_target(words))
+        config = folder / f"{backend}.json"
+        config.write_text(json.dumps({"mcpServers": {"backend": entry}}))
+        commands = {OURS: [sys.executable, "-m", "mcpactors", "serve", str(config), "--port", "0"]}
+        if fastmcp is not None:
+            for path, strategy in ((FRESH, "fresh"), (SHARED, "shared")):
+                commands[path] = [fastmcp, str(HERE / "_proxy_fastmcp.py"), strategy, *words]
+        targets[backend, DIRECT] = direct
+        for path, command in commands.items():
+            targets[backend, path], _ = await stack.enter_async_context(http_target(command))
+    return targets
+
+
+def fastmcp_python() -> str | None:
+    """A Python that has FastMCP, made in the user's cache folder at the first run; None where that fails."""
+    python = CACHE / "bin" / "python"
+    done = CACHE / "done"
+    if not done.exists():
+        print(f"installing {FASTMCP} into {CACHE}", file=sys.stderr)
+        try:
+            subprocess.run([sys.executable, "-m", "venv", "--clear", str(CACHE)], check=True)
+            subprocess.run([str(python), "-m", "pip", "install", "--quiet", FASTMCP], check=True, stdout=sys.stderr)
+        except (OSError, subprocess.CalledProcessError) as error:
+            print(f"without FastMCP: {error}", file=sys.stderr)
+            return None
+        done.touch()
+    return str(python)
+
+
+# --- Turns ------------------------------------------------------------------------------------------------------------
+
+
+@define(eq=False)
+class Case:
+    """One question to one target, so many in flight: what was measured so far."""
+
+    target: Target
+    question: Question
+    in_flight: int
+    times: list[int] = field(factory=list)
+    seconds: float = 0.0
+    cpu: float | None = 0.0
+    """Seconds that its process burnt meanwhile."""
+
+    @property
+    def series(self) -> Series:
+        """What each request took."""
+        return Series(sorted(self.times))
+
+    async def turn(self) -> None:
+        """Ask for a tenth of a second. Connecting, and the first request of each connection, are not counted."""
+        with trio.fail_after(TURN_LIMIT):
+            peers = [await self.target.open() for _ in range(self.in_flight)]
+            async with trio.open_nursery() as nursery:
+                for peer in peers:
+                    nursery.start_soon(peer.ask, self.question)
+            cpu, began = self.target.cpu(), time.perf_counter()
+            async with trio.open_nursery() as nursery:
+                for peer in peers:
+                    nursery.start_soon(self._ask_until, peer, began + TURN)
+            self.seconds += time.perf_counter() - began
+            after = self.target.cpu()
+            self.cpu = None if cpu is None or after is None or self.cpu is None else self.cpu + after - cpu
+            for peer in peers:
+                await peer.aclose()
+
+    async def _ask_until(self, peer: Peer, until: float) -> None:
+        while True:
+            began = time.perf_counter_ns()
+            await peer.ask(self.question)
+            self.times.append(time.perf_counter_ns() - began)
+            if time.perf_counter() >= until:
+                return
+
+
+async def take_turns(cases: Sequence[Case], rounds: int) -> None:
+    """Give each case `rounds` turns' time; who overdraws it (three turns at least) sits out. Forth, then back."""
+    gc.collect()
+    gc.freeze()
+    order = list(cases)
+    for number in range(rounds):
+        for case in order:
+            if case.seconds <= number * TURN or number < 3:
+                await case.turn()
+        order.reverse()
+        print(f"\rround {number + 1} of {rounds}", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+
+
+# --- What came of it --------------------------------------------------------------------------------------------------
+
+Key = tuple[str, str, str, int]
+"""Backend, method, path, how many in flight."""
+HEAD: Final = ("in flight", "calls", "p50 us", "p99 us", "p50 ratio", "p99 ratio", "calls/s", "CPU us")
+
+
+def tell(report: Report, measured: Mapping[Key, Case]) -> None:
+    """A table a backend and method; then what the issue aims at."""
+    rows = {key: _row(key, case, measured[*key[:2], DIRECT, key[3]]) for key, case in measured.items()}
+    report.rows += rows.values()
+    for table in dict.fromkeys(row["table"] for row in rows.values()):
+        print_columns([(table, *HEAD), *(_line(row) for row in rows.values() if row["table"] == table)])
+    for (backend, method, path, in_flight), row in rows.items():
+        if path == OURS:
+            what = f"{method}, {backend} backend, {in_flight} in flight, beside direct, p50"
+            report.claim(what, row["p50_ratio"], CALL_BOUND if method == "tools/call" else LIST_BOUND)
+
+
+def _row(key: Key, case: Case, beside: Case) -> dict[str, Any]:
+    backend, method, path, in_flight = key
+    series, direct = case.series, beside.series
+    return {
+        "table": f"{method}, {backend} backend",
+        "case": path,
+        "in_flight": in_flight,
+        "calls": len(case.times),
+        "p50_us": series.p50,
+        "p99_us": series.p99,
+        "beside": DIRECT,
+        "p50_ratio": series.p50 / direct.p50,
+        "p99_ratio": series.p99 / direct.p99,
+        "calls_per_second": len(case.times) / case.seconds,
+        "cpu_us": None if case.cpu is None else case.cpu / len(case.times) * 1e6,
+    }
+
+
+def _line(row: Mapping[str, Any]) -> tuple[str, ...]:
+    cpu = "-" if row["cpu_us"] is None else f"{row['cpu_us']:.0f}"
+    times = (f"{row['p50_us']:.0f}", f"{row['p99_us']:.0f}", f"{row['p50_ratio']:.2f}", f"{row['p99_ratio']:.2f}")
+    name, numbers = f"  {row['case']}", (str(row["in_flight"]), str(row["calls"]))
+    return (name, *numbers, *times, f"{row['calls_per_second']:.0f}", cpu)
+
+
+def command_line() -> argparse.Namespace:
+    """What every benchmark takes, and which FastMCP, which backends, how many rounds."""
+    parser = option_parser(__doc__ or "")
+    parser.add_argument("--rounds", type=int, metavar="N", help=f"turns of {TURN} s that each case has ({ROUNDS})")
+    parser.add_argument("--backend", choices=("http", "stdio"), help="measure one kind of backend only")
+    parser.add_argument("--fastmcp-python", metavar="PATH", help=f"a Python that has {FASTMCP}; else one is made")
+    parser.add_argument("--no-fastmcp", action="store_true", help="measure ours and the direct call only")
+    return parser.parse_args()
+
+
+async def main() -> None:
+    """Measure, print, exit 0."""
+    said = command_line()
+    fastmcp = None if said.no_fastmcp else said.fastmcp_python or fastmcp_python()
+    backends = (said.backend,) if said.backend else ("http", "stdio")
+    measured: dict[Key, Case] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        async with AsyncExitStack() as stack:
+            targets = await open_targets(stack, Path(folder), fastmcp, backends)
+            for question in QUESTIONS:
+                for in_flight in IN_FLIGHT:
+                    for (backend, path), target in targets.items():
+                        measured[backend, question.method, path, in_flight] = Case(target, question, in_flight)
+            await take_turns(list(measured.values()), said.rounds or (4 if said.quick else ROUNDS))
+    report = Report()
+    tell(report, measured)
+    report.write(said.json)
+
+
+if __name__ == "__main__":
+    trio.run(main)
