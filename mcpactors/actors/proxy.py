@@ -17,7 +17,18 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import METHOD_NOT_FOUND
 
 from mcpactors.actors.paging import CHANGES, UPDATED, read_all
-from mcpactors.actors.session import Backend, BackendSession, Connect, envelope, mapping
+from mcpactors.actors.pool import SessionPool
+from mcpactors.actors.session import (
+    OURS,
+    Backend,
+    BackendSession,
+    Connect,
+    Introduction,
+    RootsChanged,
+    SessionEnded,
+    envelope,
+    mapping,
+)
 from mcpactors.errors import BackendStartError, MCPActorsError
 from mcpactors.runtime.actor import Actor, Request
 from mcpactors.runtime.methods import CATALOG
@@ -29,6 +40,8 @@ __all__ = ["Backend", "Connect", "ProxyActor"]
 logger = logging.getLogger("mcpactors")
 
 LIST_TIMEOUT: Final = 30.0
+CLOSE_TIMEOUT: Final = 3.0
+"""Seconds that the sessions beside the main one get to close in good order."""
 TELLS: Final[Mapping[str, tuple[Kind, ...]]] = {
     "toolsListChanged": ("tools",),
     "promptsListChanged": ("prompts",),
@@ -44,11 +57,14 @@ class ProxyActor(Actor):
     def __init__(self, name: str, backend: Backend) -> None:
         self._name = name
         self._backend = backend
-        self._main = BackendSession(name, backend, hears=self._hear, schema_of=self._schema_of)
+        self._main = self._session(OURS)
+        self._pool = SessionPool(name, backend.limits, self._start_session)
         self._listings: dict[Kind, Listing] = {}
         self._fresh_until: dict[Kind, float] = {}
         self._learning: dict[Kind, trio.Event] = {}
         self._unlearnt: dict[Kind, MCPActorsError] = {}
+        self._open_sessions: set[BackendSession] = set()
+        self._all_closed = trio.Event()
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
@@ -60,8 +76,73 @@ class ProxyActor(Actor):
             else:
                 for uri in +self._backend.watched:
                     nursery.start_soon(self._watch_again, uri)
+            self._prepare_sessions()
             yield
+            await self._close_sessions()
             nursery.cancel_scope.cancel()
+
+    # --- Sessions beside the main one -------------------------------------------------------------------------------
+
+    _own: bool = False
+    """Whether calls go through sessions of their own."""
+
+    def _session(self, introduction: Introduction, expects_legacy: bool = False) -> BackendSession:
+        return BackendSession(self._name, self._backend, introduction, self._hear, self._schema_of, expects_legacy)
+
+    def _prepare_sessions(self) -> None:
+        """A modern backend has no sessions: what one client says of itself travels with each of its calls."""
+        sessions = self._backend.sessions
+        self._own = sessions == "per_call" or (sessions == "per_client" and not self._main.modern)
+        if self._own:
+            self._nursery.start_soon(self._pool.close_idle)
+        if sessions == "per_call":
+            self._pool.prepare()
+
+    def _start_session(self, introduction: Introduction) -> BackendSession:
+        """A session that opens now, in a task of this actor; the era of the main one is its first guess."""
+        session = self._session(introduction, expects_legacy=not self._main.modern)
+        self._open_sessions.add(session)
+        self._nursery.start_soon(session.hold, self._forget_session)
+        return session
+
+    def _forget_session(self, session: BackendSession) -> None:
+        self._pool.forget(session)
+        self._open_sessions.discard(session)
+        if not self._open_sessions:
+            self._all_closed.set()
+
+    async def _close_sessions(self) -> None:
+        """Let every session end in good order; who does not, is cancelled."""
+        if self._open_sessions:
+            self._all_closed = trio.Event()
+            self._pool.let_all_go()
+            with trio.move_on_after(CLOSE_TIMEOUT):
+                await self._all_closed.wait()
+
+    async def _call_in_own(self, request: Request, reply: ReplyChannel) -> Outcome:
+        """A call through the session of its client, or through one that is its own while it lasts."""
+        per_call = self._backend.sessions == "per_call"
+        if not per_call and request.caller.session is not None:
+            session = self._pool.of_client(request.caller)
+            try:
+                return await self._relay(session, request, reply)
+            finally:
+                session.used_at = trio.current_time()
+                self._pool.used()
+        session = await (self._pool.fresh() if per_call else self._pool.borrow(request.caller))
+        try:
+            return await self._relay(session, request, reply)
+        finally:
+            session.used_at = trio.current_time()
+            self._pool.give_back(session, reusable=not per_call)
+
+    def receive_cast(self, message: object) -> None:
+        if isinstance(message, SessionEnded):
+            self._pool.client_left(message.session)
+        elif isinstance(message, RootsChanged):
+            session = self._pool.known_client(message.session)
+            if session is not None:
+                self._nursery.start_soon(session.roots_changed)
 
     # --- Calls ----------------------------------------------------------------------------------------------------
 
@@ -77,7 +158,13 @@ class ProxyActor(Actor):
             and "tools" not in self._listings
         ):
             await self._listing("tools")  # the schemas say which arguments go into headers
-        return await self._main.call(request, reply)
+        if self._own:
+            return await self._call_in_own(request, reply)
+        return await self._relay(self._main, request, reply)
+
+    async def _relay(self, session: BackendSession, request: Request, reply: ReplyChannel) -> Outcome:
+        """Send this request to the backend and return what it answers."""
+        return await session.call(request, reply)
 
     def _schema_of(self, tool: str) -> Any:
         """The `inputSchema` of a tool, as far as it is known."""

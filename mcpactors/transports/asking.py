@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import trio
+from mcp.server.connection import Connection
 from mcp.shared.dispatcher import DispatchContext
 from mcp.shared.exceptions import MCPError
 from mcp.shared.transport_context import TransportContext
@@ -20,6 +21,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from mcpactors.errors import CapabilityMissing, InvalidParams, Overloaded, QuestionRefused
 from mcpactors.runtime.actor import Caller
+from mcpactors.runtime.clients import ClientLine
 from mcpactors.runtime.methods import capability_for, reworded_question
 from mcpactors.runtime.reply import PROGRESS, Failure, Notice, Outcome, Question, Replies, Result
 from mcpactors.transports.parking import OpenCall
@@ -29,6 +31,7 @@ __all__ = [
     "LOG_LEVELS",
     "CallClient",
     "input_requests",
+    "line_to",
     "refuse_all",
     "visits_needed",
     "without_visits",
@@ -162,6 +165,20 @@ class CallClient:
         if least is None:
             return self._caller.revision not in MODERN_PROTOCOL_VERSIONS
         return level in LOG_LEVELS and LOG_LEVELS.index(str(level)) >= LOG_LEVELS.index(least)
+
+
+def line_to(connection: Connection, caller: Caller, log_level: Callable[[], str | None]) -> ClientLine:
+    """The way to a legacy client while none of its calls is running: its session's own stream."""
+    outside: Any = connection  # asks and tells as a call's channel does; progress, which it cannot tell, has a call
+    client = CallClient(outside, caller, {}, log_level)
+
+    async def ask(method: str, params: Mapping[str, Any] | None) -> Outcome:
+        return await client._answer(Question(method, params))
+
+    async def tell(method: str, params: Mapping[str, Any]) -> None:
+        await client._tell(Notice(method, params))
+
+    return ClientLine(ask, tell)
 
 
 def input_requests(call: OpenCall) -> dict[str, Any]:

@@ -45,6 +45,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from mcpactors.errors import InvalidParams, MCPActorsError
 from mcpactors.runtime.actor import ActorRef, Caller, Envelope, Request
+from mcpactors.runtime.clients import ClientLine
 from mcpactors.runtime.methods import outward_error, outward_result
 from mcpactors.runtime.reply import CallDeadlines, Failure, Replies, Result
 from mcpactors.transports.asking import (
@@ -52,6 +53,7 @@ from mcpactors.transports.asking import (
     LOG_LEVELS,
     CallClient,
     input_requests,
+    line_to,
     refuse_all,
     visits_needed,
     without_visits,
@@ -103,6 +105,8 @@ class Surroundings:
     """Where calls of modern clients wait for answers."""
     state_keys: Sequence[str] = ()
     """Secrets of 32 bytes or more that seal `requestState`, the first of them; none: one of this process."""
+    client_came: Callable[[str, ClientLine], None] = lambda session, line: None
+    """Called when an old session begins, with the way to its client outside of a call."""
     client_left: Callable[[str], None] = lambda session: None
     """Called when an old session has ended."""
     roots_changed: Callable[[str], None] = lambda session: None
@@ -362,6 +366,8 @@ class _Edge:
                 can_be_asked=True,
             )
             connection.exit_stack.callback(self._surroundings.client_left, session)
+            line = line_to(connection, known, lambda: connection.state[_CALLER].log_level)
+            self._surroundings.client_came(session, line)
         return known
 
     def _client(self, ctx: _Context, caller: Caller) -> CallClient:
