@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -15,14 +14,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, Protocol
 
+from mcp.client import Client as SDKClient
+from mcp.client import ClientSession
 from mcp.server.lowlevel import Server as LowLevelServer
 
-from mcpactors.config import HTTPServer, MCPConfig, ModuleServer, StdioServer, parse_config
+from mcpactors.config import MCPConfig, ModuleServer, parse_config
 from mcpactors.errors import ConfigError, MountError
-from mcpactors.targets import ProxyServer
-from mcpactors.transports.http import http_client
+from mcpactors.targets import Composite, ProxyServer, transport_of
+from mcpactors.transports.framing import StderrTail
 from mcpactors.transports.memory import memory_client
-from mcpactors.transports.stdio import StderrTail, stdio_client
 from mcpactors.transports.streams import Streams
 
 __all__ = ["connector", "example_config", "load_server"]
@@ -44,19 +44,20 @@ Open = Callable[[object], AbstractAsyncContextManager[Runs]]
 
 
 def connector(proxy: ProxyServer, stderr: StderrTail, open_runtime: Open) -> Connect:
-    """How to connect to a backend. A server of ours is opened in a runtime of its own with all its mounts."""
+    """How to connect to a backend. A server of ours is opened in a runtime of its own with all its mounts.
+
+    Raises:
+        MountError: by a transport that is not there yet; or it is connected already (`ProxyServer.client`).
+    """
     target = proxy.target
-    if isinstance(target, StdioServer):
-        path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
-        env = {"PATH": path, **target.env}  # as if our virtual environment were activated: `python` is our Python
-        return lambda: stdio_client(target.command, target.args, env=env, cwd=target.cwd, stderr=stderr)
-    if isinstance(target, HTTPServer):
-        if target.resolved_transport != "http":
-            raise MountError(f"{target.url}: transport {target.resolved_transport!r} is not there yet; use http")
-        return lambda: http_client(target.url, target.headers)
     if isinstance(target, LowLevelServer):
         return lambda: memory_client(target)
-    return lambda: _composed(target, open_runtime)
+    if isinstance(target, Composite):
+        return lambda: _composed(target, open_runtime)
+    if isinstance(target, SDKClient | ClientSession):
+        raise MountError(f"{proxy.name} is a connected client: it has its connection, and nothing opens another one")
+    transport = transport_of(target)
+    return lambda: transport.connect(stderr)
 
 
 @asynccontextmanager

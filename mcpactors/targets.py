@@ -7,24 +7,59 @@ used in this file only.
 
 from __future__ import annotations
 
-import sys
+import os
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
 from urllib.parse import urlsplit
 
-from attrs import frozen
+from attrs import evolve, field, frozen
+from mcp.client import Client as SDKClient
+from mcp.client import ClientSession
+from mcp.client.stdio import StdioServerParameters
 from mcp.server.lowlevel import Server as LowLevelServer
 from starlette.routing import Route
 
 from mcpactors.config import HTTPServer, MCPConfig, ModuleServer, ServerConfig, StdioServer, load_config, parse_config
 from mcpactors.errors import ConfigError, MountError
 from mcpactors.mounts import Mounts
+from mcpactors.runtime.policy import FORWARD_ALL, Forwarding, PoolLimits, Sessions
+from mcpactors.transports.values import (
+    ClientTransport,
+    NodeStdioTransport,
+    NpxStdioTransport,
+    ProgramTransport,
+    PythonStdioTransport,
+    SDKTransport,
+    StdioTransport,
+    StreamableHttpTransport,
+    UvStdioTransport,
+    UvxStdioTransport,
+)
 
-__all__ = ["Composite", "ProxyServer", "called", "check_target", "describe", "low_level"]
+__all__ = [
+    "Composite",
+    "ProxyServer",
+    "Target",
+    "as_config",
+    "called",
+    "check_target",
+    "describe",
+    "low_level",
+    "transport_of",
+]
 
 _WRAPPED_AS: Final = ("_lowlevel_server", "_mcp_server")
 """Where the SDK's `MCPServer` and FastMCP's servers keep the low-level server; neither has a public name for it."""
+
+URL_SCHEMES: Final = ("http", "https", "ws", "wss")
+SCRIPTS: Final[Mapping[str, type[PythonStdioTransport] | type[NodeStdioTransport]]] = {
+    ".py": PythonStdioTransport,
+    ".js": NodeStdioTransport,
+    ".mjs": NodeStdioTransport,
+    ".cjs": NodeStdioTransport,
+}
 
 
 @runtime_checkable
@@ -35,17 +70,48 @@ class Composite(Protocol):
     routes: list[Route]
 
 
+Target: TypeAlias = (
+    StdioServer | HTTPServer | ClientTransport | Composite | LowLevelServer[Any] | SDKClient | ClientSession
+)
+
+
 @frozen(eq=False)
 class ProxyServer:
     """A backend to be proxied: where it is, and what it is called when nothing else names it."""
 
-    target: StdioServer | HTTPServer | Composite | LowLevelServer[Any]
+    target: Target
     name: str
+    sessions: Sessions | None = field(default=None, kw_only=True)
+    """How clients share it; None: see `strategy`."""
+    forward: Forwarding = field(default=FORWARD_ALL, kw_only=True)
+    pool: PoolLimits = field(factory=PoolLimits, kw_only=True)
+
+    @property
+    def strategy(self) -> Sessions:
+        """`sessions`; else one connection for all where a session is a process, and one a client everywhere else."""
+        if self.sessions is not None:
+            return self.sessions
+        process = isinstance(self.target, StdioServer | ProgramTransport)
+        return "shared" if process or self.connects_once else "per_client"
 
     @property
     def behind(self) -> Composite | None:
         """The server of ours that it is a proxy of."""
         return self.target if isinstance(self.target, Composite) else None
+
+    @property
+    def client(self) -> SDKClient | ClientSession | None:
+        """The caller's own connected client, which is used as it is: one session for everybody, and never closed."""
+        return self.target if isinstance(self.target, SDKClient | ClientSession) else None
+
+    @property
+    def connects_once(self) -> bool:
+        """Whether only one connection to it can ever be had at a time."""
+        single = isinstance(self.target, SDKTransport) and self.target.make is None
+        return single or self.client is not None
+
+
+# --- Servers of this process --------------------------------------------------------------------------------------
 
 
 def low_level(target: object) -> LowLevelServer[Any]:
@@ -54,16 +120,20 @@ def low_level(target: object) -> LowLevelServer[Any]:
     Raises:
         MountError: there is none.
     """
+    server = _wrapped(target)
+    if server is None:
+        raise MountError(
+            f"{type(target).__name__} cannot be mounted: it is neither an mcp.server.MCPServer, a low-level Server nor "
+            "an object that wraps one; for a URL, a program or a config use create_proxy(...)"
+        )
+    return server
+
+
+def _wrapped(target: object) -> LowLevelServer[Any] | None:
     if isinstance(target, LowLevelServer):
         return target
-    for attribute in _WRAPPED_AS:
-        wrapped = getattr(target, attribute, None)
-        if isinstance(wrapped, LowLevelServer):
-            return wrapped
-    raise MountError(
-        f"{type(target).__name__} cannot be mounted: it is neither an mcp.server.MCPServer, a low-level Server nor an "
-        "object that wraps one; for a URL, a program or a config use create_proxy(...)"
-    )
+    wrapped = (getattr(target, attribute, None) for attribute in _WRAPPED_AS)
+    return next((server for server in wrapped if isinstance(server, LowLevelServer)), None)
 
 
 def check_target(target: object) -> object:
@@ -78,51 +148,152 @@ def called(target: object) -> str:
     return target.name if isinstance(target, ProxyServer) else low_level(target).name
 
 
+# --- Backends -----------------------------------------------------------------------------------------------------
+
+
 def describe(target: object, name: str | None = None) -> ProxyServer | Mapping[str, ProxyServer]:
     """The backend that `target` means; of a config with several servers each that is not disabled, by its name.
 
+    What a target may be, `create_proxy` tells.
+
     Raises:
         ConfigError: the target cannot be understood.
-        MountError: the target is no server.
     """
-    if isinstance(target, dict):
-        whole = target if "mcpServers" in target else {"mcpServers": {"backend": target}}
-        target = parse_config(whole, source="create_proxy")
-    if isinstance(target, MCPConfig) and len(target.servers) > 1:
-        wanted = {key: server for key, server in target.servers.items() if not server.disabled}
-        return {key: _described(server, key) for key, server in wanted.items()}
-    return _described(target, name)
+    config = as_config(target)
+    if config is None:
+        if isinstance(target, ProxyServer):
+            return target if name is None else evolve(target, name=name)
+        found, itself = _understood(target)
+        return ProxyServer(found, name or itself)
+    wanted = {key: _entry(server, key) for key, server in config.servers.items() if not server.disabled}
+    if not wanted:
+        raise ConfigError(f"{config.source or 'the config'} has no server that is switched on; add one to mcpServers")
+    proxies = {key: ProxyServer(server, key) for key, server in wanted.items()}
+    if len(proxies) > 1:
+        return proxies
+    [only] = proxies.values()
+    return only if name is None else evolve(only, name=name)
 
 
-def _described(target: object, name: str | None) -> ProxyServer:
-    found, itself = _understood(target)
-    if isinstance(found, ModuleServer):
-        raise ConfigError(f"{itself}: a module is not proxied; mount the server object that it has")
-    return ProxyServer(found, name or itself)
-
-
-def _understood(target: object) -> tuple[ServerConfig | Composite | LowLevelServer[Any], str]:
-    if isinstance(target, StdioServer | HTTPServer | ModuleServer):
-        return target, "backend"
-    if isinstance(target, str) and urlsplit(target).scheme in ("http", "https", "ws", "wss"):
-        only = _only(parse_config({"mcpServers": {"backend": {"url": target}}}, source="create_proxy"))
-        return only[0], urlsplit(target).hostname or "backend"
-    if isinstance(target, str | Path):
-        if Path(target).suffix == ".json":
-            return _only(load_config(target))
-        if Path(target).suffix != ".py":
-            raise ConfigError(f"{target} is neither a URL nor the path of a .py script or a .json config")
-        if not Path(target).is_file():
-            raise ConfigError(f"{target}: there is no such file; give the script's path")
-        return StdioServer(sys.executable, (str(target),)), Path(target).stem
+def as_config(target: object) -> MCPConfig | None:
+    """The config that `target` is, as a value, a mapping (of one entry, too) or a file. Raises `ConfigError`."""
     if isinstance(target, MCPConfig):
-        return _only(target)
-    server = low_level(target)
-    return target if isinstance(target, Composite) else server, server.name
+        return target
+    if isinstance(target, StdioServer | HTTPServer | ModuleServer):
+        return MCPConfig({"backend": target})
+    if isinstance(target, Mapping):
+        whole = target if "mcpServers" in target else {"mcpServers": {"backend": target}}
+        return parse_config(whole, source="create_proxy")
+    if isinstance(target, str | os.PathLike) and not _is_url(target) and Path(target).suffix == ".json":
+        return load_config(target)
+    return None
 
 
-def _only(config: MCPConfig) -> tuple[ServerConfig, str]:
-    if not config.servers:
-        raise ConfigError("create_proxy needs a server and this config has none; add one to its mcpServers")
-    [(name, server)] = config.servers.items()
-    return server, name
+def _entry(server: ServerConfig, name: str) -> StdioServer | HTTPServer:
+    if isinstance(server, ModuleServer):
+        raise ConfigError(f"{name}: a module is not proxied; mount the server object that it has")
+    return server
+
+
+def _is_url(target: str | os.PathLike[str]) -> bool:
+    return isinstance(target, str) and urlsplit(target).scheme.lower() in URL_SCHEMES
+
+
+def _understood(target: object) -> tuple[Target, str]:
+    """What a target that is no config means, and what it is called."""
+    if isinstance(target, SDKClient):
+        return (target, _of_client(target)[1]) if _connected(target) else _of_client(target)
+    if isinstance(target, ClientSession):
+        return target, "session"
+    if isinstance(target, str | os.PathLike):
+        return _written(target)
+    if isinstance(target, StdioServerParameters):
+        cwd = None if target.cwd is None else os.fspath(target.cwd)
+        return StdioServer(target.command, target.args, target.env or {}, cwd), Path(target.command).stem
+    if isinstance(target, ProgramTransport):
+        return _program(target.stdio), _name_of(target)
+    if isinstance(target, StreamableHttpTransport):
+        return HTTPServer(target.url, target.headers, transport="http"), _name_of(target)
+    for server in (target, getattr(target, "server", None)):  # a runtime, too, has a server
+        if (wrapped := _wrapped(server)) is not None:
+            return server if isinstance(server, Composite) else wrapped, wrapped.name
+    if isinstance(target, ClientTransport):
+        return target, "backend"
+    if not isinstance(target, type) and (isinstance(target, AbstractAsyncContextManager) or callable(target)):
+        return SDKTransport(target), "backend"
+    raise ConfigError(
+        f"{_shown(target)} is no target: expected a URL, the path of a .py or .js script or of a .json config, an "
+        "mcpServers mapping, a transport, a client, a server or a runtime"
+    )
+
+
+def _connected(client: SDKClient) -> bool:
+    try:
+        return client.session is not None
+    except RuntimeError:  # the SDK's way to say that nobody has entered it
+        return False
+
+
+def _of_client(client: SDKClient) -> tuple[Target, str]:
+    found = describe(client.server)
+    if not isinstance(found, ProxyServer):
+        raise ConfigError("this client has several servers; give create_proxy(...) their config, not the client")
+    return found.target, found.name
+
+
+def _written(target: str | os.PathLike[str]) -> tuple[Target, str]:
+    if isinstance(target, str) and _is_url(target):
+        [server] = parse_config({"mcpServers": {"backend": {"url": target}}}, source="create_proxy").servers.values()
+        return _entry(server, target), urlsplit(target).hostname or "backend"
+    path = Path(target)
+    script = SCRIPTS.get(path.suffix.lower())
+    if script is None:
+        raise ConfigError(
+            f"{_shown(target)} is neither a URL (http, https, ws, wss) nor the path of a .py or .js script or of a "
+            ".json config"
+        )
+    if not path.is_file():
+        raise ConfigError(f"{path}: there is no such file; give the script's path")
+    return _program(script(os.fspath(target)).stdio), path.stem
+
+
+def _program(stdio: StdioTransport) -> StdioServer:
+    return StdioServer(stdio.command, stdio.args, stdio.env, None if stdio.cwd is None else os.fspath(stdio.cwd))
+
+
+def _name_of(transport: ClientTransport) -> str:
+    match transport:
+        case NpxStdioTransport(package=package):
+            return package.removeprefix("@").split("@")[0].rpartition("/")[2] or package
+        case UvxStdioTransport(tool_name=tool):
+            return tool
+        case UvStdioTransport(command=command) | StdioTransport(command=command):
+            return Path(command).stem
+        case PythonStdioTransport(script_path=path) | NodeStdioTransport(script_path=path):
+            return Path(path).stem
+        case StreamableHttpTransport(url=url):
+            return urlsplit(url).hostname or "backend"
+    return "backend"
+
+
+def _shown(target: object) -> str:
+    text = repr(target) if isinstance(target, str | os.PathLike) else f"a {type(target).__name__}"
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def transport_of(target: StdioServer | HTTPServer | ClientTransport) -> ClientTransport:
+    """How to reach a backend that is not a server of this process.
+
+    Raises:
+        MountError: by a transport that is not there yet.
+    """
+    if isinstance(target, StdioServer):
+        return StdioTransport(target.command, target.args, target.env, target.cwd)
+    if isinstance(target, HTTPServer):
+        if target.resolved_transport != "http":
+            raise MountError(
+                f"{urlsplit(target.url).hostname}: transport {target.resolved_transport!r} is not there yet (SSE and "
+                'WebSocket are to come); use streamable HTTP, with "transport": "http" where that is what /sse serves'
+            )
+        return StreamableHttpTransport(target.url, target.headers)
+    return target

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "errors": "",
     "config": "errors",
     "mounts": "errors runtime",
-    "targets": "errors config mounts",
+    "targets": "errors config runtime mounts transports",
     "server": "errors config runtime mounts targets",
     "runtime": "errors runtime",
     "snapshots": "errors runtime mounts",
