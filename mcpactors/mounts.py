@@ -13,11 +13,11 @@ from typing import Protocol, final
 from attrs import define, evolve, field, frozen
 
 from mcpactors.errors import MountCycle, MountError
-from mcpactors.runtime.routing import Kind, Listing, validate_name, validate_namespace
+from mcpactors.runtime.routing import Kind, Listing, UriFormat, validate_name, validate_namespace
 from mcpactors.runtime.supervisor import ActorInfo, ChildState
 from mcpactors.runtime.visibility import SHOW_ALL, ToolOverride, Visibility
 
-__all__ = ["CatalogDiff", "Live", "MountHandle", "Mounts", "below", "itself"]
+__all__ = ["Catalog", "CatalogDiff", "Live", "MountHandle", "Mounts", "below", "itself"]
 
 Catalog = Mapping[Kind, Listing]
 Fits = Callable[[object], object]
@@ -135,6 +135,12 @@ class MountHandle:
     """Says which of two mounts is the newer one, by whichever way they were mounted: it has the higher number."""
     on_it: Mounts = field(factory=Mounts, repr=False)
     """What is mounted below by this handle (and not by the target's own `mount`)."""
+    by_format: dict[UriFormat, Catalog] = field(factory=dict, repr=False)
+    """The copy with its nested URIs in each format, where it was taken before a runtime said which it has."""
+
+    def copy_in(self, uri_format: UriFormat) -> Catalog:
+        """The copy that an import serves in a runtime with this URI format."""
+        return self.by_format.get(uri_format) or self.catalog or {}
 
     @property
     def state(self) -> ChildState:
@@ -188,7 +194,7 @@ class MountHandle:
         The new one has started (or failed to) before the old one is ended. What was mounted by this handle stays
         mounted, by the new one. Raises as `mount` does.
         """
-        fresh = evolve(self, target=target, catalog=None, live=None)
+        fresh = evolve(self, target=target, catalog=None, by_format={}, live=None)
         live = self.live
         self.within.put(fresh, instead_of=self)
         if fresh.live is not None:

@@ -420,7 +420,6 @@ async def test_what_was_imported_before_the_start_has_the_format_of_the_runtime(
     await protocol_after_import(seen.one_of_each())
 
 
-@pytest.mark.xfail(reason="an import before the start copies nested URIs in the path format, for good", strict=True)
 async def test_what_was_imported_before_the_start_of_a_composed_server_has_the_format_of_the_runtime() -> None:
     """Seed 003, Resource Prefix Formats: "When mounting or importing servers"; with mounts on the imported server."""
     composed = seen.one_of_each()
