@@ -31,6 +31,8 @@ from cattrs import BaseConverter, BaseValidationError, ClassValidationError, Ite
 from cattrs.gen import make_dict_structure_fn
 
 from mcpactors.errors import ConfigError
+from mcpactors.runtime.policy import DEFAULT_LIMITS, FORWARD_ALL, Forwarding, PoolLimits, Sessions
+from mcpactors.runtime.restart import RestartPolicy
 
 __all__ = [
     "HTTPServer",
@@ -151,18 +153,35 @@ def _keys_only(value: Mapping[str, Any]) -> str:
 class _Shared:
     """Fields of every server: `timeout` in seconds for a call in all (None: the runtime's), empty tags: no filter.
 
-    `extra` has the fields this format does not know, as they were (not copied): other clients' settings survive.
+    `start_timeout` and `restart` are for this server where the runtime has others. A name of two words may be written
+    as `startTimeout`. `extra` has the fields this format does not know, as they were (not copied): other clients'
+    settings survive.
     """
 
     timeout: float | None = None
+    start_timeout: float | None = None
+    restart: RestartPolicy | None = None
     disabled: bool = False
     include_tags: tuple[str, ...] = field(default=(), converter=_texts)
     exclude_tags: tuple[str, ...] = field(default=(), converter=_texts)
     extra: Mapping[str, Any] = field(factory=dict, converter=_frozen_map, repr=_keys_only)
 
 
+@frozen(kw_only=True)
+class _Backend(_Shared):
+    """Fields of every server that is proxied: how clients share it, and what of its own messages is passed on.
+
+    `tags` are given to all that it offers, beside those that it has from there.
+    """
+
+    sessions: Sessions | None = None
+    forward: Forwarding = FORWARD_ALL
+    pool: PoolLimits = DEFAULT_LIMITS
+    tags: tuple[str, ...] = field(default=(), converter=_texts)
+
+
 @frozen
-class StdioServer(_Shared):
+class StdioServer(_Backend):
     """A program to run, spoken to over its stdin and stdout. `env` is added to what the host passes on."""
 
     command: Annotated[str, _Expanded(_not_empty)]
@@ -172,7 +191,7 @@ class StdioServer(_Shared):
 
 
 @frozen
-class HTTPServer(_Shared):
+class HTTPServer(_Backend):
     """A server to connect to at `url` (http, https, ws or wss). `transport` None: see `resolved_transport`."""
 
     url: Annotated[str, _Expanded(_is_address)]
@@ -253,6 +272,10 @@ def _join(path: str, key: object) -> str:
     return f"{path}.{key}".lstrip(".") if plain else f"{path}[{json.dumps(str(key), ensure_ascii=False)}]"
 
 
+def _below(key: object) -> str:
+    return _join("$", key)[1:]
+
+
 def _show(value: object, secret: bool = False) -> str:
     """A value in the file's own words. Lists and objects are only named: they may hold secrets, and pages of text."""
     if secret and isinstance(value, str):
@@ -321,6 +344,47 @@ def _seconds(value: object, _: object) -> float:
     raise _Problem(f"expected a positive number of seconds, got {_show(value)}")
 
 
+def _strategy(value: object, _: object) -> Any:
+    if value is None or (isinstance(value, str) and value in get_args(Sessions)):
+        return value
+    choices = ", ".join(json.dumps(name) for name in get_args(Sessions))
+    raise _Problem(f"expected one of {choices}, got {_show(value)}")
+
+
+def _policy(value: Any, cls: Any) -> Any:
+    """A block of settings of ours: nothing is unknown in it, and a feature may be switched off by `null`, too."""
+    if not isinstance(value, Mapping):
+        raise _Problem(f"expected an object, got {_show(value)}")
+    names = [attribute.name for attribute in attrs.fields(cls)]
+    given: dict[str, Any] = {}
+    for key, setting in value.items():
+        name = _snake(_string(key))
+        if name not in names:
+            near = _near(name, names)
+            hint = f'did you mean "{near}"?' if near else f"known are {', '.join(names)}"
+            raise _Problem(f"unknown setting; {hint}", at=_below(key))
+        if name in given:
+            raise _Problem("is there under two spellings; keep only one", at=_below(key))
+        if cls is Forwarding and not isinstance(setting, bool | None):
+            raise _Problem(f"expected true or false, got {_show(setting)}", at=_below(key))
+        given[name] = setting if cls is not Forwarding else bool(setting)
+    try:
+        return cls(**given)
+    except ValueError as error:
+        name, _, said = str(error).partition(": ")
+        written = next((key for key in value if _snake(key) == name), None)
+        raise _Problem(said if written else str(error), at=_below(written) if written else "") from None
+
+
+def _snake(name: str) -> str:
+    """`startTimeout` as it is called here."""
+    return re.sub(r"(?<=[a-z])[A-Z]", lambda match: f"_{match[0].lower()}", name)
+
+
+def _camel(name: str) -> str:
+    return re.sub(r"_([a-z])", lambda match: match[1].upper(), name)
+
+
 def _made_of(origin: object, cls: Any) -> bool:
     return get_origin(cls) is origin
 
@@ -352,6 +416,9 @@ def _converter(environ: Mapping[str, str]) -> BaseConverter:
     converter.register_structure_hook(str, _string)
     converter.register_structure_hook(bool, _boolean)
     converter.register_structure_hook(float, _seconds)
+    converter.register_structure_hook_func(lambda cls: cls == Sessions | None, _strategy)
+    for policy in (Forwarding, PoolLimits, RestartPolicy):
+        converter.register_structure_hook(policy, _policy)
     for origin, hook in {Annotated: text, Mapping: mapping, tuple: strings}.items():
         converter.register_structure_hook_func(partial(_made_of, origin), hook)
     for kind in _KINDS.values():
@@ -370,9 +437,14 @@ def _converter(environ: Mapping[str, str]) -> BaseConverter:
 def _structure_server(converter: BaseConverter, raw: Any) -> ServerConfig:
     kind = _kind(raw)
     known = _fields(kind)
-    values = {key: value for key, value in raw.items() if key in known and key not in ("transport", "type")}
-    values["extra"] = {key: value for key, value in raw.items() if key not in known}
-    faults: list[Exception] = []
+    spelt = {key: _snake(key) for key in raw if _snake(key) in known and key not in ("transport", "type")}
+    values = {spelt[key]: raw[key] for key in spelt}
+    values["extra"] = {key: value for key, value in raw.items() if _snake(key) not in known}
+    faults: list[Exception] = [
+        _Problem(f"is there as {json.dumps(name)}, too; keep only one of them", at=f".{key}")
+        for key, name in spelt.items()
+        if key != name and name in spelt
+    ]
     try:
         transport = _transport(raw, kind)
     except _Problem as problem:
@@ -380,7 +452,7 @@ def _structure_server(converter: BaseConverter, raw: Any) -> ServerConfig:
     try:
         server: ServerConfig = converter.structure(values, kind)
     except BaseValidationError as error:
-        faults.append(error)
+        faults.append(_as_spelt(error, {name: key for key, name in spelt.items()}))
     if faults:
         raise ClassValidationError("server", faults, kind)
     if isinstance(server, ModuleServer):
@@ -393,6 +465,14 @@ def _structure_server(converter: BaseConverter, raw: Any) -> ServerConfig:
             raise _Problem(f'"{transport}" does not fit an address that begins with {scheme}://', at)
         return attrs.evolve(server, transport=transport)
     return server
+
+
+def _as_spelt(error: BaseValidationError, written: Mapping[str, str]) -> BaseValidationError:
+    """The error with fields named as the file spells them."""
+    if isinstance(error, ClassValidationError):
+        for _, note in error.group_exceptions()[0]:
+            note.name = written.get(note.name, note.name)
+    return error
 
 
 def _kind(raw: Any) -> type[ServerConfig]:
@@ -512,6 +592,8 @@ def _read(source: str) -> Any:
     return document
 
 
+_TWO_WORDS: Final = ("start_timeout",)
+"""Fields that are written in the manner of JSON; those of tags are written as FastMCP does."""
 _EXPANDED_FIELDS: Final = ("command", "args", "env", "cwd", "url", "headers", "module")
 
 
@@ -523,12 +605,22 @@ def unstructure(config: MCPConfig) -> dict[str, Any]:
     servers: dict[str, Any] = {}
     for name, server in config.servers.items():
         known = {key: getattr(server, key, None) for key in _fields(type(server))}
-        raw = {key: value for key, value in known.items() if value not in (None, False, (), {})}
+        raw = {
+            _camel(key) if key in _TWO_WORDS else key: _settings(value) if attrs.has(type(value)) else value
+            for key, value in known.items()
+            if value not in (None, False, (), {}, FORWARD_ALL, DEFAULT_LIMITS)
+        }
         if isinstance(server, ModuleServer) and server.attribute is not None:
             raw["module"] = f"{server.module}:{server.attribute}"
         servers[name] = {key: _plain(value, key in _EXPANDED_FIELDS) for key, value in raw.items()}
         servers[name] |= {key: value for key, value in server.extra.items() if key not in raw}
     return {"mcpServers": servers, **config.extra}
+
+
+def _settings(policy: Any) -> dict[str, Any]:
+    """A block of settings, without those that are as they are anyway."""
+    usual = attrs.asdict(type(policy)())
+    return {_camel(name): value for name, value in attrs.asdict(policy).items() if value != usual[name]}
 
 
 def _plain(value: Any, escaped: bool) -> Any:

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from mcpactors.config import HTTPServer, MCPConfig, ModuleServer, StdioServer, load_config, parse_config, unstructure
 from mcpactors.errors import ConfigError
+from mcpactors.runtime.policy import Forwarding, PoolLimits
+from mcpactors.runtime.restart import RestartPolicy
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 ENVIRON = {"SET": "value", "EMPTY": "", "NESTED": "${SET}"}
@@ -119,6 +121,26 @@ def test_tags_are_kept_for_every_kind_of_server() -> None:
         assert (server.include_tags, server.exclude_tags) == (("a",), ("b", "c"))
 
 
+def test_how_clients_share_a_server_and_what_it_may_ask_them_is_understood() -> None:
+    server = one(
+        {
+            "command": "x",
+            "sessions": "per_client",
+            "forward": {"sampling": False, "logging": None},
+            "pool": {"clients": 4, "borrowed": 2, "spares": 0, "idle": 60},
+            "tags": ["files"],
+            "startTimeout": 5,
+            "restart": {"intensity": 3, "period": 60, "probeAfter": 10},
+        }
+    )
+    assert (server.sessions, server.tags, server.start_timeout) == ("per_client", ("files",), 5.0)
+    assert server.forward == Forwarding(sampling=False, logging=False)
+    assert server.pool == PoolLimits(clients=4, borrowed=2, spares=0, idle=60)
+    assert server.restart == RestartPolicy(intensity=3, period=60, probe_after=10)
+    assert server.extra == {}
+    assert one({"module": "a", "sessions": "shared"}).extra == {"sessions": "shared"}  # it is not proxied
+
+
 def test_no_servers_at_all_is_allowed() -> None:
     assert parse_config({"mcpServers": {}}) == MCPConfig()
 
@@ -185,6 +207,7 @@ CHOICES = '"command" (a program to run), "url" (a server to connect to) or "modu
 ADDRESS = ".url: expected an address such as https://host/path (http, https, ws or wss)"
 SECONDS = ".timeout: expected a positive number of seconds, got "
 MODULE = '.module: expected "package.module:object" or "./file.py:object", got '
+FORWARD = ".forward.log: unknown setting; known are roots, sampling, elicitation, logging, progress"
 REFERENCE = "is no variable; write ${NAME} or ${NAME:-default}, or $${ for a plain ${"
 
 
@@ -212,6 +235,25 @@ REFERENCE = "is no variable; write ${NAME} or ${NAME:-default}, or $${ for a pla
         ({"command": "x", "timeout": float("nan")}, f"{SECONDS}NaN (a number)"),
         ({"command": "x", "timeout": 10**5000}, f"{SECONDS}a huge number"),
         ({"command": "x", "include_tags": [1]}, f".include_tags[0]: expected a string, got 1 (a number){NUMBER}"),
+        ({"command": "x", "startTimeout": 0}, ".startTimeout: expected a positive number of seconds, got 0 (a number)"),
+        (
+            {"command": "x", "startTimeout": 1, "start_timeout": 2},
+            '.startTimeout: is there as "start_timeout", too; keep only one of them',
+        ),
+        (
+            {"command": "x", "sessions": "perClient"},
+            '.sessions: expected one of "shared", "per_client", "per_call", got "perClient" (a string)',
+        ),
+        ({"command": "x", "forward": {"sampling": 1}}, ".forward.sampling: expected true or false, got 1 (a number)"),
+        ({"command": "x", "forward": {"log": True}}, FORWARD),
+        ({"command": "x", "forward": None}, ".forward: expected an object, got null"),
+        ({"url": "http://x", "pool": {"clients": 0}}, ".pool.clients: expected a whole number, 1 or more, got 0"),
+        ({"url": "http://x", "pool": {"idle": "5m"}}, ".pool.idle: expected a number of seconds, 0 or more, got '5m'"),
+        ({"module": "x", "restart": {"intensity": -1}}, ".restart.intensity: expected an integer >= 0, got -1"),
+        (
+            {"module": "x", "restart": {"backoffMax": 0.01}},
+            ".restart.backoffMax: expected at least backoff_initial, 0.1; got 0.01",
+        ),
         ({"command": "x", "transport": "http"}, '.transport: expected "stdio", got "http" (a string)'),
         ({"url": "x.example"}, ADDRESS),
         ({"url": "ftp://x"}, ADDRESS),
@@ -313,7 +355,7 @@ def test_messages_do_not_show_texts_that_may_hold_secrets() -> None:
     [
         ({"command": "x", "arg": []}, '.arg: unknown field, not used; did you mean "args"?'),
         ({"command": "x", "disable": True}, '.disable: unknown field, not used; did you mean "disabled"?'),
-        ({"command": "x", "excludeTags": []}, '.excludeTags: unknown field, not used; did you mean "exclude_tags"?'),
+        ({"command": "x", "excludeTag": []}, '.excludeTag: unknown field, not used; did you mean "exclude_tags"?'),
         ({"url": "http://x", "header": {}}, '.header: unknown field, not used; did you mean "headers"?'),
         ({"command": "x", "timeout": 30000}, ".timeout: 30000 seconds; did you mean milliseconds?"),
     ],
@@ -423,15 +465,28 @@ SHARED = {
     "timeout": st.none() | st.floats(0.1, 1e4) | st.integers(1, 100),
     "disabled": st.booleans(),
     "include_tags": st.lists(TEXTS, max_size=2),
+    "startTimeout": st.floats(0.1, 1e4),
+    "restart": st.fixed_dictionaries({}, optional={"intensity": st.integers(0, 9), "backoffMax": st.floats(1, 9)}),
+}
+BACKEND = {
+    "sessions": st.sampled_from(["shared", "per_client", "per_call", None]),
+    "forward": st.dictionaries(st.sampled_from(["roots", "sampling", "logging"]), st.booleans() | st.none()),
+    "pool": st.fixed_dictionaries({}, optional={"clients": st.integers(1, 9), "idle": st.floats(0, 9)}),
+    "tags": st.lists(TEXTS, max_size=2),
 }
 KINDS = [
     (
         {"command": TEXTS.map(lambda text: f"x{text}")},
-        {"args": st.lists(TEXTS, max_size=3), "env": st.dictionaries(NAMES, TEXTS, max_size=2), "cwd": TEXTS},
+        {
+            "args": st.lists(TEXTS, max_size=3),
+            "env": st.dictionaries(NAMES, TEXTS, max_size=2),
+            "cwd": TEXTS,
+            **BACKEND,
+        },
     ),
     (
         {"url": TEXTS.map(lambda text: f"http://x/{text}")},
-        {"headers": st.dictionaries(NAMES, TEXTS), "type": st.sampled_from(["http", "sse"])},
+        {"headers": st.dictionaries(NAMES, TEXTS), "type": st.sampled_from(["http", "sse"]), **BACKEND},
     ),
     ({"module": st.sampled_from(["a.b:c", "./${SET}.py", "x$${.py:d", "C:\\${SET}.py"])}, {}),
 ]

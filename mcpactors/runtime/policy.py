@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, Literal, TypeAlias
 
-import attrs
 from attrs import Attribute, field, frozen
 
-__all__ = ["FEATURES", "FORWARD_ALL", "Forwarding", "PoolLimits", "Sessions"]
+__all__ = ["DEFAULT_LIMITS", "FEATURES", "FORWARD_ALL", "Forwarding", "PoolLimits", "Sessions"]
 
 Sessions: TypeAlias = Literal["shared", "per_client", "per_call"]
 """How clients share a backend of the old era (design.md section 7); a modern one has no sessions to share.
@@ -83,6 +82,4 @@ class PoolLimits:
     """Seconds after which a session that nobody has used is closed."""
 
 
-def words_of(cls: type[Any]) -> tuple[str, ...]:
-    """The names of a policy's fields."""
-    return tuple(attribute.name for attribute in attrs.fields(cls))
+DEFAULT_LIMITS: Final = PoolLimits()
