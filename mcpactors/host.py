@@ -22,12 +22,22 @@ from mcpactors.actors.local import LocalActor, LocalServer
 from mcpactors.actors.paging import METHODS
 from mcpactors.actors.proxy import Backend, ProxyActor
 from mcpactors.actors.router import MISSING, RouterActor, RouterRef
-from mcpactors.actors.snapshot import SnapshotActor
+from mcpactors.actors.session import RootsChanged, SessionEnded
+from mcpactors.actors.snapshot import SnapshotActor, SnapshotRef
 from mcpactors.backends import connector, example_config, load_server
 from mcpactors.config import HTTPServer, MCPConfig, ModuleServer, StdioServer, load_config
-from mcpactors.errors import BackendStartError, MCPActorsError, MountCycle, MountError, NameConflict
-from mcpactors.mounts import CatalogDiff, MountHandle, Mounts, below, itself, make_handle
+from mcpactors.errors import (
+    BackendStartError,
+    MailboxFull,
+    MCPActorsError,
+    MountCycle,
+    MountError,
+    NameConflict,
+    NamespaceError,
+)
+from mcpactors.mounts import Catalog, CatalogDiff, MountHandle, Mounts, below, itself, make_handle
 from mcpactors.runtime.actor import Actor, ActorRef, Mailbox, Request
+from mcpactors.runtime.clients import Clients
 from mcpactors.runtime.methods import CATALOG
 from mcpactors.runtime.reply import CallDeadlines, Failure
 from mcpactors.runtime.restart import RestartPolicy
@@ -67,6 +77,7 @@ __all__ = [
 
 VERSION: Final = "0.1.0"
 STOP_TIMEOUT: Final = 10.0
+_EMPTY: Final[Catalog] = dict.fromkeys(KINDS, Listing())
 INSTRUCTIONS_LENGTH: Final = 10_000
 """Characters of one backend's instructions that become part of ours."""
 
@@ -187,12 +198,16 @@ class Runtime:
         self._router = self._tree.router
         self._closing = trio.Event()
         face = Face(name, VERSION, self._instructions, self._completes, self._tool_schema, self._own)
+        self._clients = Clients(nursery.start_soon)
         self._parking = Parking(nursery.start_soon, settings.deadlines.question, settings.parked)
         around = Surroundings(
             listen=self._router.listen,
             spawn=nursery.start_soon,
             parking=self._parking,
             state_keys=settings.state_keys,
+            client_came=self._clients.came,
+            client_left=self._client_left,
+            roots_changed=lambda session: self._to_proxies(RootsChanged(session)),
             closing=self._closing,
         )
         self.server: LowLevelServer[Any] = edge_server(self._router, face, around, settings.deadlines)
@@ -314,7 +329,8 @@ class Runtime:
                 del self._sources[handle]
                 self._reconcile()
             raise
-        before, handle.catalog = handle.catalog or dict.fromkeys(KINDS, Listing()), copy
+        before, handle.catalog = handle.copy_in(self.settings.resource_prefix_format) or _EMPTY, copy
+        handle.by_format.clear()
         return difference(before, copy)
 
     async def refuse_conflicts(self) -> None:
@@ -421,26 +437,30 @@ class Runtime:
     def _start(self, handle: MountHandle, identity: object, name: str) -> _Running:
         free = self._free(name)
         target = handle.target
-        kind = "snapshot" if handle.catalog is not None else "proxy" if isinstance(target, ProxyServer) else "local"
-        ref = ActorRef(free, kind, Mailbox(free, capacity=self.settings.mailbox))
-        running = self._running[id(identity)] = _Running(ref, identity, target)
+        mailbox = Mailbox(free, capacity=self.settings.mailbox)
         if handle.catalog is not None:
-            make = self._snapshot(handle)
-        elif isinstance(target, ProxyServer):
-            make = self._proxy(target, running)
+            ref, make = self._snapshot(handle, mailbox)
+            running = self._running[id(identity)] = _Running(ref, identity, target)
         else:
-            make = self._local(target, running)
+            proxied = isinstance(target, ProxyServer)
+            running = _Running(ActorRef(free, "proxy" if proxied else "local", mailbox), identity, target)
+            self._running[id(identity)] = running
+            make = self._proxy(target, running) if isinstance(target, ProxyServer) else self._local(target, running)
         self._supervisor.start_child(
-            ChildSpec(ref, make, self.settings.restart, self.settings.start_timeout, running.last_words)
+            ChildSpec(running.ref, make, self.settings.restart, self.settings.start_timeout, running.last_words)
         )
         return running
 
-    def _snapshot(self, handle: MountHandle) -> Callable[[], Actor]:
+    def _snapshot(self, handle: MountHandle, mailbox: Mailbox) -> tuple[ActorRef, Callable[[], Actor]]:
         if handle not in self._sources:
             tree = self._sources[handle] = self._new_tree(f"{_called(handle)}.source", None)
             self._nursery.start_soon(self._mount_source, tree, handle.target)
-        router = self._sources[handle].router
-        return lambda: SnapshotActor(lambda: handle.catalog or {}, router)
+
+        def catalog() -> Catalog:
+            return handle.copy_in(self.settings.resource_prefix_format)
+
+        ref = SnapshotRef(mailbox.owner, mailbox, catalog, self._sources[handle].router)
+        return ref, lambda: SnapshotActor(catalog)
 
     async def _mount_source(self, tree: _Tree, target: object) -> None:
         tree.mounts.put(make_handle(tree.mounts, target, None))
@@ -461,9 +481,15 @@ class Runtime:
             connect=connector(target, running.stderr, partial(open_runtime, settings=self.settings)),
             timeout=where.timeout if isinstance(where, StdioServer | HTTPServer) else None,
             over_http=isinstance(where, HTTPServer),
+            sessions=target.strategy,
+            forward=target.forward,
+            limits=target.pool,
+            start_timeout=self.settings.start_timeout,
             changed=lambda kinds: self._changed(running.ref, kinds),
             updated=lambda uri: self._updated(running.ref, uri),
             introduced=introduced,
+            ask_client=self._clients.ask,
+            tell_client=self._clients.tell,
         )
         return lambda: ProxyActor(running.ref.name, backend)
 
@@ -516,6 +542,18 @@ class Runtime:
             mounts.forget(self._reconcile)
         for running in self._running.values():
             running.forget()
+
+    # --- What is known of clients -----------------------------------------------------------------------------------
+
+    def _client_left(self, session: str) -> None:
+        self._clients.left(session)
+        self._to_proxies(SessionEnded(session))
+
+    def _to_proxies(self, message: SessionEnded | RootsChanged) -> None:
+        for running in (*self._running.values(), *self._retiring.values()):
+            if running.ref.kind == ProxyActor.kind:
+                with suppress(MailboxFull):  # one that does not listen closes what is idle by itself, in time
+                    running.ref.cast(message)
 
     # --- What actors say of themselves ----------------------------------------------------------------------------
 
@@ -653,7 +691,26 @@ async def open_runtime(main: object = "main", *, settings: RuntimeSettings | Non
             nursery.cancel_scope.cancel()
 
 
-Server.open_with = open_runtime
+async def _copy_apart(handle: MountHandle) -> None:
+    """Take the copy of an import in a runtime of its own; in both URI formats, where nested URIs differ by them."""
+    formats: tuple[UriFormat, ...] = ("path", "protocol") if any(below(handle.target)) else ("path",)
+    copies: dict[UriFormat, Catalog] = {}
+    refused: MCPActorsError | None = None
+    for uri_format in reversed(formats):
+        handle.catalog = None
+        async with open_runtime("import", settings=RuntimeSettings(resource_prefix_format=uri_format)) as runtime:
+            try:
+                await runtime.take_copy(handle)
+                copies[uri_format] = handle.copy_in(uri_format)
+            except MCPActorsError as error:
+                refused = error  # raised outside of the runtime's nursery, which would make a group of it
+        if refused is not None and not (uri_format == "protocol" and isinstance(refused, NamespaceError)):
+            raise refused  # a runtime of that format refuses such a namespace itself
+        refused = None
+    handle.by_format.update(copies)
+
+
+Server.copy_apart = _copy_apart
 
 
 def _identity(handle: MountHandle) -> object:

@@ -25,7 +25,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from mcpactors.config import HTTPServer, StdioServer
-from mcpactors.errors import InvalidParams, MCPActorsError
+from mcpactors.errors import InvalidParams
 from mcpactors.mounts import CatalogDiff, MountHandle, Mounts, make_handle, refuse_cycle
 from mcpactors.runtime.routing import Kind, validate_name
 from mcpactors.runtime.visibility import SHOW_ALL, TAGS_KEY, Rule, ToolOverride, Visibility
@@ -62,8 +62,8 @@ class Server(MCPServer[Any]):
     the program's logging. `options` are the SDK's (title, website_url, auth, ...).
     """
 
-    open_with: ClassVar[Callable[[object], AbstractAsyncContextManager[Copier]]]
-    """Opens a runtime to take a copy in, while this server is in none: set by the host, which alone knows how."""
+    copy_apart: ClassVar[Callable[[MountHandle], Awaitable[None]]]
+    """Takes the copy of an import while this server is in no runtime: set by the host, which alone knows how."""
 
     def __init__(
         self,
@@ -388,14 +388,7 @@ class Server(MCPServer[Any]):
         if self.running_in:
             await self.running_in[-1].take_copy(handle)
         else:
-            refused: MCPActorsError | None = None
-            async with type(self).open_with("import") as runtime:
-                try:
-                    await runtime.take_copy(handle)
-                except MCPActorsError as error:
-                    refused = error  # raised outside of the runtime's nursery, which would make a group of it
-            if refused is not None:
-                raise refused
+            await type(self).copy_apart(handle)
         self.mounts.put(handle)
         return handle
 
@@ -457,22 +450,34 @@ def routes_of(target: object) -> Sequence[Route]:
 
 
 def create_proxy(target: object, name: str | None = None) -> ProxyServer | Server:
-    """Describe a proxied backend (seed 001, "Mounting External Servers").
+    """Describe a proxied backend (seeds 001 "Mounting External Servers" and 002; features.md C1).
 
-    `target`: an http(s) URL, the path of a Python script, a server's entry or a whole `mcpServers` mapping, an SDK
-    server (spoken to over memory streams, with sessions of its own). Of a mapping with several entries it makes a
-    server that has each mounted under its name (seeds 002 and 003).
+    `target` is one of
+    * an http(s) URL; the path of a `.py` or `.js` script;
+    * an `mcpServers` mapping, its one entry, or the path of a `.json` file that has one. Of several entries it makes a
+      server that has each mounted under its name (seeds 002 and 003);
+    * a transport: ours (`NpxStdioTransport(...)`, ...), the SDK's, or a function that makes one;
+    * a client, ours or the SDK's: its transport is used, for sessions of the proxy's own; one that is connected
+      already is used as it is, and so is an SDK `ClientSession`;
+    * a server of this process, ours or the SDK's, or a runtime: spoken to over memory streams, in sessions of its own.
 
     Raises:
         ConfigError: the target cannot be understood.
-        MountError: the target is no server.
     """
-    proxies = describe(target, name)
-    if isinstance(proxies, ProxyServer):
-        return proxies
+    found = describe(target, name)
+    if isinstance(found, ProxyServer):
+        includes, excludes = _filters(found)
+        if isinstance(target, StdioServer | HTTPServer) or not (includes or excludes):  # the mount of one entry filters
+            return found
+        name, found = found.name, {"": found}
     whole = Server(name or "config")
-    for namespace, proxy in proxies.items():
-        server = proxy.target
-        assert isinstance(server, StdioServer | HTTPServer)  # the entries of a config
-        whole.mount(proxy, namespace, include_tags=server.include_tags, exclude_tags=server.exclude_tags)
+    for namespace, proxy in found.items():
+        includes, excludes = _filters(proxy)
+        whole.mount(proxy, namespace or None, include_tags=includes, exclude_tags=excludes)
     return whole
+
+
+def _filters(proxy: ProxyServer) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The tags of what is shown and of what is not, as its config says."""
+    server = proxy.target
+    return (server.include_tags, server.exclude_tags) if isinstance(server, StdioServer | HTTPServer) else ((), ())
