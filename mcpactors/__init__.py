@@ -3,6 +3,7 @@
 The public names; everything else may change.
 """
 
+from mcpactors.client import Client, MemoryTransport, infer_transport
 from mcpactors.config import HTTPServer, MCPConfig, ModuleServer, StdioServer, load_config, parse_config
 from mcpactors.errors import MCPActorsError
 from mcpactors.host import Runtime, RuntimeSettings, load_snapshot, open_runtime, save_snapshot
@@ -14,26 +15,45 @@ from mcpactors.runtime.supervisor import ActorInfo
 from mcpactors.runtime.visibility import ToolOverride
 from mcpactors.server import Server, create_proxy, session_state
 from mcpactors.targets import ProxyServer
+from mcpactors.transports.values import (
+    NodeStdioTransport,
+    NpxStdioTransport,
+    PythonStdioTransport,
+    StdioTransport,
+    StreamableHttpTransport,
+    UvStdioTransport,
+    UvxStdioTransport,
+)
 
 __all__ = [
     "ActorInfo",
     "CallDeadlines",
     "CatalogDiff",
+    "Client",
     "HTTPServer",
     "MCPActorsError",
     "MCPConfig",
+    "MemoryTransport",
     "ModuleServer",
     "MountHandle",
+    "NodeStdioTransport",
+    "NpxStdioTransport",
     "ProxyServer",
+    "PythonStdioTransport",
     "RestartPolicy",
     "Runtime",
     "RuntimeSettings",
     "Server",
     "StdioServer",
+    "StdioTransport",
+    "StreamableHttpTransport",
     "ToolOverride",
+    "UvStdioTransport",
+    "UvxStdioTransport",
     "add_resource_prefix",
     "create_proxy",
     "has_resource_prefix",
+    "infer_transport",
     "load_config",
     "load_snapshot",
     "open_runtime",

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent / PACKAGE
 # A module or folder at the top of the package -> which of them it may import. What stands last knows most.
 MAY_IMPORT = {
     "errors": "",
-    "config": "errors",
+    "config": "errors runtime",
     "mounts": "errors runtime",
     "targets": "errors config runtime mounts transports",
     "server": "errors config runtime mounts targets",
@@ -30,9 +30,10 @@ MAY_IMPORT = {
     "transports": "errors runtime transports",
     "backends": "errors config targets transports",
     "host": "errors runtime mounts snapshots targets server actors transports backends config",
+    "client": "errors config targets server transports backends host",
     "example": "",
     "testing": "errors runtime mounts snapshots targets server actors transports config host testing",
-    "__init__": "errors runtime mounts snapshots targets server actors transports config host",
+    "__init__": "errors runtime mounts snapshots targets server actors transports config host client",
     "cli": "errors host",
     "__main__": "cli",
 }
@@ -40,8 +41,9 @@ MAY_IMPORT = {
 # Whatever the table above comes to say: these two never know each other.
 STRANGERS = {("actors", "transports"), ("transports", "actors")}
 
-# Host is the only module that knows all the others, so only who starts everything may know host.
-KNOW_HOST = {"cli", "__init__", "__main__", "testing"}
+# Host is the only module that knows all the others, so only who starts everything may know host;
+# a client of several servers starts a runtime of its own.
+KNOW_HOST = {"cli", "client", "__init__", "__main__", "testing"}
 
 # Of the world outside: what a file must not import, itself or through another module of ours.
 PURE = {"config.py", "errors.py"} | {

@@ -6,7 +6,7 @@ section                                     tests below
 Mounting (first paragraph), Why Mount       all components; a utility server wherever needed
 Basic Mounting                              the example
 Mounting External Servers                   URL, script
-Mounting npm/uvx Packages                   config dict (Python stands in for npx and uvx); transport classes: issue 6
+Mounting npm/uvx Packages                   config dict (Python stands in for npx and uvx); transport classes
 Namespacing, How Namespacing Works          the example; the table, row by row
 Mounting vs Importing                       the table, row by row; live and static examples
 Direct vs Proxy Mounting                    both modes; lifespan and middleware always
@@ -32,8 +32,7 @@ from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
 from mcp.shared.exceptions import MCPError
 
-import mcpactors
-from mcpactors import RuntimeSettings, Server, create_proxy, open_runtime
+from mcpactors import NpxStdioTransport, RuntimeSettings, Server, UvxStdioTransport, create_proxy, open_runtime
 from tests.seeds import seen
 
 EVERYTHING = str(Path(__file__).parent.parent / "backends" / "everything.py")
@@ -163,15 +162,18 @@ async def test_npm_packages_and_python_tools_are_mounted_by_the_config_dict_form
             assert await seen.prompted(client, "db_review", code="1+1") == "Review: 1+1"
 
 
-@pytest.mark.xfail(
-    reason="the transport classes (features.md D2) come with issue 6", raises=AttributeError, strict=True
-)
 def test_explicit_transport_classes_describe_npm_packages_and_python_tools() -> None:
-    """Seed 001, Mounting npm/uvx Packages: "explicit transport classes"."""
-    create_proxy(mcpactors.NpxStdioTransport(package="@modelcontextprotocol/server-github"))  # type: ignore[attr-defined]
-    create_proxy(
-        mcpactors.UvxStdioTransport(tool_name="mcp-server-sqlite", tool_args=["--db", "data.db"])  # type: ignore[attr-defined]
-    )
+    """Seed 001, Mounting npm/uvx Packages: "explicit transport classes"; the example. What they run stands beside.
+
+    That such a transport reaches a real server: tests/composition/test_targets.py.
+    """
+    mcp = Server("Orchestrator")
+    github = NpxStdioTransport(package="@modelcontextprotocol/server-github")
+    db = UvxStdioTransport(tool_name="mcp-server-sqlite", tool_args=["--db", "data.db"])
+    mcp.mount(create_proxy(github), namespace="github")
+    mcp.mount(create_proxy(db), namespace="db")
+    assert (github.stdio.command, github.stdio.args) == ("npx", ("-y", "@modelcontextprotocol/server-github"))
+    assert (db.stdio.command, db.stdio.args) == ("uvx", ("mcp-server-sqlite", "--db", "data.db"))
 
 
 # --- Namespacing --------------------------------------------------------------------------------------------------
