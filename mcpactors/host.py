@@ -18,11 +18,11 @@ from mcp.client import Client
 from mcp.server.lowlevel import Server as LowLevelServer
 from starlette.routing import Route
 
+from mcpactors.actors.backend import Backend, RootsChanged, SessionEnded
 from mcpactors.actors.local import LocalActor, LocalServer
 from mcpactors.actors.paging import METHODS
-from mcpactors.actors.proxy import Backend, ProxyActor
+from mcpactors.actors.proxy import ProxyActor
 from mcpactors.actors.router import MISSING, RouterActor, RouterRef
-from mcpactors.actors.session import RootsChanged, SessionEnded
 from mcpactors.actors.snapshot import SnapshotActor, SnapshotRef
 from mcpactors.backends import connector, example_config, load_server
 from mcpactors.config import HTTPServer, MCPConfig, ModuleServer, StdioServer, load_config
@@ -427,7 +427,7 @@ class Runtime:
 
     def _free(self, name: str) -> str:
         """The name for an actor, with a number when another one has it."""
-        taken = {running.ref.name for running in self._running.values()}
+        taken = {running.ref.name for running in (*self._running.values(), *self._retiring.values())}
         taken |= {tree.router.name for tree in self._sources.values()}
         free, number = name, 2
         while free in taken or self._supervisor.state_of(free) != "stopped":

@@ -13,7 +13,8 @@ from typing import Any
 
 import trio
 
-from mcpactors.actors.session import OUR_INFO, OURS, BackendSession, Introduction
+from mcpactors.actors.backend import OUR_INFO, OURS, Introduction
+from mcpactors.actors.session import BackendSession
 from mcpactors.errors import MailboxFull
 from mcpactors.runtime.actor import Caller
 from mcpactors.runtime.policy import PoolLimits

@@ -16,19 +16,11 @@ import trio
 from mcp.shared.exceptions import MCPError
 from mcp_types import METHOD_NOT_FOUND
 
+from mcpactors.actors.backend import OURS, Backend, Connect, Introduction, RootsChanged, SessionEnded, mapping
 from mcpactors.actors.paging import CHANGES, UPDATED, read_all
 from mcpactors.actors.pool import SessionPool
-from mcpactors.actors.session import (
-    OURS,
-    Backend,
-    BackendSession,
-    Connect,
-    Introduction,
-    RootsChanged,
-    SessionEnded,
-    envelope,
-    mapping,
-)
+from mcpactors.actors.session import BackendSession
+from mcpactors.actors.wire import envelope
 from mcpactors.errors import BackendStartError, MCPActorsError
 from mcpactors.runtime.actor import Actor, Request
 from mcpactors.runtime.methods import CATALOG
@@ -57,7 +49,7 @@ class ProxyActor(Actor):
     def __init__(self, name: str, backend: Backend) -> None:
         self._name = name
         self._backend = backend
-        self._main = self._session(OURS)
+        self._main = self._session(OURS, shared=True)
         self._pool = SessionPool(name, backend.limits, self._start_session)
         self._listings: dict[Kind, Listing] = {}
         self._fresh_until: dict[Kind, float] = {}
@@ -70,8 +62,10 @@ class ProxyActor(Actor):
     async def lifespan(self) -> AsyncIterator[None]:
         async with self._main.open(), trio.open_nursery() as nursery:
             self._nursery = nursery
-            self._backend.introduced(self._main.server)
-            if self._main.modern:
+            self._backend.introduced(self._main.wire.server)
+            if not self._main.wire.tells:
+                pass  # what changes is told to whoever the client belongs to
+            elif self._main.wire.modern:
                 nursery.start_soon(self._listen)
             else:
                 for uri in +self._backend.watched:
@@ -86,13 +80,13 @@ class ProxyActor(Actor):
     _own: bool = False
     """Whether calls go through sessions of their own."""
 
-    def _session(self, introduction: Introduction, expects_legacy: bool = False) -> BackendSession:
-        return BackendSession(self._name, self._backend, introduction, self._hear, self._schema_of, expects_legacy)
+    def _session(self, introduction: Introduction, **how: bool) -> BackendSession:
+        return BackendSession(self._name, self._backend, introduction, self._hear, self._schema_of, **how)
 
     def _prepare_sessions(self) -> None:
         """A modern backend has no sessions: what one client says of itself travels with each of its calls."""
         sessions = self._backend.sessions
-        self._own = sessions == "per_call" or (sessions == "per_client" and not self._main.modern)
+        self._own = sessions == "per_call" or (sessions == "per_client" and not self._main.wire.modern)
         if self._own:
             self._nursery.start_soon(self._pool.close_idle)
         if sessions == "per_call":
@@ -100,7 +94,7 @@ class ProxyActor(Actor):
 
     def _start_session(self, introduction: Introduction) -> BackendSession:
         """A session that opens now, in a task of this actor; the era of the main one is its first guess."""
-        session = self._session(introduction, expects_legacy=not self._main.modern)
+        session = self._session(introduction, shared=False, expects_legacy=not self._main.wire.modern)
         self._open_sessions.add(session)
         self._nursery.start_soon(session.hold, self._forget_session)
         return session
@@ -154,7 +148,7 @@ class ProxyActor(Actor):
         if (
             self._backend.over_http
             and request.method == "tools/call"
-            and self._main.modern
+            and self._main.wire.modern
             and "tools" not in self._listings
         ):
             await self._listing("tools")  # the schemas say which arguments go into headers
@@ -212,8 +206,8 @@ class ProxyActor(Actor):
     async def _learn(self, kind: Kind, event: trio.Event) -> None:
         async def page(method: str, params: dict[str, Any]) -> Mapping[str, Any] | None:
             try:
-                asked = {**params, "_meta": envelope({})} if self._main.modern else params
-                return await self._main.send(method, asked, {"timeout": LIST_TIMEOUT})
+                asked = {**params, "_meta": envelope({})} if self._main.wire.modern else params
+                return await self._main.wire.send(method, asked, {"timeout": LIST_TIMEOUT})
             except MCPError as error:
                 if error.code == METHOD_NOT_FOUND:
                     return None
@@ -237,13 +231,14 @@ class ProxyActor(Actor):
 
     def _keep(self, kind: Kind, items: tuple[Mapping[str, Any], ...], ttl_ms: int | None) -> None:
         now = trio.current_time()
-        told = kind in self._fresh_until and (not self._main.modern or kind in self._told_of)
+        wire = self._main.wire
+        told = wire.tells and kind in self._fresh_until and (not wire.modern or kind in self._told_of)
         if not told:
             self._fresh_until[kind] = now + (ttl_ms or 0) / 1000
         self._listings[kind] = Listing(items, fresh=told, learnt_at=now)
 
     def _offers(self, kind: Kind) -> bool:
-        capabilities = self._main.server.get("capabilities")
+        capabilities = self._main.wire.server.get("capabilities")
         word = "resources" if kind == "templates" else kind
         return not isinstance(capabilities, Mapping) or capabilities.get(word) is not None
 
@@ -261,7 +256,7 @@ class ProxyActor(Actor):
             with self._rewatch:
                 try:
                     asked = {"notifications": wanted, "_meta": envelope({})}
-                    await self._main.send("subscriptions/listen", asked, {"request_id": f"listen-{number}"})
+                    await self._main.wire.send("subscriptions/listen", asked, {"request_id": f"listen-{number}"})
                 except MCPError as error:
                     logger.debug("%s: no subscriptions/listen: %s", self._name, error.message)
                 ended = True
@@ -278,18 +273,18 @@ class ProxyActor(Actor):
         watched[uri] += 1 if begins else -1
         if watched[uri] != (1 if begins else 0):
             return Result({})
-        if self._main.modern:
+        if self._main.wire.modern and self._main.wire.tells:
             self._rewatch.cancel()
             return Result({})
         try:
-            return Result(await self._main.send(request.method, {"uri": uri}, self._main.options))
+            return Result(await self._main.wire.send(request.method, {"uri": uri}, self._main.options))
         except MCPError as error:
             watched[uri] -= 1 if begins else 0
             return self._main.failure(error)
 
     async def _watch_again(self, uri: str) -> None:
         try:
-            await self._main.send("resources/subscribe", {"uri": uri}, {"timeout": LIST_TIMEOUT})
+            await self._main.wire.send("resources/subscribe", {"uri": uri}, {"timeout": LIST_TIMEOUT})
         except MCPError as error:
             logger.warning("%s does not let %s be watched any more: %s", self._name, uri, error.message)
 

@@ -7,13 +7,13 @@ else of the call changes from round to round (MCP 2026-07-28, "Multi Round-Trip 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import trio
 
 from mcpactors.errors import BackendMisbehaved
 from mcpactors.runtime.methods import QUESTIONS
-from mcpactors.runtime.reply import Failure, Outcome, ReplyChannel, Result
+from mcpactors.runtime.reply import Failure, Outcome, Result
 
 __all__ = ["INPUT_REQUIRED", "ROUNDS", "STATE_SIZE", "answer_rounds"]
 
@@ -25,10 +25,17 @@ STATE_SIZE: Final = 64 * 1024
 PAUSE: Final = 0.05
 """Seconds before the retry of a call that has a state and asks nothing; doubles each time."""
 
+
+class Asks(Protocol):
+    """Whoever is asked: the caller, by its reply channel, or a client that answers for itself."""
+
+    async def question(self, method: str, params: Mapping[str, Any] | None) -> Outcome: ...
+
+
 Again = Callable[[dict[str, Any]], Awaitable[Mapping[str, Any]]]
 
 
-async def answer_rounds(name: str, first: Mapping[str, Any], again: Again, reply: ReplyChannel) -> Outcome:
+async def answer_rounds(name: str, first: Mapping[str, Any], again: Again, reply: Asks) -> Outcome:
     """Put what the backend `name` asks to the caller, and retry with the answers until the call is complete.
 
     `again(more)` sends the call anew with `more` among its params. A question that the client refuses or fails ends
@@ -68,7 +75,7 @@ def _check(name: str, wanted: object, state: object) -> None:
             raise BackendMisbehaved(f"{name} asks its client for something that is no question of MCP")
 
 
-async def _ask_all(wanted: Mapping[str, Mapping[str, Any]], reply: ReplyChannel) -> dict[str, Any] | Failure:
+async def _ask_all(wanted: Mapping[str, Mapping[str, Any]], reply: Asks) -> dict[str, Any] | Failure:
     """The answer to each, asked at once; or the first failure, for which the others are withdrawn."""
     answers: dict[str, Any] = {}
     failures: list[Failure] = []
