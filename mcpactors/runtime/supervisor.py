@@ -118,7 +118,9 @@ class Supervisor:
 
     async def wait_settled(self, name: str) -> ChildState:
         """Wait until the child has started or failed to for the first time; the start timeout bounds this."""
-        child = self._children[name]
+        child = self._children.get(name)
+        if child is None:
+            return "stopped"
         await child.settled.wait()
         return child.state
 
@@ -126,6 +128,9 @@ class Supervisor:
         """Stop a child for good: calls in flight and waiting ones fail, its lifespan is left. Idempotent."""
         child = self._children.get(name)
         if child is None:
+            return
+        if child.ended.is_set():  # by itself, for good: it was kept only to be told of
+            del self._children[name]
             return
         self._ask_to_stop(child)
         with trio.move_on_after(STOP_PATIENCE) as patience:
@@ -208,8 +213,11 @@ class Supervisor:
                     await trio.sleep_forever()
                 child.restarts += 1
         finally:
-            self._refuse_as_stopped(child)
-            del self._children[name]
+            if child.stopping or child.down_at is None:
+                self._refuse_as_stopped(child)
+                del self._children[name]
+            else:  # for `ps` and for its callers it is there, and down, until somebody takes it out
+                self._turn_away(child, f"its restart policy is {spec.policy.restart!r}, so it is not started again")
             self._enter(child, "stopped")
             child.settled.set()
             child.ended.set()
@@ -267,15 +275,15 @@ class Supervisor:
             exc_info=crash if logger.isEnabledFor(logging.DEBUG) else None,
         )
 
-    def _turn_away(self, child: _Child) -> None:
-        """Calls to a child that is down fail at once, saying who, since when and why."""
+    def _turn_away(self, child: _Child, outlook: str = "it is tried again by itself") -> None:
+        """Calls to a child that is down fail at once, saying who, since when, why, and what is to be expected."""
         ref, down_at, why = child.spec.ref, child.down_at, child.last_exit
         assert down_at is not None, "only the end of a life leads here"
 
         def unavailable() -> MCPActorsError:
             since = trio.current_time() - down_at
             return ActorUnavailable(
-                f"{ref.name} is down since {since:.1f} s: {why}; it is tried again by itself",
+                f"{ref.name} is down since {since:.1f} s: {why}; {outlook}",
                 {"actor": ref.name, "since": round(since, 3), "reason": why},
             )
 
