@@ -46,8 +46,10 @@ async def list_tools(client: Client) -> None:
 
 
 async def call_tools(client: Client) -> None:
-    """Call every tool that is listed, with a value for everything it requires."""
-    for tool in (await client.list_tools()).tools:
+    """Call every tool that the proxy lists, with a value for everything it requires."""
+    await client.list_tools()  # the client learns here which arguments go into headers, and drops what it may not call
+    listed = await client.session.send_request(types.ListToolsRequest(), types.ListToolsResult)
+    for tool in listed.tools:
         properties = tool.input_schema.get("properties", {})
         required = tool.input_schema.get("required", [])
         arguments = {name: SAMPLES.get(properties[name].get("type"), "a value") for name in required}

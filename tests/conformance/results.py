@@ -44,6 +44,13 @@ class Scenario:
         failures = tuple(check for check in self.checks if check.status == "FAILURE")
         return (*failures, Check("-", "FAILURE", self.trouble)) if self.trouble else failures
 
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "passed": self.passed,
+            "trouble": self.trouble,
+            "checks": [{"id": check.id, "status": check.status, "message": check.message} for check in self.checks],
+        }
+
 
 @frozen
 class RevisionResult:
@@ -52,6 +59,10 @@ class RevisionResult:
     revision: str
     scenarios: tuple[Scenario, ...]
     cannot: Mapping[str, str] = field(factory=dict)
+    reported: tuple[Scenario, ...] = ()
+    """What was run besides, and is not required."""
+    trouble: str = ""
+    """Why nothing could be asked at all."""
 
     @property
     def passed(self) -> int:
@@ -74,6 +85,8 @@ class RevisionResult:
             said.append(f"{self.counts['WARNING']} warnings")
         if cannot := len(self.scenarios) - self.applicable:
             said.append(f"{cannot} of {len(self.scenarios)} cannot apply")
+        if self.reported:
+            said.append(f"{sum(scenario.passed for scenario in self.reported)}/{len(self.reported)} not required")
         return f"{self.revision} {self.passed}/{self.applicable} ({', '.join(said)})"
 
     def as_json(self) -> dict[str, Any]:
@@ -84,16 +97,8 @@ class RevisionResult:
             "required": len(self.scenarios),
             "checks": dict(self.counts),
             "cannot_apply": dict(self.cannot),
-            "scenarios": {
-                scenario.name: {
-                    "passed": scenario.passed,
-                    "checks": [
-                        {"id": check.id, "status": check.status, "message": check.message}
-                        for check in (*scenario.checks, *(f for f in scenario.faults if f not in scenario.checks))
-                    ],
-                }
-                for scenario in self.scenarios
-            },
+            "scenarios": {scenario.name: scenario.as_json() for scenario in self.scenarios},
+            "not_required": {scenario.name: scenario.as_json() for scenario in self.reported},
         }
 
 
@@ -126,6 +131,9 @@ def troubles(rows: Iterable[RowResult]) -> list[str]:
     for row in rows:
         for result in row.revisions:
             place = f"{row.name} {result.revision}"
+            if result.trouble:
+                found.append(f"{place} nothing could be asked: {result.trouble}")
+                continue
             for scenario in result.scenarios:
                 if scenario.name in result.cannot:
                     if scenario.passed:

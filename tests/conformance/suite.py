@@ -32,8 +32,9 @@ OLDEST_NODE: Final = 22
 INSTALL_TIMEOUT: Final = 180
 RUN_TIMEOUT: Final = 300
 """Seconds for all scenarios of a revision together; they take 4."""
-SCENARIO_TIMEOUT: Final = 60
-"""Seconds for one scenario. A client of ours has a process to start, with a runtime in it."""
+SCENARIO_TIMEOUT: Final = 30
+CLIENT_TIMEOUT: Final = 60
+"""Seconds for one scenario; a client of ours has a process to start, with a runtime in it."""
 
 
 class SuiteUnavailable(Exception):
@@ -53,26 +54,36 @@ class Suite:
         return version
 
     def required(self, revision: str, leg: str) -> list[str]:
-        """The scenarios of a revision: for the leg "server" those that are required, for "client" those without
-        authorization, among them the ones that are reported only."""
-        sections = dict(_sections((self.package / "requirements" / f"{revision}.yaml").read_text()))
-        if leg == "server":
-            return [line.removeprefix("- ") for line in sections["server"]]
-        extra = _entries(sections["not_scored"])
-        names = [line.removeprefix("- ") for line in sections["client"]]
-        names += [entry["scenario"] for entry in extra if entry["leg"] == "client"]
+        """The scenarios of a revision for "server" or "client", but for authorization, which has nothing to do with a
+        proxy. The few that a client runs without being scored count like the others."""
+        sections = self._requirements(revision)
+        names = [line.removeprefix("- ") for line in sections[leg]]
+        if leg == "client":
+            names += self.reported(revision, leg)
         return [name for name in names if not name.startswith("auth/")]
 
-    async def ask_server(self, url: str, revision: str, output: Path) -> list[Scenario]:
-        """Everything that the revision requires, of the server at `url`."""
+    def reported(self, revision: str, leg: str) -> list[str]:
+        """The scenarios that are run and not required, but for those of extensions."""
+        entries = _entries(self._requirements(revision)["not_scored"])
+        return [entry["scenario"] for entry in entries if entry["leg"] == leg and entry["reason"] != "extension"]
+
+    def _requirements(self, revision: str) -> dict[str, list[str]]:
+        return dict(_sections((self.package / "requirements" / f"{revision}.yaml").read_text()))
+
+    async def ask_server(self, url: str, revision: str, output: Path) -> tuple[list[Scenario], list[Scenario]]:
+        """Everything that the revision requires, of the server at `url`, and what is reported besides."""
         arguments = ("--url", url, "--requirements", revision, "--timeout", str(SCENARIO_TIMEOUT * 1000))
         said = await self._run(output, "server", *arguments)
-        return [_read(output, f"server-{name}", name, said) for name in self.required(revision, "server")]
+
+        def read(names: list[str]) -> list[Scenario]:
+            return [_read(output, f"server-{name}", name, said) for name in names]
+
+        return read(self.required(revision, "server")), read(self.reported(revision, "server"))
 
     async def ask_client(self, command: str, name: str, revision: str, output: Path) -> Scenario:
         """One scenario, for the client that `command` starts; the suite adds the URL of its server."""
         arguments = ("--command", command, "--scenario", name, "--spec-version", revision)
-        said = await self._run(output, "client", *arguments, "--timeout", str(SCENARIO_TIMEOUT * 1000))
+        said = await self._run(output, "client", *arguments, "--timeout", str(CLIENT_TIMEOUT * 1000))
         return _read(output, name, name, said)
 
     async def _run(self, output: Path, *arguments: str) -> str:
@@ -143,7 +154,7 @@ def _read(output: Path, prefix: str, name: str, said: str) -> Scenario:
     trouble = next(
         (line.strip() for line in said.splitlines() if "CLIENT TIMED OUT" in line or "WITH ERROR" in line), ""
     )
-    read = [Check(check["id"], check["status"], check.get("errorMessage") or "") for check in checks]
+    read = [Check(each["id"], each["status"], each.get("errorMessage") or each["description"]) for each in checks]
     return Scenario(name, tuple(read), trouble)
 
 
