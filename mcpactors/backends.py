@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, Protocol
@@ -19,15 +19,16 @@ from mcp.client import ClientSession
 from mcp.server.lowlevel import Server as LowLevelServer
 
 from mcpactors.config import MCPConfig, ModuleServer, parse_config
-from mcpactors.errors import ConfigError, MountError
-from mcpactors.targets import Composite, ProxyServer, transport_of
+from mcpactors.errors import BackendStartError, ConfigError, MountError
+from mcpactors.targets import ClientFactory, Composite, ProxyServer, describe, transport_of
 from mcpactors.transports.framing import StderrTail
 from mcpactors.transports.memory import memory_client
 from mcpactors.transports.streams import Streams
 
 __all__ = ["connector", "example_config", "load_server"]
 
-Connect = Callable[[], AbstractAsyncContextManager[tuple[Any, Any]]]
+Connect = Callable[[], AbstractAsyncContextManager[Any]]
+"""Yields the SDK's (read, write), or a `ClientSession` that is connected already and stays so."""
 
 MODULE_OBJECTS: Final = ("server", "mcp", "app")
 """What a module's server is called, where its config does not say."""
@@ -47,7 +48,7 @@ def connector(proxy: ProxyServer, stderr: StderrTail, open_runtime: Open) -> Con
     """How to connect to a backend. A server of ours is opened in a runtime of its own with all its mounts.
 
     Raises:
-        MountError: by a transport that is not there yet; or it is connected already (`ProxyServer.client`).
+        MountError: by a transport that is not there yet.
     """
     target = proxy.target
     if isinstance(target, LowLevelServer):
@@ -55,9 +56,29 @@ def connector(proxy: ProxyServer, stderr: StderrTail, open_runtime: Open) -> Con
     if isinstance(target, Composite):
         return lambda: _composed(target, open_runtime)
     if isinstance(target, SDKClient | ClientSession):
-        raise MountError(f"{proxy.name} is a connected client: it has its connection, and nothing opens another one")
+        return lambda: nullcontext(_session_of(target))
+    if isinstance(target, ClientFactory):
+        return lambda: _made(target, proxy.name, stderr, open_runtime)()
     transport = transport_of(target)
     return lambda: transport.connect(stderr)
+
+
+def _session_of(client: SDKClient | ClientSession) -> ClientSession:
+    """What a client that is connected already is connected by."""
+    try:
+        return client.session if isinstance(client, SDKClient) else client
+    except RuntimeError as error:
+        raise BackendStartError(f"the client is not connected (any more): {error}") from error
+
+
+def _made(factory: ClientFactory, name: str, stderr: StderrTail, open_runtime: Open) -> Connect:
+    try:
+        found = describe(factory.make(), name)
+        if isinstance(found, ProxyServer) and not isinstance(found.target, ClientFactory):
+            return connector(found, stderr, open_runtime)
+        raise BackendStartError(f"the client_factory of {name} gave several backends; it is to give one")
+    except (ConfigError, MountError) as error:
+        raise BackendStartError(f"the client_factory of {name} gave nothing that can be opened: {error}") from error
 
 
 @asynccontextmanager

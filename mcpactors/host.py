@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, final
+from weakref import WeakKeyDictionary
 
 import trio
 from attrs import define, evolve, field, frozen
@@ -25,7 +26,7 @@ from mcpactors.actors.proxy import ProxyActor
 from mcpactors.actors.router import MISSING, RouterActor, RouterRef
 from mcpactors.actors.snapshot import SnapshotActor, SnapshotRef
 from mcpactors.backends import connector, example_config, load_server
-from mcpactors.config import HTTPServer, MCPConfig, ModuleServer, StdioServer, load_config
+from mcpactors.config import HTTPServer, MCPConfig, ModuleServer, ServerConfig, StdioServer, load_config
 from mcpactors.errors import (
     BackendStartError,
     MailboxFull,
@@ -57,12 +58,13 @@ from mcpactors.runtime.supervisor import ActorInfo, ChildSpec, ChildState, Super
 from mcpactors.runtime.visibility import ToolOverride
 from mcpactors.server import Server, bus_of, create_proxy, routes_of
 from mcpactors.snapshots import difference, load_snapshot, save_snapshot
-from mcpactors.targets import ProxyServer, called, check_target, low_level
+from mcpactors.targets import ClientFactory, ProxyServer, called, check_target, low_level
 from mcpactors.transports.edge import Face, Surroundings, edge_server
 from mcpactors.transports.framing import StderrTail
 from mcpactors.transports.http import serve_http
 from mcpactors.transports.parking import ParkedCall, Parking
 from mcpactors.transports.stdio_server import serve_stdio
+from mcpactors.transports.values import SDKTransport
 
 __all__ = [
     "MountHandle",
@@ -194,6 +196,7 @@ class Runtime:
         self._sources: dict[MountHandle, _Tree] = {}
         self._heard: dict[Mounts, None] = {}
         self._mounted: set[MountHandle] = set()
+        self._configs: WeakKeyDictionary[MountHandle, ServerConfig] = WeakKeyDictionary()
         self._tree = self._new_tree(name, main)
         self._router = self._tree.router
         self._closing = trio.Event()
@@ -303,6 +306,7 @@ class Runtime:
                     exclude_tags=server.exclude_tags,
                     name=name,
                 )
+                self._configs[handle] = server
                 self._tree.mounts.put(handle)
                 mounted[name] = handle
             except MCPActorsError as error:
@@ -446,9 +450,11 @@ class Runtime:
             running = _Running(ActorRef(free, "proxy" if proxied else "local", mailbox), identity, target)
             self._running[id(identity)] = running
             make = self._proxy(target, running) if isinstance(target, ProxyServer) else self._local(target, running)
-        self._supervisor.start_child(
-            ChildSpec(running.ref, make, self.settings.restart, self.settings.start_timeout, running.last_words)
-        )
+        config = self._configs.get(handle) or getattr(target, "target", None)
+        restart, start_timeout = self.settings.restart, self.settings.start_timeout
+        if isinstance(config, StdioServer | HTTPServer | ModuleServer):
+            restart, start_timeout = config.restart or restart, config.start_timeout or start_timeout
+        self._supervisor.start_child(ChildSpec(running.ref, make, restart, start_timeout, running.last_words))
         return running
 
     def _snapshot(self, handle: MountHandle, mailbox: Mailbox) -> tuple[ActorRef, Callable[[], Actor]]:
@@ -468,6 +474,7 @@ class Runtime:
     def _proxy(self, target: ProxyServer, running: _Running) -> Callable[[], Actor]:
         running.stderr = StderrTail()
         where = target.target
+        said = where if isinstance(where, StdioServer | HTTPServer) else None
 
         def introduced(said: Mapping[str, Any]) -> None:
             """Keep of it what has the right shape: it becomes part of what we say of ourselves."""
@@ -479,12 +486,13 @@ class Runtime:
 
         backend = Backend(
             connect=connector(target, running.stderr, partial(open_runtime, settings=self.settings)),
-            timeout=where.timeout if isinstance(where, StdioServer | HTTPServer) else None,
-            over_http=isinstance(where, HTTPServer),
+            timeout=said.timeout if said is not None else None,
+            tags=said.tags if said is not None else (),
+            over_http=isinstance(where, HTTPServer | SDKTransport | ClientFactory),
             sessions=target.strategy,
             forward=target.forward,
             limits=target.pool,
-            start_timeout=self.settings.start_timeout,
+            start_timeout=said.start_timeout if said and said.start_timeout else self.settings.start_timeout,
             changed=lambda kinds: self._changed(running.ref, kinds),
             updated=lambda uri: self._updated(running.ref, uri),
             introduced=introduced,

@@ -10,7 +10,7 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
-from typing import Any, ClassVar, Protocol, TypeVar, overload
+from typing import Any, ClassVar, Protocol, TypeVar, Unpack, overload
 
 from mcp.server import MCPServer
 from mcp.server.context import ServerMiddleware
@@ -29,7 +29,7 @@ from mcpactors.errors import InvalidParams
 from mcpactors.mounts import CatalogDiff, MountHandle, Mounts, make_handle, refuse_cycle
 from mcpactors.runtime.routing import Kind, validate_name
 from mcpactors.runtime.visibility import SHOW_ALL, TAGS_KEY, Rule, ToolOverride, Visibility
-from mcpactors.targets import ProxyServer, called, check_target, describe
+from mcpactors.targets import Policy, ProxyServer, called, check_target, describe
 
 __all__ = ["Server", "create_proxy", "routes_of", "session_state"]
 
@@ -396,9 +396,9 @@ class Server(MCPServer[Any]):
         refuse_cycle(self, check_target(target), called)
 
     @classmethod
-    def as_proxy(cls, target: object, name: str | None = None) -> Server:
+    def as_proxy(cls, target: object, name: str | None = None, **policy: Unpack[Policy]) -> Server:
         """A server that mirrors a backend: whatever `create_proxy` takes (seed 002)."""
-        proxy = create_proxy(target, name)
+        proxy = create_proxy(target, name, **policy)
         server = cls(proxy.name)
         server.mount(proxy)
         return server
@@ -449,7 +449,7 @@ def routes_of(target: object) -> Sequence[Route]:
     return target._custom_starlette_routes if isinstance(target, MCPServer) else ()
 
 
-def create_proxy(target: object, name: str | None = None) -> ProxyServer | Server:
+def create_proxy(target: object, name: str | None = None, **policy: Unpack[Policy]) -> ProxyServer | Server:
     """Describe a proxied backend (seeds 001 "Mounting External Servers" and 002; features.md C1).
 
     `target` is one of
@@ -461,11 +461,15 @@ def create_proxy(target: object, name: str | None = None) -> ProxyServer | Serve
       already is used as it is, and so is an SDK `ClientSession`;
     * a server of this process, ours or the SDK's, or a runtime: spoken to over memory streams, in sessions of its own.
 
+    `policy`, for each of them: `sessions` ("shared", "per_client", "per_call"), `forward`, `pool`, and `roots`,
+    `sampling`, `elicitation`, `logging`, `progress`, of which each may be None: then it is switched off.
+
     Raises:
-        ConfigError: the target cannot be understood.
+        ConfigError: the target, or the policy, cannot be understood.
     """
     found = describe(target, name)
     if isinstance(found, ProxyServer):
+        found = found.with_policy(policy) if policy else found
         includes, excludes = _filters(found)
         if isinstance(target, StdioServer | HTTPServer) or not (includes or excludes):  # the mount of one entry filters
             return found
@@ -473,7 +477,12 @@ def create_proxy(target: object, name: str | None = None) -> ProxyServer | Serve
     whole = Server(name or "config")
     for namespace, proxy in found.items():
         includes, excludes = _filters(proxy)
-        whole.mount(proxy, namespace or None, include_tags=includes, exclude_tags=excludes)
+        whole.mount(
+            proxy.with_policy(policy) if policy else proxy,
+            namespace or None,
+            include_tags=includes,
+            exclude_tags=excludes,
+        )
     return whole
 
 

@@ -8,13 +8,14 @@ used in this file only.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Final, Protocol, TypeAlias, TypedDict, get_args, runtime_checkable
 from urllib.parse import urlsplit
 
-from attrs import evolve, field, frozen
+import attrs
+from attrs import evolve, frozen
 from mcp.client import Client as SDKClient
 from mcp.client import ClientSession
 from mcp.client.stdio import StdioServerParameters
@@ -24,7 +25,7 @@ from starlette.routing import Route
 from mcpactors.config import HTTPServer, MCPConfig, ModuleServer, ServerConfig, StdioServer, load_config, parse_config
 from mcpactors.errors import ConfigError, MountError
 from mcpactors.mounts import Mounts
-from mcpactors.runtime.policy import FORWARD_ALL, Forwarding, PoolLimits, Sessions
+from mcpactors.runtime.policy import DEFAULT_LIMITS, FORWARD_ALL, Forwarding, PoolLimits, Sessions
 from mcpactors.transports.values import (
     ClientTransport,
     NodeStdioTransport,
@@ -39,7 +40,9 @@ from mcpactors.transports.values import (
 )
 
 __all__ = [
+    "ClientFactory",
     "Composite",
+    "Policy",
     "ProxyServer",
     "Target",
     "as_config",
@@ -71,28 +74,100 @@ class Composite(Protocol):
 
 
 Target: TypeAlias = (
-    StdioServer | HTTPServer | ClientTransport | Composite | LowLevelServer[Any] | SDKClient | ClientSession
+    "StdioServer | HTTPServer | ClientTransport | Composite | LowLevelServer[Any] | SDKClient | ClientSession "
+    "| ClientFactory"
 )
 
 
-@frozen(eq=False)
+@frozen
+class ClientFactory:
+    """A backend that is reached by what a function gives, called once for each session that is to be opened.
+
+    It may give an unconnected client, ours or the SDK's, or a transport, or all else that `create_proxy` takes; of a
+    client that is connected already the session is used as it is (seed 002 "Explicit Session Management").
+    """
+
+    make: Callable[[], object]
+
+
+class Policy(TypedDict, total=False):
+    """How clients share a backend, and what it may say to and ask of them: keywords of `create_proxy`.
+
+    A feature that is None is switched off (seed 002 "Customizing Feature Support").
+    """
+
+    sessions: Sessions
+    forward: Forwarding | Mapping[str, bool]
+    pool: PoolLimits
+    roots: None
+    sampling: None
+    elicitation: None
+    logging: None
+    progress: None
+
+
+@frozen(eq=False, init=False)
 class ProxyServer:
     """A backend to be proxied: where it is, and what it is called when nothing else names it."""
 
     target: Target
     name: str
-    sessions: Sessions | None = field(default=None, kw_only=True)
+    sessions: Sessions | None
     """How clients share it; None: see `strategy`."""
-    forward: Forwarding = field(default=FORWARD_ALL, kw_only=True)
-    pool: PoolLimits = field(factory=PoolLimits, kw_only=True)
+    forward: Forwarding
+    """What it may say to, and ask of, the clients behind its calls."""
+    pool: PoolLimits
+
+    def __init__(
+        self,
+        target: Target | None = None,
+        name: str = "backend",
+        *,
+        client_factory: Callable[[], object] | None = None,
+        sessions: Sessions | None = None,
+        forward: Forwarding | None = None,
+        pool: PoolLimits | None = None,
+    ) -> None:
+        """Explicit control over sessions: `client_factory` is what `ClientFactory` tells. What else is not said is
+        taken from the target where that is an entry of a config.
+
+        Raises:
+            ConfigError: there are a target and a factory, or neither; or no such strategy.
+        """
+        if client_factory is not None and target is None:
+            target = ClientFactory(client_factory)
+        elif client_factory is not None or target is None:
+            raise ConfigError("ProxyServer takes a target or client_factory=..., one of them")
+        if isinstance(target, StdioServer | HTTPServer):
+            sessions, forward, pool = sessions or target.sessions, forward or target.forward, pool or target.pool
+        if sessions is not None and sessions not in get_args(Sessions):
+            raise ConfigError(f"sessions: expected one of {', '.join(get_args(Sessions))}, got {sessions!r}")
+        self.__attrs_init__(target, name, sessions, forward or FORWARD_ALL, pool or DEFAULT_LIMITS)
 
     @property
     def strategy(self) -> Sessions:
         """`sessions`; else one connection for all where a session is a process, and one a client everywhere else."""
-        if self.sessions is not None:
-            return self.sessions
+        if self.client is not None:
+            return "shared"
         process = isinstance(self.target, StdioServer | ProgramTransport)
-        return "shared" if process or self.connects_once else "per_client"
+        return self.sessions or ("shared" if process or self.connects_once else "per_client")
+
+    def with_policy(self, policy: Policy) -> ProxyServer:
+        """The same backend with another policy. Raises `ConfigError` for what is no policy."""
+        off = {name: wanted for name, wanted in policy.items() if name not in ("sessions", "forward", "pool")}
+        for name, wanted in off.items():
+            if name not in attrs.fields_dict(Forwarding) or wanted is not None:
+                raise ConfigError(f"{name}={wanted!r} is no policy of a proxy; None switches a feature off")
+        given = policy.get("forward")
+        try:
+            forward = Forwarding(**given) if isinstance(given, Mapping) else given or self.forward
+            forward = evolve(forward, **dict.fromkeys(off, False))
+        except TypeError as error:
+            raise ConfigError(f"forward: {error}; known are {', '.join(attrs.fields_dict(Forwarding))}") from error
+        pool = policy.get("pool", self.pool)
+        return ProxyServer(
+            self.target, self.name, sessions=policy.get("sessions", self.sessions), forward=forward, pool=pool
+        )
 
     @property
     def behind(self) -> Composite | None:
@@ -281,12 +356,14 @@ def _shown(target: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def transport_of(target: StdioServer | HTTPServer | ClientTransport) -> ClientTransport:
+def transport_of(target: StdioServer | HTTPServer | ClientTransport | ClientFactory) -> ClientTransport:
     """How to reach a backend that is not a server of this process.
 
     Raises:
-        MountError: by a transport that is not there yet.
+        MountError: by a transport that is not there yet; or a function says it anew for each session.
     """
+    if isinstance(target, ClientFactory):
+        raise MountError("a client_factory makes sessions for a proxy; call it, and use what it gives")
     if isinstance(target, StdioServer):
         return StdioTransport(target.command, target.args, target.env, target.cwd)
     if isinstance(target, HTTPServer):

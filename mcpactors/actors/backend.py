@@ -70,6 +70,8 @@ class Backend:
     connect: Connect
     timeout: float | None = None
     """Seconds for one call in all, where this backend's are fewer than the runtime's."""
+    tags: tuple[str, ...] = ()
+    """Given to all that it offers."""
     over_http: bool = False
     """Whether some arguments are to go into headers."""
     sessions: Sessions = "shared"

@@ -45,10 +45,11 @@ from pydantic import ValidationError
 
 from mcpactors.actors.paging import CHANGES, UPDATED, read_all
 from mcpactors.actors.rounds import INPUT_REQUIRED, answer_rounds
+from mcpactors.errors import NotFound
 from mcpactors.runtime.actor import Actor, Caller, Request, relay
-from mcpactors.runtime.methods import CATALOG, readdressed
+from mcpactors.runtime.methods import CATALOG, NAMED, readdressed
 from mcpactors.runtime.reply import PROGRESS, Failure, Outcome, ReplyChannel, Result
-from mcpactors.runtime.routing import Kind, Listing
+from mcpactors.runtime.routing import Kind, Listing, unknown
 
 __all__ = ["LocalActor", "LocalServer"]
 
@@ -62,6 +63,7 @@ _EVENTS: Final[Mapping[type, tuple[Kind, ...]]] = {
     PromptsListChanged: ("prompts",),
     ResourcesListChanged: ("resources", "templates"),
 }
+_ABOUT_RESOURCES: Final = ("resources/read", "resources/list", "resources/templates/list", "resources/subscribe")
 _request_ids = count(1)
 
 
@@ -146,6 +148,12 @@ class _CallContext:
         await self.notify(PROGRESS, said)
 
 
+def _nothing_there(request: Request) -> NotFound:
+    """What a server without such components at all says of one; that it has no such method is between it and us."""
+    kind, key = NAMED[request.method]
+    return unknown(kind, request.params[key])
+
+
 _passing: ContextVar[tuple[Request, ReplyChannel]] = ContextVar("mcpactors.passing")
 """The call that a server's middleware is put around, on its way to what is mounted below."""
 
@@ -200,6 +208,8 @@ class LocalActor(Actor):
         except (MCPError, ValidationError) as error:
             said = handler_exception_to_error_data(error)
             assert said is not None
+            if said.code == METHOD_NOT_FOUND and request.method in NAMED and not self._serves(request.method):
+                raise _nothing_there(request) from None
             return Failure(said.code, said.message, said.data)
 
     async def _answer(self, request: Request, reply: ReplyChannel) -> Outcome:
@@ -213,6 +223,9 @@ class LocalActor(Actor):
             return await self._serve(server, method, {**request.params, **more}, caller, reply)
 
         return await answer_rounds(server.name, result, again, reply)
+
+    def _serves(self, method: str) -> bool:
+        return self._local.server.get_request_handler(method) is not None
 
     async def _serve(
         self, server: Server[Any], method: str, params: Mapping[str, Any], caller: Caller, reply: ReplyChannel
@@ -237,13 +250,24 @@ class LocalActor(Actor):
 
     async def _watch(self, request: Request, reply: ReplyChannel) -> Outcome:
         """Count who watches a URI; the server itself is told of the first and the last, if it wants to know."""
+        if not any(map(self._serves, _ABOUT_RESOURCES)):
+            raise _nothing_there(request)
         uri, begins = str(request.params["uri"]), request.method == "resources/subscribe"
         if not begins and not self._watched[uri]:
             return Result({})
-        self._watched[uri] += 1 if begins else -1
-        if self._watched[uri] == (1 if begins else 0) and self._local.server.get_request_handler(request.method):
-            await self._serve(self._local.server, request.method, {"uri": uri}, _OLD_CALLER, reply)
+        self._count_watcher(uri, 1 if begins else -1)
+        if self._watched[uri] == (1 if begins else 0) and self._serves(request.method):
+            try:
+                await self._serve(self._local.server, request.method, {"uri": uri}, _OLD_CALLER, reply)
+            except BaseException:
+                self._count_watcher(uri, -1 if begins else 0)  # it was refused: nobody watches by that
+                raise
         return Result({})
+
+    def _count_watcher(self, uri: str, change: int) -> None:
+        self._watched[uri] += change
+        if not self._watched[uri]:
+            del self._watched[uri]
 
     def _on_event(self, event: ServerEvent) -> None:
         if isinstance(event, ResourceUpdated):

@@ -23,9 +23,10 @@ from mcpactors.actors.session import BackendSession
 from mcpactors.actors.wire import envelope
 from mcpactors.errors import BackendStartError, MCPActorsError
 from mcpactors.runtime.actor import Actor, Request
-from mcpactors.runtime.methods import CATALOG
+from mcpactors.runtime.methods import CATALOG, NAMED
 from mcpactors.runtime.reply import Outcome, ReplyChannel, Result
-from mcpactors.runtime.routing import Kind, Listing
+from mcpactors.runtime.routing import Kind, Listing, unknown
+from mcpactors.runtime.visibility import with_tags
 
 __all__ = ["Backend", "Connect", "ProxyActor"]
 
@@ -143,6 +144,9 @@ class ProxyActor(Actor):
     async def handle(self, request: Request, reply: ReplyChannel) -> Outcome:
         if request.method == CATALOG:
             return Result({"listing": await self._listing(request.params["kind"])})
+        kind, key = NAMED.get(request.method, (None, ""))
+        if kind is not None and not self._offers(kind):
+            raise unknown(kind, request.params[key])
         if request.method in ("resources/subscribe", "resources/unsubscribe"):
             return await self._watch(request)
         if (
@@ -235,7 +239,9 @@ class ProxyActor(Actor):
         told = wire.tells and kind in self._fresh_until and (not wire.modern or kind in self._told_of)
         if not told:
             self._fresh_until[kind] = now + (ttl_ms or 0) / 1000
-        self._listings[kind] = Listing(items, fresh=told, learnt_at=now)
+        tags = self._backend.tags
+        listed = tuple(with_tags(item, tags) for item in items) if tags else items
+        self._listings[kind] = Listing(listed, fresh=told, learnt_at=now)
 
     def _offers(self, kind: Kind) -> bool:
         capabilities = self._main.wire.server.get("capabilities")

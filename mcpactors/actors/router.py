@@ -26,6 +26,7 @@ from mcpactors.runtime.methods import CATALOG, FIELDS, LISTS, Address, address_o
 from mcpactors.runtime.reply import CallDeadlines, Failure, Outcome, ReplyChannel, Result
 from mcpactors.runtime.routing import (
     KINDS,
+    WORDS,
     Change,
     ConflictPolicy,
     Kind,
@@ -38,6 +39,7 @@ from mcpactors.runtime.routing import (
     Route,
     RoutingTable,
     UriFormat,
+    unknown,
 )
 
 __all__ = ["MISSING", "RouterActor", "RouterRef"]
@@ -49,14 +51,6 @@ CHANGE_WINDOW: Final = 0.25
 _Listings = Mapping[ActorRef, Listing]
 _Answers = dict[ActorRef, tuple[int, Listing]]
 """What actors answered, with how many changes they had told when they were asked."""
-_WORDS: Final[Mapping[Kind, str]] = {
-    "tools": "tool",
-    "prompts": "prompt",
-    "resources": "resource",
-    "templates": "resource template",
-}
-
-
 _LOOK: Final = "some actors have changed"
 NAME_LENGTH: Final = 128
 REMEMBERED: Final = 16
@@ -357,7 +351,7 @@ class RouterActor(Actor):
         if missing:
             who = missing[0]
             raise ActorUnavailable(
-                f"no mount that is up has the {_WORDS[address.kind]} {address.name!r}, and {who['actor']}, which may "
+                f"no mount that is up has the {WORDS[address.kind]} {address.name!r}, and {who['actor']}, which may "
                 f"have it, cannot be asked: {who['reason']}",
                 {"actor": who["actor"], "reason": who["reason"]},
             )
@@ -384,7 +378,6 @@ class RouterActor(Actor):
 
 
 def _not_found(address: Address, known: Iterable[str]) -> NotFound:
-    data = {"uri": address.name} if address.kind == "resources" else {"name": address.name}
     near = get_close_matches(address.name, known, n=1, cutoff=0.8) if len(address.name) <= NAME_LENGTH else []
     hint = f" (did you mean {near[0]}?)" if near else ""
-    return NotFound(f"Unknown {_WORDS[address.kind]}: {address.name}{hint}", data)
+    return unknown(address.kind, address.name, hint)

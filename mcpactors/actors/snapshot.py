@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from mcpactors.actors.uris import matches
-from mcpactors.errors import MethodNotFound, NotFound
+from mcpactors.errors import MethodNotFound
 from mcpactors.runtime.actor import Actor, ActorRef, Envelope, Mailbox, Request
 from mcpactors.runtime.methods import CATALOG, address_of
 from mcpactors.runtime.reply import Outcome, ReplyChannel, Result
-from mcpactors.runtime.routing import KEYS, Kind, Listing
+from mcpactors.runtime.routing import KEYS, Kind, Listing, unknown
 
 __all__ = ["SnapshotActor", "SnapshotRef"]
 
@@ -48,7 +48,7 @@ class SnapshotRef(ActorRef):
         elif self._has(address.kind, address.name):
             self._source.offer(envelope)
         else:
-            raise NotFound(f"{address.name!r} was not there when this snapshot was taken", {"name": address.name})
+            raise unknown(address.kind, address.name, " (it was not there when this snapshot was taken)")
 
     def _has(self, kind: Kind, name: str) -> bool:
         catalog = self._catalog()

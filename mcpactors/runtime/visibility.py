@@ -13,7 +13,7 @@ from attrs import field, frozen
 
 from mcpactors.errors import InvalidParams
 
-__all__ = ["SHOW_ALL", "TAGS_KEY", "Component", "Rule", "ToolOverride", "Visibility", "tags_of"]
+__all__ = ["SHOW_ALL", "TAGS_KEY", "Component", "Rule", "ToolOverride", "Visibility", "tags_of", "with_tags"]
 
 TAGS_KEY: Final = "mcpactors/tags"
 _FASTMCP: Final = ("fastmcp", "_fastmcp")
@@ -38,6 +38,13 @@ def tags_of(item: Mapping[str, Any]) -> frozenset[str]:
         if isinstance(theirs, Mapping):
             found |= _strings(theirs.get("tags"))
     return found
+
+
+def with_tags(item: Mapping[str, Any], tags: Iterable[str]) -> Mapping[str, Any]:
+    """The item with more tags, under our key."""
+    known = item.get("_meta")
+    meta = known if isinstance(known, Mapping) else {}
+    return {**item, "_meta": {**meta, TAGS_KEY: sorted(_strings(meta.get(TAGS_KEY)) | set(tags))}}
 
 
 def _strings(value: object) -> frozenset[str]:
