@@ -21,12 +21,13 @@ from typing import Any, Final, Generic, Literal, TypeVar
 
 from attrs import define, evolve, field, frozen
 
-from mcpactors.errors import InvalidParams, NameConflict, NamespaceError
+from mcpactors.errors import InvalidParams, NameConflict, NamespaceError, NotFound
 from mcpactors.runtime.visibility import ToolOverride, Visibility
 
 __all__ = [
     "KEYS",
     "KINDS",
+    "WORDS",
     "Change",
     "Conflict",
     "ConflictPolicy",
@@ -45,6 +46,7 @@ __all__ = [
     "has_resource_prefix",
     "remove_resource_prefix",
     "tell_conflicts",
+    "unknown",
     "validate_name",
     "validate_namespace",
 ]
@@ -58,6 +60,13 @@ ConflictPolicy = Literal["newest", "oldest", "error"]
 KINDS: Final[tuple[Kind, ...]] = ("tools", "prompts", "resources", "templates")
 KEYS: Final[Mapping[Kind, str]] = {"tools": "name", "prompts": "name", "resources": "uri", "templates": "uriTemplate"}
 """Which field of a listed item is its name."""
+WORDS: Final[Mapping[Kind, str]] = {
+    "tools": "tool",
+    "prompts": "prompt",
+    "resources": "resource",
+    "templates": "resource template",
+}
+"""What one of a kind is called, for people."""
 
 NAME_LENGTH: Final = 128
 """The longest name of a tool or prompt that MCP allows (2025-11-25, server/tools "Tool Names")."""
@@ -100,6 +109,13 @@ def validate_name(what: str, name: str) -> str:
             f"characters, it has {len(name)}"
         )
     return name
+
+
+def unknown(kind: Kind, name: str, hint: str = "") -> NotFound:
+    """The error for a name that nobody has: the same words and `data` whoever finds it out."""
+    return NotFound(
+        f"Unknown {WORDS[kind]}: {name}{hint}", {"uri" if kind in ("resources", "templates") else "name": name}
+    )
 
 
 def _split(uri: str) -> tuple[str, str]:
