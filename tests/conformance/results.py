@@ -81,8 +81,8 @@ class RevisionResult:
     def line(self) -> str:
         """As in `2026-07-28 37/37 (120 SUCCESS, 0 skipped)`."""
         said = [f"{self.counts['SUCCESS']} SUCCESS", f"{self.counts['SKIPPED']} skipped"]
-        if self.counts["WARNING"]:
-            said.append(f"{self.counts['WARNING']} warnings")
+        if warned := self.counts["WARNING"]:
+            said.append(f"{warned} WARNING")
         if cannot := len(self.scenarios) - self.applicable:
             said.append(f"{cannot} of {len(self.scenarios)} cannot apply")
         if self.reported:
