@@ -2,7 +2,8 @@
 
 Rule: a leaf is named by who is to blame and its message says what to do next. Nothing here knows trio, MCP or a
 transport, so that every other module may import it. Codes: JSON-RPC 2.0 section 5.1 and MCP 2026-07-28, schema
-"error codes"; -32000 to -32019 are the implementation's own range.
+"error codes"; -32000 to -32019 are the implementation's own range, but for -32002, which is spent: it was
+"resource not found" until 2025-11-25.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ __all__ = [
     "MCPActorsError",
     "MailboxFull",
     "MethodNotFound",
+    "MirroredComponent",
     "MountCycle",
     "MountError",
     "NameConflict",
@@ -38,7 +40,7 @@ INVALID_PARAMS: Final = -32602
 INTERNAL_ERROR: Final = -32603
 CONNECTION_CLOSED: Final = -32000
 REQUEST_TIMEOUT: Final = -32001
-OVERLOADED: Final = -32002
+OVERLOADED: Final = -32004
 UNAVAILABLE: Final = -32003
 CAPABILITY_MISSING: Final = -32021
 
@@ -106,6 +108,12 @@ class MountCycle(MountError):
 
 class NameConflict(MountError):
     """Two mounts offer one name and the policy is `on_conflict="error"`."""
+
+
+class MirroredComponent(MCPActorsError):
+    """A change of a component that is a backend's; only a local copy of it can be changed."""
+
+    code = INVALID_PARAMS
 
 
 # --- The world's fault --------------------------------------------------------------------------------------------

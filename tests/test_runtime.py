@@ -474,7 +474,7 @@ async def test_an_unknown_tool_prompt_or_resource_is_named_in_the_error(mode: st
             await client.get_prompt("nope")
         with pytest.raises(MCPError, match="Unknown resource: nowhere://x") as caught:
             await client.read_resource("nowhere://x")
-        assert (caught.value.code, caught.value.data) == (-32602, {"uri": "nowhere://x"})
+        assert (caught.value.code, caught.value.data) == (-32602 if mode == "auto" else -32002, {"uri": "nowhere://x"})
 
 
 @BOTH_ERAS

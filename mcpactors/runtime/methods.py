@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from attrs import frozen
 
-from mcpactors.errors import InvalidParams
+from mcpactors.errors import INVALID_PARAMS, InvalidParams
 from mcpactors.runtime.routing import Kind, Namespace
 
 __all__ = [
@@ -24,11 +24,15 @@ __all__ = [
     "Address",
     "address_of",
     "capability_for",
+    "not_found_code",
     "outward_error",
     "outward_result",
     "readdressed",
     "reworded_question",
 ]
+
+RESOURCE_NOT_FOUND: Final = -32002
+"""What MCP until 2025-11-25 says of a URI at which nothing is."""
 
 CATALOG: Final = "mcpactors/catalog"
 """Our own request to an actor: `{"kind": Kind}`, answered by `{"listing": Listing}`, read to the last page."""
@@ -177,6 +181,17 @@ def reworded_question(method: str, params: Mapping[str, Any] | None, *, modern: 
         worded.pop("elicitationId", None)
         worded.pop("task", None)
     return worded
+
+
+def not_found_code(code: int, data: Any, *, modern: bool) -> int:
+    """The code of an error of `resources/read` as the caller's era has it for a resource that is not there.
+
+    MCP 2025-11-25 has -32002, 2026-07-28 -32602 with `data.uri`.
+    """
+    if modern:
+        return INVALID_PARAMS if code == RESOURCE_NOT_FOUND else code
+    absent = code == INVALID_PARAMS and isinstance(data, Mapping) and "uri" in data
+    return RESOURCE_NOT_FOUND if absent else code
 
 
 def _replaced(result: Mapping[str, Any], key: str, change: Any) -> Mapping[str, Any]:

@@ -46,7 +46,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from mcpactors.errors import InvalidParams, MCPActorsError
 from mcpactors.runtime.actor import ActorRef, Caller, Envelope, Request
 from mcpactors.runtime.clients import ClientLine
-from mcpactors.runtime.methods import outward_error, outward_result
+from mcpactors.runtime.methods import not_found_code, outward_error, outward_result
 from mcpactors.runtime.reply import CallDeadlines, Failure, Replies, Result
 from mcpactors.transports.asking import (
     INPUT_REQUIRED,
@@ -388,7 +388,11 @@ class _Edge:
             visits = visits_needed(outcome, request.caller)
             if visits:
                 return self._shaped(request, {**visits, "requestState": VISITED})
-            raise MCPError(outcome.code, *outward_error(outcome.message, outcome.data, namespace))
+            code = outcome.code
+            if request.method == "resources/read":
+                modern = request.caller.revision in MODERN_PROTOCOL_VERSIONS
+                code = not_found_code(code, outcome.data, modern=modern)
+            raise MCPError(code, *outward_error(outcome.message, outcome.data, namespace))
         result = outcome.value
         if result.get("resultType") == INPUT_REQUIRED and isinstance(state := result.get("requestState"), str):
             result = {**result, "requestState": PASSED + state}

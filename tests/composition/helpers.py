@@ -17,6 +17,8 @@ from mcp.shared.exceptions import MCPError
 
 from mcpactors import Runtime, RuntimeSettings, Server, open_runtime
 
+ABSENT = {"auto": -32602, "legacy": -32002}
+"""What each era says of a resource that is not there."""
 BOTH_ERAS = pytest.mark.parametrize("mode", ["auto", "legacy"])
 OLD_MEANS = pytest.mark.filterwarnings("ignore:.*(deprecated|removed) as of 2026.*")
 """The SDK calls the old era's means deprecated; that era has no others."""
