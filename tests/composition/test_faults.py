@@ -5,14 +5,18 @@ Rule: only names of the public API; the world's faults are made by real servers 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import mcp_types as types
+import pytest
 import trio
+from mcp.server.lowlevel import Server as LowLevelServer
+from mcp.shared.exceptions import MCPError
 
-from mcpactors import RestartPolicy, RuntimeSettings, Server
-from tests.composition.helpers import BOTH_ERAS, named, refused, said, saying, serving, tools_of
+from mcpactors import RestartPolicy, RuntimeSettings, Server, create_proxy
+from tests.composition.helpers import ABSENT, BOTH_ERAS, OLD_MEANS, named, refused, said, saying, serving, tools_of
 
 TEMPORARY = RuntimeSettings(restart=RestartPolicy(restart="temporary"))
 
@@ -119,3 +123,81 @@ async def test_the_place_of_what_has_ended_can_be_taken_while_it_is_unmounted(
         await trio.sleep(1)
         assert sorted(await tools_of(client)) == [f"n{number}_x" for number in range(10)]
         assert [await said(client, f"n{number}_x") for number in range(10)] == ["fresh.x"] * 10
+
+
+# --- What is not there ----------------------------------------------------------------------------------------------
+
+
+async def _list_tools(ctx: Any, params: Any) -> types.ListToolsResult:
+    return types.ListToolsResult(tools=[types.Tool(name="x", input_schema={"type": "object"})])
+
+
+async def _call_tool(ctx: Any, params: Any) -> types.CallToolResult:
+    return types.CallToolResult(content=[types.TextContent(text="x")])
+
+
+async def _list_prompts(ctx: Any, params: Any) -> types.ListPromptsResult:
+    return types.ListPromptsResult(prompts=[types.Prompt(name="p")])
+
+
+WITHOUT_RESOURCES: dict[str, Callable[[], LowLevelServer[Any]]] = {
+    "only tools": lambda: LowLevelServer("t", on_list_tools=_list_tools, on_call_tool=_call_tool),
+    "only prompts": lambda: LowLevelServer("p", on_list_prompts=_list_prompts),
+    "nothing": lambda: LowLevelServer("n"),
+}
+
+
+@OLD_MEANS
+@BOTH_ERAS
+@pytest.mark.parametrize("way", ["mounted", "proxied", "imported", "deep"])
+@pytest.mark.parametrize("kind", WITHOUT_RESOURCES)
+async def test_what_a_server_without_any_such_thing_does_not_have_is_not_found_like_anything_else(
+    mode: str, way: str, kind: str
+) -> None:
+    server, main = WITHOUT_RESOURCES[kind](), named("main", "own")
+    if way == "imported":
+        await main.import_server(server, "c")
+    elif way == "deep":
+        middle = named("middle")
+        middle.mount(create_proxy(server), "n")
+        main.mount(middle, "c")
+    else:
+        main.mount(create_proxy(server) if way == "proxied" else server, "c")
+    namespace, uri = ("c_n", "data://c/n/nope") if way == "deep" else ("c", "data://c/nope")
+    async with serving(main, mode) as (_, client):
+        for call, words, data in (
+            (lambda: client.read_resource(uri), f"Unknown resource: {uri}", {"uri": uri}),
+            (lambda: client.call_tool(f"{namespace}_nope", {}), f"Unknown tool: {namespace}_nope", None),
+            (lambda: client.get_prompt(f"{namespace}_nope"), f"Unknown prompt: {namespace}_nope", None),
+        ):
+            with pytest.raises(MCPError) as caught:
+                await call()
+            assert caught.value.code == (ABSENT[mode] if "resource" in words else -32602)
+            assert caught.value.message.startswith(words)
+            assert caught.value.data == (data or {"name": f"{namespace}_nope"})
+        if mode == "legacy":
+            with refused(-32602, f"Unknown resource: {uri}"):
+                await client.subscribe_resource(uri)
+        assert await said(client, "own") == "main.own"
+
+
+@OLD_MEANS
+async def test_a_refused_subscription_is_not_counted_so_the_next_one_is_asked_for_again() -> None:
+    asked: list[str] = []
+
+    async def subscribe(ctx: Any, params: types.SubscribeRequestParams) -> types.EmptyResult:
+        asked.append(str(params.uri))
+        if len(asked) == 1:
+            raise MCPError(-32000, "not now")
+        return types.EmptyResult()
+
+    async def listed(ctx: Any, params: Any) -> types.ListResourcesResult:
+        return types.ListResourcesResult(resources=[types.Resource(uri="data://r", name="r")])
+
+    main = named("main")
+    main.mount(LowLevelServer("s", on_list_resources=listed, on_subscribe_resource=subscribe), "c")
+    async with serving(main, "legacy") as (_, client):
+        with refused(-32000, "not now"):
+            await client.subscribe_resource("data://c/r")
+        await client.subscribe_resource("data://c/r")
+    assert asked == ["data://r", "data://r"]
