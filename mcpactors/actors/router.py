@@ -8,6 +8,7 @@ waits for a child.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -23,9 +24,11 @@ from mcpactors.errors import ActorUnavailable, MCPActorsError, MethodNotFound, N
 from mcpactors.runtime.actor import Actor, ActorRef, Envelope, Forwarded, Mailbox, Request
 from mcpactors.runtime.listing import page_of
 from mcpactors.runtime.methods import CATALOG, FIELDS, LISTS, Address, address_of, readdressed
+from mcpactors.runtime.remarks import remarks
 from mcpactors.runtime.reply import CallDeadlines, Failure, Outcome, ReplyChannel, Result
 from mcpactors.runtime.routing import (
     KINDS,
+    NAME_LENGTH,
     WORDS,
     Change,
     ConflictPolicy,
@@ -42,6 +45,8 @@ from mcpactors.runtime.routing import (
     unknown,
 )
 
+logger = logging.getLogger("mcpactors")
+
 __all__ = ["MISSING", "RouterActor", "RouterRef"]
 
 MISSING: Final = "mcpactors/missing"
@@ -52,7 +57,6 @@ _Listings = Mapping[ActorRef, Listing]
 _Answers = dict[ActorRef, tuple[int, Listing]]
 """What actors answered, with how many changes they had told when they were asked."""
 _LOOK: Final = "some actors have changed"
-NAME_LENGTH: Final = 128
 REMEMBERED: Final = 16
 """Versions of a list that are kept for clients that are between two pages of it."""
 
@@ -196,7 +200,10 @@ class RouterRef(ActorRef):
         return self._recent[kind].get(version)
 
     def _publish(self, kind: Kind, before: KindTable[ActorRef]) -> None:
-        items = self.table.of(kind).items
+        after = self.table.of(kind)
+        for remark in remarks(before, after):
+            logger.warning("%s: %s", self.name, remark)
+        items = after.items
         if items == before.items:
             return
         self._version += 1

@@ -27,6 +27,7 @@ from mcpactors.runtime.visibility import ToolOverride, Visibility
 __all__ = [
     "KEYS",
     "KINDS",
+    "NAME_LENGTH",
     "WORDS",
     "Change",
     "Conflict",

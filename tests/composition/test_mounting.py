@@ -364,7 +364,9 @@ async def test_b6_a_namespace_that_cannot_stand_in_a_scheme_is_refused_in_the_pr
 
 
 @BOTH_ERAS
-async def test_b6_a_name_that_namespaces_make_long_is_still_whole_and_leads_back(mode: str) -> None:
+async def test_b6_a_name_that_namespaces_make_long_is_still_whole_and_leads_back_and_the_log_says_it_once(
+    mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
     main, middle, child = named("main"), named("middle"), named("child", "x" * 128)
     middle.mount(child, "b" * 64)
     main.mount(middle, "a" * 64)
@@ -372,6 +374,13 @@ async def test_b6_a_name_that_namespaces_make_long_is_still_whole_and_leads_back
         [name] = await tools_of(client)
         assert name == "_".join(("a" * 64, "b" * 64, "x" * 128))
         assert await said(client, name) == "child." + "x" * 128
+        main.add_tool(saying("another"), name="short")
+        assert len(await tools_of(client)) == 2
+    [remark] = [record.getMessage() for record in caplog.records if record.name == "mcpactors"]
+    assert remark == (
+        "main: tool names of more than 128 characters, which some clients refuse: "
+        f"{'a' * 40}... (258); choose shorter namespaces"
+    )
 
 
 # --- B7: conflicts --------------------------------------------------------------------------------------------------
@@ -429,6 +438,28 @@ async def test_b7_different_namespaces_that_make_one_name_are_found_as_a_conflic
         assert await tools_of(client) == ["a_b_c"]
         assert await said(client, "a_b_c") == "second.c"
         assert [(c.name, c.shadowed) for c in runtime.conflicts()] == [("a_b_c", "a")]
+
+
+async def test_b7_a_shadowed_name_is_a_line_in_the_log_each_time_it_becomes_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    main = named("main", *(f"t{number}" for number in range(7)))
+    main.mount(named("old", "x"), "a")
+    async with serving(main) as (_, client):
+        await tools_of(client)
+        assert caplog.messages == []
+        newer = main.mount(named("new", "x", "y"), "a")
+        await tools_of(client)
+        line = "main: tool names that are shadowed: 'a_x' of a by that of a#2; give one of them another namespace"
+        assert caplog.messages == [line]
+        main.add_tool(saying("more"), name="more")
+        await tools_of(client)
+        assert caplog.messages == [line]
+        await newer.unmount()
+        main.mount(named("many", *(f"t{number}" for number in range(7))))
+        await tools_of(client)
+        assert caplog.messages[1].endswith("and 2 more; give one of them another namespace")
+        assert len(caplog.messages) == 2
 
 
 async def test_b7_a_shadowed_component_is_back_when_the_winner_goes() -> None:

@@ -1,0 +1,41 @@
+"""What an operator should hear of a table that has just been made, beside what its lists show.
+
+Rule: pure, and only what is new: a table made anew says nothing twice. Nothing here changes what is listed.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from mcpactors.runtime.routing import NAME_LENGTH, WORDS, KindTable
+
+__all__ = ["remarks"]
+
+TOLD: Final = 5
+"""Names in one remark, at most."""
+
+
+def remarks(before: KindTable[Any], after: KindTable[Any]) -> list[str]:
+    """A line each for names that are newly shadowed, and for those that namespaces have made longer than MCP wants.
+
+    MCP 2025-11-25, server/tools "Tool Names": 1 to 128 characters; a client may refuse what is longer.
+    """
+    word, said = WORDS[after.kind], []
+    if after.conflicts:
+        known = set(before.conflicts)
+        fresh = [f"{c.name!r} of {c.shadowed} by that of {c.winner}" for c in after.conflicts if c not in known]
+        if fresh:
+            said.append(f"{word} names that are shadowed: {_some(fresh)}; give one of them another namespace")
+    if after.kind in ("tools", "prompts"):
+        longer = [name for name in after.routes if len(name) > NAME_LENGTH and name not in before.routes]
+        if longer:
+            said.append(
+                f"{word} names of more than {NAME_LENGTH} characters, which some clients refuse: "
+                f"{_some([f'{name[:40]}... ({len(name)})' for name in longer])}; choose shorter namespaces"
+            )
+    return said
+
+
+def _some(words: list[str]) -> str:
+    more = f" and {len(words) - TOLD} more" if len(words) > TOLD else ""
+    return ", ".join(words[:TOLD]) + more
