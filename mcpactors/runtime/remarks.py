@@ -31,7 +31,7 @@ def remarks(before: KindTable[Any], after: KindTable[Any]) -> list[str]:
         if longer:
             said.append(
                 f"{word} names of more than {NAME_LENGTH} characters, which some clients refuse: "
-                f"{_some([f'{name[:40]}... ({len(name)})' for name in longer])}; choose shorter namespaces"
+                f"{_some([f'{name[:40]!r}... ({len(name)})' for name in longer])}; choose shorter namespaces"
             )
     return said
 

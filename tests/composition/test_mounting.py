@@ -379,7 +379,7 @@ async def test_b6_a_name_that_namespaces_make_long_is_still_whole_and_leads_back
     [remark] = [record.getMessage() for record in caplog.records if record.name == "mcpactors"]
     assert remark == (
         "main: tool names of more than 128 characters, which some clients refuse: "
-        f"{'a' * 40}... (258); choose shorter namespaces"
+        f"'{'a' * 40}'... (258); choose shorter namespaces"
     )
 
 
