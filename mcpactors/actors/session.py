@@ -17,7 +17,7 @@ from itertools import count
 from typing import Any, Final
 
 import trio
-from attrs import frozen
+from attrs import field, frozen
 from mcp.client import ClientSession
 from mcp.shared.dispatcher import CallOptions, DispatchContext
 from mcp.shared.exceptions import MCPError
@@ -69,6 +69,7 @@ class _Call:
 
     reply: ReplyChannel
     caller: Caller
+    ended: trio.Event = field(factory=trio.Event)
 
 
 _current: ContextVar[_Call | None] = ContextVar("mcpactors.call", default=None)
@@ -207,6 +208,7 @@ class BackendSession:
             return self.failure(error, request.caller)
         finally:
             del self._calls[token]
+            call.ended.set()
 
     async def _until_open(self) -> None:
         """Wait until it has opened. Meanwhile the call counts: a backend may ask its client as soon as it is."""
@@ -317,7 +319,10 @@ class BackendSession:
         call = _current.get() or self._only_call()
         if call is not None:
             self._remember(params, call.caller.session)
-            return _answer(await call.reply.question(method, params))
+            outcome = await call.reply.question(method, params)
+            if call.reply.finished:  # given up: the backend is to hear that first, and not to go on with a refusal
+                await call.ended.wait()
+            return _answer(outcome)
         if not self._calls and self.introduction.session is not None:
             return await self._ask_outside(self.introduction.session, method, params)
         refused = QuestionRefused(

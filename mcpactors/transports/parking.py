@@ -35,11 +35,17 @@ class OpenCall:
     replies: Replies
     asked: dict[str, Question] = field(factory=dict)
     """The questions that the client was given, each under the key that its answer must have."""
+    _noted_at: dict[Question, float] = field(factory=dict)
     _numbers: Iterator[int] = field(factory=lambda: count(1))
 
     def note(self, question: Question) -> None:
         """This question is to be answered by the client's retry."""
         self.asked[f"q{next(self._numbers)}"] = question
+        self._noted_at[question] = trio.current_time()
+
+    def asked_since(self) -> float:
+        """When the oldest of its questions was asked: asking it again gives it no more time."""
+        return min(self._noted_at[question] for question in self.asked.values())
 
     def still_asked(self) -> bool:
         """Whether any question waits for its answer; those that were withdrawn are forgotten."""
@@ -55,6 +61,7 @@ class ParkedCall:
     name: str
     """The tool, prompt or URI that was called, as the client names it."""
     questions: tuple[str, ...]
+    """What is asked; nothing when all was withdrawn: then its outcome waits for the client."""
     since: float
     """Seconds it has waited."""
     expires: float
@@ -65,6 +72,7 @@ class ParkedCall:
 class _Entry:
     call: OpenCall
     at: float
+    until: float
     taken: trio.Event = field(factory=trio.Event)
 
 
@@ -85,7 +93,7 @@ class Parking:
     def park(self, call: OpenCall) -> str:
         """Keep a call until its key is handed back; from now on nobody else is to leave its replies."""
         key = secrets.token_urlsafe(KEY_BYTES)
-        entry = self._entries[key] = _Entry(call, trio.current_time())
+        entry = self._entries[key] = _Entry(call, trio.current_time(), call.asked_since() + self._expiry)
         self._spawn(partial(self._keep, key, entry))
         return key
 
@@ -100,18 +108,18 @@ class Parking:
     def __iter__(self) -> Iterator[ParkedCall]:
         now = trio.current_time()
         for entry in self._entries.values():
-            params, open_ones = entry.call.request.params, entry.call.asked.values()
+            params, asked = entry.call.request.params, entry.call.asked.values()
             yield ParkedCall(
                 entry.call.request.method,
                 str(params.get("name") or params.get("uri")),
-                tuple(question.method for question in open_ones),
+                tuple(question.method for question in asked if not question.answered),
                 now - entry.at,
-                entry.at + self._expiry - now,
+                entry.until - now,
             )
 
     async def _keep(self, key: str, entry: _Entry) -> None:
         try:
-            with trio.move_on_after(self._expiry):
+            with trio.move_on_at(entry.until):
                 await entry.taken.wait()
         finally:
             if self._entries.pop(key, None) is not None:
