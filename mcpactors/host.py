@@ -417,7 +417,7 @@ class Runtime:
         used[running] = None
         mounted.add(handle)
         handle.live = _LiveMount(self, running, handle)
-        inside = [] if handle.catalog is not None else sorted((*below(target), *handle.on_it, *more), key=_age)
+        inside = [] if handle.catalog is not None else sorted((*below(target), *handle.on_it, *more), key=self._rank)
         if handle.catalog is None:
             self._hear(handle.on_it)
             if isinstance(target, Server):
@@ -428,6 +428,10 @@ class Runtime:
         filters = tuple(rules for rules in (*own_rules, handle.visibility) if rules.rules)
         wraps = isinstance(target, Server) and bool(target.own_middleware) and handle.catalog is None
         return Mount(running.ref, handle.namespace, children, filters, handle.tools, wraps)
+
+    def _rank(self, handle: MountHandle) -> tuple[bool, int]:
+        """Oldest first; what is ahead of all others stands where the policy looks first."""
+        return (handle.ahead == (self.settings.on_conflict != "oldest"), handle.age)
 
     def _free(self, name: str) -> str:
         """The name for an actor, with a number when another one has it."""
@@ -733,10 +737,6 @@ def _source(target: object) -> object:
     if isinstance(target, ProxyServer):
         return target.target if isinstance(target.target, LowLevelServer) else target
     return low_level(target)
-
-
-def _age(handle: MountHandle) -> int:
-    return handle.age
 
 
 def _called(handle: MountHandle) -> str:

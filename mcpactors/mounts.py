@@ -133,6 +133,8 @@ class MountHandle:
     """What became of it in the runtime that runs it; None while nothing does."""
     age: int = field(default=0, repr=False)
     """Says which of two mounts is the newer one, by whichever way they were mounted: it has the higher number."""
+    ahead: bool = field(default=False, repr=False)
+    """Whether it wins over every other mount beside it, as a server's own components do: a local copy of one."""
     on_it: Mounts = field(factory=Mounts, repr=False)
     """What is mounted below by this handle (and not by the target's own `mount`)."""
     by_format: dict[UriFormat, Catalog] = field(factory=dict, repr=False)

@@ -26,6 +26,7 @@ from starlette.routing import Route
 
 from mcpactors.config import HTTPServer, StdioServer
 from mcpactors.errors import InvalidParams
+from mcpactors.mirrored import Copies, LocalCopy, Mirrored, find_mirrored
 from mcpactors.mounts import CatalogDiff, MountHandle, Mounts, make_handle, refuse_cycle
 from mcpactors.runtime.routing import Kind, validate_name
 from mcpactors.runtime.visibility import SHOW_ALL, TAGS_KEY, Rule, ToolOverride, Visibility
@@ -76,7 +77,8 @@ class Server(MCPServer[Any]):
         **options: Any,
     ) -> None:
         self.mounts = Mounts(self._fits, check_target)
-        self.visibility: Visibility = SHOW_ALL
+        self.copies = Copies(self.mounts)
+        self._rules: Visibility = SHOW_ALL
         self.routes: list[Route] = []
         self.running_in: list[Copier] = []
         """The runtimes that run this server now."""
@@ -228,7 +230,13 @@ class Server(MCPServer[Any]):
 
         return decorate
 
-    def add_tool(self, fn: Callable[..., Any], name: str | None = None, **options: Any) -> None:  # type: ignore[override]
+    def add_tool(  # type: ignore[override]
+        self, fn: Callable[..., Any] | LocalCopy, name: str | None = None, **options: Any
+    ) -> None:
+        """Add a function as a tool, or a local copy of a mirrored one."""
+        if isinstance(fn, LocalCopy):
+            self.copies.add(fn, "tools")
+            return
         validate_name("tool", fn.__name__ if name is None else name)
         tags = options.pop("tags", ())
         options["meta"] = _tagged(options.get("meta"), tags)
@@ -236,15 +244,23 @@ class Server(MCPServer[Any]):
         self.components_changed("tools")
 
     def remove_tool(self, name: str) -> None:
+        if self.copies.remove(name, "tools"):
+            return
         super().remove_tool(name)
         self.components_changed("tools")
 
-    def add_resource(self, resource: Resource) -> None:
+    def add_resource(self, resource: Resource | LocalCopy) -> None:
+        """Add a resource, or a local copy of a mirrored resource or template."""
+        if isinstance(resource, LocalCopy):
+            self.copies.add(resource, "resources", "templates")
+            return
         super().add_resource(resource)
         self.components_changed("resources")
 
     def remove_resource(self, uri: str) -> None:
         """Remove a resource, or a template, by its URI. Raises `InvalidParams` when there is none."""
+        if self.copies.remove(uri, "resources", "templates"):
+            return
         manager = self._resource_manager
         for kind, there in (("resources", manager._resources), ("templates", manager._templates)):
             if there.pop(uri, None) is not None:
@@ -252,12 +268,18 @@ class Server(MCPServer[Any]):
                 return
         raise InvalidParams(f"there is no resource or template {uri!r} to remove")
 
-    def add_prompt(self, prompt: Prompt) -> None:
+    def add_prompt(self, prompt: Prompt | LocalCopy) -> None:
+        """Add a prompt, or a local copy of a mirrored one."""
+        if isinstance(prompt, LocalCopy):
+            self.copies.add(prompt, "prompts")
+            return
         validate_name("prompt", prompt.name)
         super().add_prompt(prompt)
         self.components_changed("prompts")
 
     def remove_prompt(self, name: str) -> None:
+        if self.copies.remove(name, "prompts"):
+            return
         super().remove_prompt(name)
         self._prompt_meta.pop(name, None)
         self.components_changed("prompts")
@@ -329,8 +351,13 @@ class Server(MCPServer[Any]):
         """Hide components, here and in everything mounted below: those that fit all that is given."""
         self._rule(Rule(False, names, tags, components))
 
+    @property
+    def visibility(self) -> Visibility:
+        """What `enable` and `disable` have said, and which local copies are switched off."""
+        return Visibility((*self._rules.rules, *self.copies.rules))
+
     def _rule(self, rule: Rule) -> None:
-        self.visibility = self.visibility.and_then(rule)
+        self._rules = self._rules.and_then(rule)
         self.mounts.changed()
 
     def _hide_unless(self, enabled: bool, component: str, name: str) -> None:
@@ -385,12 +412,42 @@ class Server(MCPServer[Any]):
         """
         self._fits(target)
         handle = make_handle(self.mounts, target, namespace)
+        await self._take(handle)
+        self.mounts.put(handle)
+        return handle
+
+    async def _take(self, handle: MountHandle) -> None:
         if self.running_in:
             await self.running_in[-1].take_copy(handle)
         else:
             await type(self).copy_apart(handle)
-        self.mounts.put(handle)
-        return handle
+
+    async def get_tool(self, name: str) -> Mirrored:
+        """The tool that this server mirrors under that name (seed 002 "Mirrored Components"; features.md C7).
+
+        It is what its backend says and refuses every change. `copy()` gives a local one that can be changed; added to
+        a server, it wins over all that is mounted there. Asks the backend, which is started for that while no runtime
+        runs this server.
+
+        Raises:
+            NotFound: nothing that is mounted on this server has it.
+            BackendStartError: a backend that may have it does not say what it offers.
+        """
+        return await self._mirrored(name, "tools")
+
+    async def get_resource(self, uri: str) -> Mirrored:
+        """The resource, or template, that this server mirrors at that URI; as `get_tool`."""
+        return await self._mirrored(uri, "resources", "templates")
+
+    async def get_prompt_component(self, name: str) -> Mirrored:
+        """The prompt that this server mirrors; as `get_tool`. (`get_prompt` is the SDK's, and renders one.)"""
+        return await self._mirrored(name, "prompts")
+
+    async def _mirrored(self, key: str, *kinds: Kind) -> Mirrored:
+        try:
+            return await find_mirrored(self.mounts, self._take, key, *kinds)
+        finally:
+            self.mounts.changed()  # what ran only to be looked at is not used any more
 
     def _fits(self, target: object) -> None:
         refuse_cycle(self, check_target(target), called)

@@ -13,7 +13,17 @@ from attrs import field, frozen
 
 from mcpactors.errors import InvalidParams
 
-__all__ = ["SHOW_ALL", "TAGS_KEY", "Component", "Rule", "ToolOverride", "Visibility", "tags_of", "with_tags"]
+__all__ = [
+    "SHOW_ALL",
+    "TAGS_KEY",
+    "Component",
+    "Rule",
+    "ToolOverride",
+    "Visibility",
+    "tags_of",
+    "with_tags",
+    "without_tags",
+]
 
 TAGS_KEY: Final = "mcpactors/tags"
 _FASTMCP: Final = ("fastmcp", "_fastmcp")
@@ -45,6 +55,18 @@ def with_tags(item: Mapping[str, Any], tags: Iterable[str]) -> Mapping[str, Any]
     known = item.get("_meta")
     meta = known if isinstance(known, Mapping) else {}
     return {**item, "_meta": {**meta, TAGS_KEY: sorted(_strings(meta.get(TAGS_KEY)) | set(tags))}}
+
+
+def without_tags(item: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The item with none of its tags, whoever's."""
+    meta = item.get("_meta")
+    if not isinstance(meta, Mapping):
+        return item
+    kept = {key: value for key, value in meta.items() if key != TAGS_KEY}
+    for key in _FASTMCP:
+        if isinstance(theirs := kept.get(key), Mapping):
+            kept[key] = {word: value for word, value in theirs.items() if word != "tags"}
+    return {**item, "_meta": kept}
 
 
 def _strings(value: object) -> frozenset[str]:
