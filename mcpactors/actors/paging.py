@@ -5,6 +5,7 @@ Rule: bounded, and a peer that pages in circles ends with an error, not with a h
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping
@@ -41,24 +42,27 @@ UPDATED: Final = "notifications/resources/updated"
 Page = Callable[[str, dict[str, Any]], Awaitable[Mapping[str, Any] | None]]
 
 
-def _is_item(kind: Kind, row: object) -> bool:
-    """Whether clients can read this row; one that breaks the schema would take the whole list away from them."""
+def _is_item(kind: Kind, row: object, check: bool) -> bool:
+    """Whether clients can be sent this row, and read it; one that cannot would take the whole list away from them."""
     try:
-        _MODELS[kind].model_validate(row, by_name=False)
+        if check:
+            _MODELS[kind].model_validate(row, by_name=False)
+        json.dumps(row, ensure_ascii=False).encode()  # no half of a surrogate pair, for one
+        return True
     except ValidationError as error:
-        name = row.get(KEYS[kind]) if isinstance(row, Mapping) else None
-        logger.warning(
-            "left out of %s: %.80r, which breaks the schema: %s", METHODS[kind], name, error.errors()[0]["msg"]
-        )
-        return False
-    return True
+        why = f"which breaks the schema: {error.errors()[0]['msg']}"
+    except (TypeError, ValueError, RecursionError) as error:
+        why = f"which cannot be written as JSON: {error}"
+    name = row.get(KEYS[kind]) if isinstance(row, Mapping) else None
+    logger.warning("left out of %s: %.80r, %s", METHODS[kind], name, why)
+    return False
 
 
 async def read_all(kind: Kind, page: Page, *, check: bool) -> tuple[tuple[Mapping[str, Any], ...], int | None]:
     """All items of a kind, and the shortest `ttlMs` of its pages (None: none was said).
 
-    `page(method, params)` gets one page, or None when the peer has no such method. `check`: leave out, and log, what
-    breaks the schema, because one such row would take the whole list away from clients.
+    `page(method, params)` gets one page, or None when the peer has no such method. What cannot be sent to clients is
+    left out, and logged; with `check` that which breaks the schema, too.
 
     Raises:
         BackendStartError: the peer's list has no end, or is not a list.
@@ -74,7 +78,7 @@ async def read_all(kind: Kind, page: Page, *, check: bool) -> tuple[tuple[Mappin
         rows = result.get(FIELDS[kind])
         if not isinstance(rows, list):
             raise BackendStartError(f"{METHODS[kind]} was answered without a list of {FIELDS[kind]}")
-        items += [row for row in rows if not check or _is_item(kind, row)]
+        items += [row for row in rows if _is_item(kind, row, check)]
         said = result.get("ttlMs")
         if isinstance(said, int | float) and math.isfinite(said):
             ttl = int(said) if ttl is None else min(ttl, int(said))

@@ -12,11 +12,25 @@ from typing import Any
 import mcp_types as types
 import pytest
 import trio
+from mcp.client import Client
 from mcp.server.lowlevel import Server as LowLevelServer
 from mcp.shared.exceptions import MCPError
 
-from mcpactors import RestartPolicy, RuntimeSettings, Server, create_proxy
-from tests.composition.helpers import ABSENT, BOTH_ERAS, OLD_MEANS, named, refused, said, saying, serving, tools_of
+from mcpactors import RestartPolicy, RuntimeSettings, Server, create_proxy, open_runtime
+from tests.composition.helpers import (
+    ABSENT,
+    BOTH_ERAS,
+    OLD_MEANS,
+    named,
+    prompts_of,
+    refused,
+    resources_of,
+    said,
+    saying,
+    serving,
+    text_of,
+    tools_of,
+)
 
 TEMPORARY = RuntimeSettings(restart=RestartPolicy(restart="temporary"))
 
@@ -201,3 +215,92 @@ async def test_a_refused_subscription_is_not_counted_so_the_next_one_is_asked_fo
             await client.subscribe_resource("data://c/r")
         await client.subscribe_resource("data://c/r")
     assert asked == ["data://r", "data://r"]
+
+
+# --- Rubbish --------------------------------------------------------------------------------------------------------
+
+
+@BOTH_ERAS
+async def test_a_component_that_cannot_be_written_as_json_is_left_out_of_the_list_and_takes_nothing_else_from_it(
+    mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    child = named("child", "fine", "half \ud800 of a pair")
+    child.add_tool(saying("x"), name="described", description="\udfff")
+    child.resource("data://\ud800")(saying("x"))
+    child.resource("data://fine")(saying("x"))
+    child.prompt("p\udfff")(saying("x"))
+    main = named("main", "own")
+    main.mount(child, "c")
+    async with open_runtime(main) as runtime, runtime.serve_http(port=0) as url:
+        async with Client(url, mode=mode) as client:
+            assert await tools_of(client) == ["own", "c_fine"]
+            assert await resources_of(client) == ["data://c/fine"]
+            assert await prompts_of(client) == []
+            assert await said(client, "c_fine") == "child.fine"
+            with refused(-32602, "Unknown tool: c_described"):
+                await client.call_tool("c_described", {})
+    left_out = [line for line in caplog.messages if "which cannot be written as JSON" in line]
+    assert [line.partition(",")[0] for line in left_out[:2]] == [
+        "left out of tools/list: 'half \\ud800 of a pair'",
+        "left out of tools/list: 'described'",
+    ]
+
+
+class Opaque:
+    """What has no place in JSON."""
+
+
+@BOTH_ERAS
+async def test_what_a_handler_returns_that_is_no_result_fails_its_own_call_only(mode: str) -> None:
+    child = Server("child")
+
+    async def opaque() -> types.CallToolResult:
+        return types.CallToolResult(content=[], _meta={"x": Opaque()})
+
+    async def wrong() -> int:
+        return "no number"  # type: ignore[return-value]
+
+    async def leaves() -> str:
+        raise SystemExit("and takes the program with it")
+
+    async def raises() -> str:
+        raise ExceptionGroup("many", [ValueError("swordfish")])
+
+    for handler in (opaque, wrong, leaves, raises):
+        child.add_tool(handler, name=handler.__name__)
+    main = named("main", "own")
+    main.mount(child, "c")
+    async with serving(main, mode) as (runtime, client):
+        for name in ("opaque", "leaves"):
+            with refused(-32603, r"c failed while answering tools/call \(\w+\); see its log"):
+                await client.call_tool(f"c_{name}", {})
+        for name in ("wrong", "raises"):
+            result = await client.call_tool(f"c_{name}", {})
+            assert (result.is_error, text_of(result)) == (True, f"Error executing tool {name}")
+        assert await said(client, "own") == "main.own"
+        assert {row.state for row in runtime.ps().children} == {"running"}
+        assert [row.restarts for row in runtime.ps().children] == [0, 0]
+
+
+@BOTH_ERAS
+async def test_a_server_that_lists_rubbish_is_named_as_missing_and_costs_nobody_else(mode: str) -> None:
+    async def no_list(ctx: Any, params: Any) -> Any:
+        return 7
+
+    async def bad_rows(ctx: Any, params: Any) -> Any:
+        return {"tools": [{"name": "without a schema"}]}
+
+    async def raises(ctx: Any, params: Any) -> Any:
+        raise KeyError("x")
+
+    main = named("main", "own")
+    for name, handler in {"seven": no_list, "rows": bad_rows, "raises": raises}.items():
+        main.mount(LowLevelServer(name, on_list_tools=handler), name)
+    async with serving(main, mode) as (_, client):
+        result = await client.list_tools(cache_mode="bypass")
+        assert [tool.name for tool in result.tools] == ["own"]
+        assert result.meta is not None
+        assert [row["actor"] for row in result.meta["mcpactors/missing"]] == ["raises", "rows", "seven"]
+        with refused(-32003, "no mount that is up has the tool 'seven_x', and seven, which may have it, cannot be"):
+            await client.call_tool("seven_x", {})
+        assert await said(client, "own") == "main.own"
