@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import trio
@@ -34,6 +35,7 @@ class SessionPool:
         self._start = start
         self._clients: OrderedDict[str, BackendSession] = OrderedDict()  # the least recently used first
         self._turns = trio.Semaphore(limits.borrowed, max_value=limits.borrowed)
+        self._with_turn: set[BackendSession] = set()
         self._lent = 0
         self._idle: list[BackendSession] = []  # to be lent; the least recently used first
         self._spares: list[BackendSession] = []
@@ -49,8 +51,8 @@ class SessionPool:
         """
         assert caller.session is not None
         session = self._clients.get(caller.session)
-        if session is None:
-            if len(self._clients) >= self._limits.clients:
+        if session is None or session.ended:
+            if session is None and len(self._clients) >= self._limits.clients:
                 self._evict_idle_client()
             told = Introduction(caller.capabilities, caller.info or OUR_INFO, caller.session)
             session = self._clients[caller.session] = self._start(told)
@@ -83,25 +85,56 @@ class SessionPool:
         """A session for one call of a client that has none with us; waits while as many as may be are lent.
 
         It has introduced itself as that very client: no other client's call has been, or will be, on it.
+
+        Raises:
+            MailboxFull: as many calls as may be wait for their clients' answers.
         """
-        await self._turns.acquire()
-        self._lent += 1
+        await self._turn()
         told = Introduction(_without_changes(caller.capabilities), caller.info or OUR_INFO, None, _key(caller))
         for session in reversed(self._idle):
             if session.introduction.key == told.key:
                 self._idle.remove(session)
-                return session
-        if self._lent + len(self._idle) > self._limits.borrowed:
+                return self._lend(session)
+        if self._idle and self._lent + len(self._idle) > self._limits.borrowed:
             self._idle.pop(0).let_go()
-        return self._start(told)
+        return self._lend(self._start(told))
 
     async def fresh(self) -> BackendSession:
-        """A session that nobody has used, for one call; the next one is opened meanwhile."""
-        await self._turns.acquire()
-        self._lent += 1
+        """A session that nobody has used, for one call; the next one is opened meanwhile. Raises as `borrow` does."""
+        await self._turn()
         session = self._spares.pop(0) if self._spares else self._start(OURS)
         self.prepare()
+        return self._lend(session)
+
+    async def _turn(self) -> None:
+        if self._lent >= self._limits.borrowed + self._limits.asking:
+            raise MailboxFull(
+                f"{self._name} has {self._lent} calls, most of which wait for their clients' answers; retry later, or "
+                "raise pool.asking of its mount",
+                {"actor": self._name, "retryAfter": 1.0},
+            )
+        await self._turns.acquire()
+        self._lent += 1
+
+    def _lend(self, session: BackendSession) -> BackendSession:
+        """A call that waits for its client's answer keeps nobody else waiting: it has no turn meanwhile."""
+        self._with_turn.add(session)
+
+        def asking(begins: bool) -> None:
+            if begins:
+                self._end_turn(session)
+            else:
+                with suppress(trio.WouldBlock):  # none is free: it goes on without one
+                    self._turns.acquire_nowait()
+                    self._with_turn.add(session)
+
+        session.asking = asking
         return session
+
+    def _end_turn(self, session: BackendSession) -> None:
+        if session in self._with_turn:
+            self._with_turn.remove(session)
+            self._turns.release()
 
     def prepare(self) -> None:
         """Have as many spares as are wanted."""
@@ -111,7 +144,8 @@ class SessionPool:
     def give_back(self, session: BackendSession, *, reusable: bool) -> None:
         """The call is over, however it ended."""
         self._lent -= 1
-        self._turns.release()
+        self._end_turn(session)
+        session.asking = lambda begins: None
         if not reusable or session.ended or session.knows_roots:
             session.let_go()
         else:

@@ -113,9 +113,12 @@ class BackendSession:
         self._settled = trio.Event()
         self._is_open = False
         self._not_opened: BackendStartError | None = None
+        self._asked = 0
+        self.asking: Callable[[bool], None] = lambda begins: None
+        """Called when its calls begin to wait for their client's answer, and when they do not any more."""
         self.introduction = introduction
         self.ended = False
-        """Whether it is closed for good; only of one that `hold` keeps."""
+        """Whether it is of no use any more."""
         self.knows_roots = False
         """Whether the backend has asked for roots on it: what it does afterwards may depend on whose they were."""
         self.used_at = trio.current_time()
@@ -293,9 +296,11 @@ class BackendSession:
             why = f"the client that {self._name} was mounted with is closed; connect one and mount it anew"
             return Failure.of(ActorCrashed(why, {"actor": self._name}))
         if said == CLOSED:
+            self.ended = True
             lost = f"{self._name} lost its connection while it held the call: the outcome is unknown, and nothing "
             return Failure.of(ActorCrashed(f"{lost}was retried", {"actor": self._name}))
         if said == FORGOTTEN:
+            self.ended = True
             self.wire.end(f"{self._name} has forgotten the session")
             why = f"{self._name} has forgotten the session: the call was not carried out; call again, on a new one"
             return Failure.of(ActorCrashed(why, {"actor": self._name}))
@@ -319,9 +324,19 @@ class BackendSession:
         call = _current.get() or self._only_call()
         if call is not None:
             self._remember(params, call.caller.session)
-            outcome = await call.reply.question(method, params)
+            self._asked += 1
+            if self._asked == 1:
+                self.asking(True)
+            try:
+                outcome = await call.reply.question(method, params)
+            finally:
+                self._asked -= 1
+                if not self._asked:
+                    self.asking(False)
             if call.reply.finished:  # given up: the backend is to hear that first, and not to go on with a refusal
                 await call.ended.wait()
+                if method == "roots/list" and self.introduction.session is not None:  # it was about the session
+                    return await self._ask_outside(self.introduction.session, method, params)
             return _answer(outcome)
         if not self._calls and self.introduction.session is not None:
             return await self._ask_outside(self.introduction.session, method, params)
