@@ -71,8 +71,11 @@ def _check(name: str, wanted: object, state: object) -> None:
     if state is not None and len(state) > STATE_SIZE:
         raise BackendMisbehaved(f"{name} sent a requestState of {len(state)} characters; {STATE_SIZE} are taken")
     for asked in wanted.values():
-        if not isinstance(asked, Mapping) or asked.get("method") not in QUESTIONS:
+        method = asked.get("method") if isinstance(asked, Mapping) else None
+        if not isinstance(method, str) or method not in QUESTIONS:
             raise BackendMisbehaved(f"{name} asks its client for something that is no question of MCP")
+        if not isinstance(asked.get("params", {}), Mapping):
+            raise BackendMisbehaved(f"{name} asks its client for {method} with params that are no object")
 
 
 async def _ask_all(wanted: Mapping[str, Mapping[str, Any]], reply: Asks) -> dict[str, Any] | Failure:

@@ -154,15 +154,18 @@ def capability_for(method: str, params: Mapping[str, Any] | None, declared: Mapp
     word = QUESTIONS.get(method)
     if word is None:
         return {}
-    has, asked = declared.get(word), params or {}
-    if not isinstance(has, Mapping):
-        return {word: {}}
-    if word == "elicitation":
-        mode = "url" if asked.get("mode") == "url" else "form"
-        return {} if mode in has or (mode == "form" and not has) else {word: {mode: {}}}
-    if word == "sampling" and (asked.get("tools") or asked.get("toolChoice")) and "tools" not in has:
-        return {word: {"tools": {}}}
-    return {}
+    declares, asked = declared.get(word), params or {}
+    has = declares if isinstance(declares, Mapping) else None
+    part = ""
+    if word == "elicitation" and asked.get("mode") == "url":
+        part = "url"
+    elif word == "elicitation" and has:
+        part = "form"
+    elif word == "sampling" and (asked.get("tools") or asked.get("toolChoice")):
+        part = "tools"
+    if has is not None and (not part or part in has):
+        return {}
+    return {word: {part: {}} if part else {}}
 
 
 def reworded_question(method: str, params: Mapping[str, Any] | None, *, modern: bool) -> dict[str, Any] | None:
@@ -175,7 +178,9 @@ def reworded_question(method: str, params: Mapping[str, Any] | None, *, modern: 
         return None
     worded = dict(params)
     meta = params.get("_meta")
-    if isinstance(meta, Mapping) and "progressToken" in meta:
+    if not isinstance(meta, Mapping):
+        worded.pop("_meta", None)  # whatever it is, no connection takes it
+    elif "progressToken" in meta:
         worded["_meta"] = {key: value for key, value in meta.items() if key != "progressToken"}
     if method == "elicitation/create" and modern:
         worded.pop("elicitationId", None)

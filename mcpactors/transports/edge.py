@@ -60,10 +60,10 @@ from mcpactors.transports.asking import (
 )
 from mcpactors.transports.changes import LISTS_TOLD, Changes, Listener, notification
 from mcpactors.transports.parking import OpenCall, Parking, Spawn
+from mcpactors.transports.shaping import for_legacy
 
 __all__ = ["Face", "Surroundings", "edge_server"]
 
-NEW_ERA_FIELDS: Final = ("resultType", "ttlMs", "cacheScope")
 PARKED: Final = "parked:"
 PASSED: Final = "passed:"
 VISITED: Final = "visited"
@@ -299,6 +299,8 @@ class _Edge:
         """
         params = dict(ctx.params or {})
         state = params.get("requestState")
+        if state is None:
+            params.pop("requestState", None)  # null is none, as the seal has it
         if isinstance(state, str) and state.startswith(PARKED):
             call = self._resumed(params, state.removeprefix(PARKED))
         else:
@@ -400,11 +402,9 @@ class _Edge:
 
     def _shaped(self, request: Request, result: Mapping[str, Any]) -> dict[str, Any]:
         """The result with the fields that the client's revision must have, and without those it does not know."""
-        shaped = dict(result)
         if request.caller.revision not in MODERN_PROTOCOL_VERSIONS:
-            for key in NEW_ERA_FIELDS:
-                shaped.pop(key, None)
-            return shaped
+            return for_legacy(request.method, result)
+        shaped = dict(result)
         shaped.setdefault("resultType", "complete")
         if request.method in CACHEABLE_METHODS and shaped["resultType"] == "complete":
             shaped.setdefault("ttlMs", 0)

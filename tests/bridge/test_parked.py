@@ -64,6 +64,16 @@ async def test_a_call_that_nobody_comes_back_for_is_cancelled_at_its_expiry_and_
         assert "its call has ended; begin the call anew" in error.message
 
 
+async def test_a_call_that_expires_hears_no_refusal_before_its_cancellation(autojump_clock) -> None:
+    async with crossed() as (_, client, _):
+        calls = [str(number) for number in range(7)]  # trio runs tasks in any order: one call might have luck
+        for identity in calls:
+            client_asked = await client.begin("ask", id=identity, rounds=[[ONE]])
+            assert client_asked["resultType"] == "input_required"
+        await trio.sleep(EXPIRY + 1)
+        assert [(await journal(client, identity))["ended"] for identity in calls] == [["cancelled"]] * 7
+
+
 async def test_a_retry_just_before_the_expiry_goes_on(autojump_clock) -> None:
     async with crossed() as (_, client, _):
         asked = await client.begin("ask", id="a", rounds=[[ONE]])

@@ -53,7 +53,7 @@ async def test_every_kind_of_question_and_its_answer_pass_whole(
             [(method, params)] = caller.asked
             assert method == question["method"]
             assert as_asked(question, params) == question["params"]
-            if kind == "url":  # the old era must have an id, the new one has none
+            if kind == "url" and (client, backend) not in SAME:  # the old era must have an id, the new one has none
                 assert ("elicitationId" in (params or {})) == (client == "legacy")
             told = await caller.tool("told", id=mine)
             assert told["structuredContent"]["runs"] == (1 if backend == "legacy" else 2)
