@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import trio
 from mcp.shared.exceptions import MCPError
+from mcp.shared.inbound import find_invalid_x_mcp_header
 from mcp_types import METHOD_NOT_FOUND
 
 from mcpactors.actors.backend import OURS, Backend, Connect, Introduction, RootsChanged, SessionEnded, mapping
@@ -240,8 +241,22 @@ class ProxyActor(Actor):
         if not told:
             self._fresh_until[kind] = now + (ttl_ms or 0) / 1000
         tags = self._backend.tags
+        if kind == "tools" and wire.modern and self._backend.over_http:
+            items = self._callable(items)
         listed = tuple(with_tags(item, tags) for item in items) if tags else items
         self._listings[kind] = Listing(listed, fresh=told, learnt_at=now)
+
+    def _callable(self, tools: tuple[Mapping[str, Any], ...]) -> tuple[Mapping[str, Any], ...]:
+        """The tools that can be called over HTTP: those whose `x-mcp-header`s are valid (MCP 2026-07-28)."""
+        kept = []
+        for tool in tools:
+            if (fault := find_invalid_x_mcp_header(tool.get("inputSchema"))) is None:
+                kept.append(tool)
+            else:
+                logger.warning(
+                    "%s: tool %r is left out, it cannot be called over HTTP: %s", self._name, tool["name"], fault
+                )
+        return tuple(kept)
 
     def _offers(self, kind: Kind) -> bool:
         capabilities = self._main.wire.server.get("capabilities")

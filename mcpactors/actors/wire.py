@@ -44,7 +44,7 @@ from mcp_types.version import (
 )
 from pydantic import TypeAdapter, ValidationError
 
-from mcpactors.actors.backend import OUR_INFO, Introduction
+from mcpactors.actors.backend import OUR_INFO, Introduction, mapping
 from mcpactors.errors import BackendStartError, InvalidParams
 from mcpactors.runtime.reply import Failure, Outcome, Result
 
@@ -139,8 +139,8 @@ class StreamWire:
         self.server, self.modern, self.revision = said, False, revision
         await self.notify("notifications/initialized")
 
-    async def _probe(self) -> bool:
-        """Ask whether the backend speaks the modern era."""
+    async def _probe(self, again: bool = True) -> bool:
+        """Ask whether the backend speaks the modern era; once more where it refuses and names our version of it."""
         try:
             found = await self.send(
                 "server/discover", {"_meta": envelope({})}, {"timeout": PROBE_TIMEOUT, "cancel_on_abandon": False}
@@ -148,7 +148,9 @@ class StreamWire:
         except MCPError as error:
             if self._lost:
                 raise BackendStartError(f"{self._name} closed the connection when it was asked who it is") from error
-            return False
+            supported = mapping(error.data).get("supported") if error.code == UNSUPPORTED_PROTOCOL_VERSION else None
+            named = isinstance(supported, list) and LATEST_MODERN_VERSION in supported
+            return named and again and await self._probe(again=False)
         versions = found.get("supportedVersions")
         if not isinstance(versions, list) or not any(version in versions for version in MODERN_PROTOCOL_VERSIONS):
             return False

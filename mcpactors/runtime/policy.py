@@ -76,6 +76,8 @@ class PoolLimits:
     """Sessions that belong to a client; when all are working, another client's call is refused."""
     borrowed: int = field(default=8, validator=_at_least(1))
     """Sessions that are lent for one call, or made for one; when all are lent, another call waits."""
+    asking: int = field(default=32, validator=_at_least(0))
+    """Sessions lent for calls that wait for their clients' answers, beside those; beyond, another call is refused."""
     spares: int = field(default=1, validator=_at_least(0))
     """Sessions that are kept ready for "per_call"."""
     idle: float = field(default=300.0, validator=_at_least(0))
