@@ -7,6 +7,7 @@ from mcpactors.client import Client, MemoryTransport, infer_transport
 from mcpactors.config import HTTPServer, MCPConfig, ModuleServer, StdioServer, load_config, parse_config
 from mcpactors.errors import MCPActorsError
 from mcpactors.host import Runtime, RuntimeSettings, load_snapshot, open_runtime, save_snapshot
+from mcpactors.mirrored import LocalCopy, Mirrored
 from mcpactors.mounts import CatalogDiff, MountHandle
 from mcpactors.runtime.reply import CallDeadlines
 from mcpactors.runtime.restart import RestartPolicy
@@ -31,9 +32,11 @@ __all__ = [
     "CatalogDiff",
     "Client",
     "HTTPServer",
+    "LocalCopy",
     "MCPActorsError",
     "MCPConfig",
     "MemoryTransport",
+    "Mirrored",
     "ModuleServer",
     "MountHandle",
     "NodeStdioTransport",

@@ -228,6 +228,12 @@ async def test_a_newer_copy_of_the_same_name_takes_the_place_of_the_older() -> N
         assert await seen.call(client, "say", text="x") == "said x"
 
 
+async def test_what_is_mirrored_is_the_backends_also_where_a_copy_hides_it() -> None:
+    proxy = Server.as_proxy(small())
+    proxy.add_tool((await proxy.get_tool("say")).copy(description="local"))
+    assert (await proxy.get_tool("say")).description == "Says it"
+
+
 async def test_two_servers_can_have_one_copy() -> None:
     copy = (await Server.as_proxy(small()).get_tool("say")).copy()
     one, two, main = Server("One"), Server("Two"), Server("Main")
