@@ -287,5 +287,6 @@ class LocalActor(Actor):
                     return None
                 raise
 
+        asked_at = trio.current_time()  # of two that are asked for at once, the later one is the newer one
         items, _ = await read_all(request.params["kind"], page, check=False)
-        return Listing(items, fresh=self._local.tells, learnt_at=trio.current_time())
+        return Listing(items, fresh=self._local.tells, learnt_at=asked_at)

@@ -284,6 +284,16 @@ async def test_a3_components_come_and_go_while_the_server_runs(mode: str) -> Non
             await client.read_resource("data://t/x")
 
 
+async def test_a3_a_prompt_that_is_added_anew_has_nothing_of_the_one_that_was_removed() -> None:
+    server = Server("x")
+    server.prompt("ask", tags={"old"}, meta={"x": 1})(_nothing)
+    server.remove_prompt("ask")
+    server.add_prompt(Prompt.from_function(_nothing, name="ask"))
+    async with serving(server) as (_, client):
+        [prompt] = (await client.list_prompts()).prompts
+        assert prompt.meta is None
+
+
 def test_a3_removing_what_is_not_there_says_so() -> None:
     server = Server("x")
     with pytest.raises(InvalidParams, match="no resource or template 'data://x' to remove"):
@@ -592,6 +602,21 @@ async def test_a7_for_a_call_through_parents_theirs_runs_first_outermost_first(m
         notes.clear()
         await prompted(client, "a_b_ask")
         assert notes[:3] == ["main > prompts/get a_b_ask", "middle > prompts/get b_ask", "inner > prompts/get ask"]
+
+
+@BOTH_ERAS
+async def test_a7_several_of_a_parent_run_in_the_order_in_which_they_were_given(mode: str) -> None:
+    notes: list[str] = []
+    main = named("main", "own", middleware=[noting(notes, "first"), noting(notes, "second")])
+    main.middleware.append(noting(notes, "third"))
+    main.mount(named("child", "x", middleware=[noting(notes, "child")]), "c")
+    async with serving(main, mode) as (_, client):
+        for tool, whose in (("own", []), ("c_x", ["child"])):
+            notes.clear()
+            await client.call_tool(tool, {})
+            order = ["first", "second", "third", *whose]
+            assert [note.split()[0] for note in notes if ">" in note] == order
+            assert [note.split()[0] for note in notes if "<" in note] == order[::-1]
 
 
 async def test_a7_a_parents_middleware_sees_a_renamed_tool_by_its_new_name() -> None:

@@ -92,6 +92,54 @@ async def test_b13_the_order_is_that_of_mounting_whoever_answers_first(
             assert await tools_of(client) == ["b", "a", "n0_x", "n1_x", "n2_x", "n3_x"]
 
 
+async def test_b13_of_two_lists_at_once_the_one_that_was_asked_for_last_is_believed(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    offered, delay = ["old"], 1.0
+
+    async def listed(ctx: Any, params: Any) -> types.ListToolsResult:
+        tools = [types.Tool(name=name, input_schema={"type": "object"}) for name in offered]
+        await trio.sleep(delay)
+        return types.ListToolsResult(tools=tools)
+
+    async def call(ctx: Any, params: types.CallToolRequestParams) -> types.CallToolResult:
+        return types.CallToolResult(content=[types.TextContent(text=params.name)])
+
+    async with serving("main") as (runtime, client), trio.open_nursery() as nursery:
+        handle = await runtime.mount(LowLevelServer("s", on_list_tools=listed, on_call_tool=call), "s")
+        await trio.sleep(5)
+        nursery.start_soon(tools_of, client)
+        await trio.sleep(0.5)
+        offered, delay = ["new"], 0.1
+        assert await tools_of(client) == ["s_new"]
+        await trio.sleep(1)  # the older answer has come by now
+        delay = 1000
+        result = await client.list_tools(cache_mode="bypass")
+        assert [tool.name for tool in result.tools] == ["s_new"]
+        assert handle.state == "running"
+
+
+@BOTH_ERAS
+async def test_b13_a_change_while_a_list_is_being_asked_for_is_not_lost(
+    autojump_clock: trio.testing.MockClock, mode: str
+) -> None:
+    async def late(ctx: Any, call_next: Any) -> Any:
+        result = await call_next(ctx)
+        if ctx.method == "tools/list":
+            await trio.sleep(1)
+        return result
+
+    child = named("child", "first", middleware=[late])
+    main = named("main")
+    main.mount(child, "c")
+    async with serving(main, mode) as (_, client), trio.open_nursery() as nursery:
+        nursery.start_soon(tools_of, client)
+        await trio.sleep(0.5)
+        child.add_tool(saying("x"), name="second")
+        await trio.sleep(5)
+        assert await tools_of(client) == ["c_first", "c_second"]
+
+
 # --- Pages ----------------------------------------------------------------------------------------------------------
 
 

@@ -186,6 +186,25 @@ async def test_b2_a_call_that_outlasts_the_drain_time_is_failed_and_its_outcome_
     assert lives == ["slow began", "slow ended"]
 
 
+async def test_b2_a_server_that_is_mounted_again_while_it_still_ends_has_one_lifespan_at_a_time() -> None:
+    lives: list[str] = []
+    slow = Slow(lives)
+    main = named("main")
+    handle = main.mount(slow.server, "s")
+    async with serving(main) as (_, client), trio.open_nursery() as nursery:
+        nursery.start_soon(said, client, "s_hold")
+        await slow.begun.wait()
+        nursery.start_soon(handle.unmount)
+        await trio.testing.wait_all_tasks_blocked()
+        again = main.mount(slow.server, "again")
+        await trio.testing.wait_all_tasks_blocked()
+        assert (again.state, lives) == ("starting", ["slow began"])
+        slow.go.set()
+        assert await again.settled() == "running"
+        assert lives == ["slow began", "held call ended", "slow ended", "slow began"]
+        assert await said(client, "again_whose") == "slow"
+
+
 async def test_b2_unmounting_one_of_two_mounts_of_a_server_ends_nothing() -> None:
     lives: list[str] = []
     main, child = named("main"), living("child", lives)
