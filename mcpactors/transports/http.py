@@ -47,9 +47,11 @@ SILENCE_TIMEOUT: Final = 330.0
 @asynccontextmanager
 async def http_client(url: str, headers: Mapping[str, str] | None = None) -> AsyncIterator[Streams]:
     """Connect to a streamable HTTP endpoint; `headers` go with every request to it and nowhere else."""
-    timeout = httpx2.Timeout(CONNECT_TIMEOUT, read=SILENCE_TIMEOUT)
+    # As many connections as there are calls: the mailbox bounds those, and a call must not wait for a connection.
+    timeout = httpx2.Timeout(CONNECT_TIMEOUT, read=SILENCE_TIMEOUT, pool=None)
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=256, keepalive_expiry=4)
     async with (
-        httpx2.AsyncClient(headers=dict(headers or {}), timeout=timeout) as client,
+        httpx2.AsyncClient(headers=dict(headers or {}), timeout=timeout, limits=limits) as client,
         streamable_http_client(url, http_client=client, max_sse_event_size=EVENT_LIMIT) as streams,
     ):
         yield streams
