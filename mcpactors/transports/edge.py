@@ -69,6 +69,7 @@ PASSED: Final = "passed:"
 VISITED: Final = "visited"
 """What `requestState` holds under our seal: the key of a parked call, a backend's own state, or neither."""
 SDK_ANSWERS: Final = frozenset({"initialize", "server/discover", "ping"})
+COMPLETE: Final = "completion/complete"
 ACKNOWLEDGED: Final = "notifications/subscriptions/acknowledged"
 UNWATCH_DEADLINES: Final = CallDeadlines(idle=5, total=5)
 _CALLER: Final = "mcpactors.caller"
@@ -164,6 +165,7 @@ class _Edge:
         self._surroundings = surroundings
         self._deadlines = deadlines
         self._own = face.own
+        self._completes = face.completions
         self._stamp = {"name": face.name, "version": face.version}
         self._parking = surroundings.parking
         keys = surroundings.state_keys or [secrets.token_hex(32)]
@@ -391,6 +393,8 @@ class _Edge:
             if visits:
                 return self._shaped(request, {**visits, "requestState": VISITED})
             code = outcome.code
+            if request.method == COMPLETE and code == METHOD_NOT_FOUND and self._completes():
+                return self._shaped(request, {"completion": {"values": []}})  # others here do; this one has no words
             if request.method == "resources/read":
                 modern = request.caller.revision in MODERN_PROTOCOL_VERSIONS
                 code = not_found_code(code, outcome.data, modern=modern)

@@ -279,6 +279,27 @@ async def test_b14_completions_reach_the_server_that_has_the_prompt_or_template_
 
 
 @BOTH_ERAS
+@pytest.mark.parametrize("as_proxy", [False, True])
+async def test_b14_a_server_that_completes_nothing_has_no_words_beside_one_that_completes(
+    mode: str, as_proxy: bool
+) -> None:
+    main, child = named("main"), Server("child")
+
+    @child.prompt("ask")
+    async def ask(about: str) -> str:
+        return about
+
+    main.mount(child, "c", as_proxy=as_proxy)
+    async with serving(main, mode) as (_, client):
+        prompt = types.PromptReference(name="c_ask")
+        with refused(-32601, "Method not found"):
+            await client.complete(prompt, {"name": "about", "value": "x"})
+        main.mount(_completing("other"), "o")
+        found = await client.complete(prompt, {"name": "about", "value": "x"})
+        assert found.completion.values == []
+
+
+@BOTH_ERAS
 async def test_b14_completing_what_nobody_has_is_a_clear_error(mode: str) -> None:
     main = named("main")
     main.mount(_completing("child"), "c")
