@@ -55,7 +55,7 @@ def test_every_block_is_python(block: str) -> None:
 
 
 async def test_the_embedding_block_serves_its_weather_though_its_backend_is_absent(tmp_path: Path) -> None:
-    block = block_with("trio.run(main)")
+    block = block_with("runtime.mount(weather")
     assert "port=8000" in block
     script = tmp_path / "embedding.py"
     script.write_text(block.replace("port=8000", "port=0"))
@@ -75,3 +75,18 @@ async def test_the_composing_block_lists_what_it_says_is_visible(tmp_path: Path)
     with trio.fail_after(PATIENCE):
         done = await trio.run_process([sys.executable, str(script)], capture_stdout=True)
     assert done.stdout.decode() == "['weather_get_forecast']\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("async with Client(config)", "['time_get_current_time', 'time_convert_time', 'weather_forecast'"),
+        ("tool.copy(description=", "'What time is it?'"),
+    ],
+)
+async def test_the_blocks_of_clients_and_of_copies_run(text: str, said: str, tmp_path: Path) -> None:
+    script = tmp_path / "block.py"
+    script.write_text(block_with(text))
+    with trio.fail_after(PATIENCE):
+        done = await trio.run_process([sys.executable, str(script)], capture_stdout=True)
+    assert said in done.stdout.decode()
