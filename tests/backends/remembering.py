@@ -40,6 +40,8 @@ class Session:
 
     number: int
     hello: Mapping[str, Any]
+    channel: Any
+    """What reaches its client outside of a call."""
     calls: int = 0
     levels: list[str] = field(factory=list)
     roots: list[list[str]] = field(factory=list)
@@ -77,14 +79,13 @@ class Remembering:
             session.calls += 1
             tool = getattr(self, f"_{params['name']}")
             result = await tool(ctx, session, params.get("arguments") or {})
-            whole = isinstance(result, dict) and isinstance(result.get("content"), list)
-            return result if whole else said(result)
+            return result if isinstance(result, Whole) else said(result)
         return await call_next(ctx)
 
     def _session(self, ctx: Context) -> Session:
         state = ctx.session._connection.state
         if "session" not in state:
-            state["session"] = Session(len(self.sessions) + 1, state.get("hello", {}))
+            state["session"] = Session(len(self.sessions) + 1, state.get("hello", {}), ctx.session._connection)
             self.sessions.append(state["session"])
         session: Session = state["session"]
         return session
@@ -115,6 +116,7 @@ class Remembering:
             "hanging": self.hanging,
             "cancelled": self.cancelled,
             "pid": os.getpid(),
+            "headers": dict(ctx.request.headers) if ctx.request is not None else {},
         }
 
     async def _hang(self, ctx: Context, session: Session, arguments: Mapping[str, Any]) -> str:
@@ -166,9 +168,13 @@ class Remembering:
         os._exit(3)
 
 
-def said(value: Any, **more: Any) -> dict[str, Any]:
+class Whole(dict[str, Any]):
+    """A result as it is to be on the wire."""
+
+
+def said(value: Any, **more: Any) -> Whole:
     content = value if isinstance(value, dict) else {"said": value}
-    return {"content": [], "structuredContent": content, **more}
+    return Whole({"content": [], "structuredContent": content, **more})
 
 
 def make() -> tuple[Server[Any], Remembering]:

@@ -358,7 +358,7 @@ async def test_the_session_of_a_call_was_opened_before_it() -> None:
             for done in range(3):
                 await quiet()
                 assert len(remembering.sessions) == 3 + done  # the catalog's, two spares, and those that were used
-                assert (await ada.tool("who"))["session"] == 2 + done
+                assert 1 < (await ada.tool("who"))["session"] <= 3 + done
 
 
 async def test_a_modern_backend_gets_a_connection_for_each_call_too() -> None:
