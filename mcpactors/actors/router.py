@@ -312,15 +312,15 @@ class RouterActor(Actor):
         async def ask(ref: ActorRef) -> None:
             before = self._ref.changes(ref, kind)
             try:
+                if ref.down is not None and self._ref.listing(ref, kind) is not None:
+                    raise ref.unavailable()  # what it had stands in for it, and nobody waits
                 outcome = await ref.ask(Request(CATALOG, {"kind": kind}), self._budget)
             except MCPActorsError as error:
                 outcome = Failure.of(error)
             if isinstance(outcome, Result):
                 answers[ref] = (before, outcome.value["listing"])
             else:
-                stale = self._ref.listing(ref, kind) is not None
-                reason = "it is still starting" if ref.state == "starting" else outcome.message
-                missing.append({"actor": ref.name, "reason": reason, "listed": "stale" if stale else "no"})
+                missing.append(self._missing(ref, kind, outcome))
 
         if len(asked) == 1:
             await ask(asked[0])
@@ -329,6 +329,24 @@ class RouterActor(Actor):
                 for ref in asked:
                     nursery.start_soon(ask, ref)
         return answers, sorted(missing, key=lambda row: str(row["actor"]))
+
+    def _missing(self, ref: ActorRef, kind: Kind, why: Failure) -> dict[str, Any]:
+        """A row of `mcpactors/missing`: who, why, what stands in the list instead; and seconds, where there are any.
+
+        `since`: for how long it has been down. `age`: how long ago what is listed of it was learnt.
+        """
+        now, listing = trio.current_time(), self._ref.listing(ref, kind)
+        starting = ref.state == "starting" and ref.down is None
+        row: dict[str, Any] = {
+            "actor": ref.name,
+            "reason": "it is still starting" if starting else why.message,
+            "listed": "no" if listing is None else "stale",
+        }
+        if ref.down is not None:
+            row["since"] = round(now - ref.down.at, 3)
+        if listing is not None:
+            row["age"] = round(now - listing.learnt_at, 3)
+        return row
 
     def _learn(self, kind: Kind, answers: _Answers) -> None:
         """Publish answers; one that may be from before a change is not kept as fresh."""
@@ -360,7 +378,7 @@ class RouterActor(Actor):
             raise ActorUnavailable(
                 f"no mount that is up has the {WORDS[address.kind]} {address.name!r}, and {who['actor']}, which may "
                 f"have it, cannot be asked: {who['reason']}",
-                {"actor": who["actor"], "reason": who["reason"]},
+                {key: who[key] for key in ("actor", "reason", "since") if key in who},
             )
         if address.kind == "resources":
             for route in candidates:

@@ -18,13 +18,21 @@ from typing import Any, ClassVar, Final, final
 import trio
 from attrs import define, field, frozen
 
-from mcpactors.errors import INTERNAL_ERROR, ActorCrashed, MailboxFull, MCPActorsError, QuestionRefused
+from mcpactors.errors import (
+    INTERNAL_ERROR,
+    ActorCrashed,
+    ActorUnavailable,
+    MailboxFull,
+    MCPActorsError,
+    QuestionRefused,
+)
 from mcpactors.runtime.reply import CallDeadlines, Failure, Notice, Outcome, Question, Replies, ReplyChannel, Result
 
 __all__ = [
     "Actor",
     "ActorRef",
     "Caller",
+    "Down",
     "Envelope",
     "Forwarded",
     "Mailbox",
@@ -200,10 +208,19 @@ class Tally:
     forwarded: int = 0
 
 
+@frozen
+class Down:
+    """Since when an actor is down, on trio's clock, and why."""
+
+    at: float
+    why: str | None
+    outlook: str = "it is tried again by itself"
+
+
 class ActorRef:
     """An actor's address. It keeps its meaning across restarts, so routing tables never churn."""
 
-    __slots__ = ("__weakref__", "_idle", "in_flight", "kind", "mailbox", "name", "state", "tally")
+    __slots__ = ("__weakref__", "_idle", "down", "in_flight", "kind", "mailbox", "name", "state", "tally")
 
     def __init__(self, name: str, kind: str, mailbox: Mailbox) -> None:
         self.name = name
@@ -214,6 +231,8 @@ class ActorRef:
         self._idle: trio.Event | None = None
         self.state = "stopped"
         """What the actor does now, in the supervisor's words (`ChildState`)."""
+        self.down: Down | None = None
+        """Set while it has gone down, or could not start, and is not up again."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
@@ -255,6 +274,15 @@ class ActorRef:
         while self.in_flight or self.mailbox.statistics().waiting:
             self._idle = trio.Event()
             await self._idle.wait()
+
+    def unavailable(self) -> ActorUnavailable:
+        """The error that says who is down, since when (seconds) and why; only of one that is."""
+        assert self.down is not None
+        since = trio.current_time() - self.down.at
+        return ActorUnavailable(
+            f"{self.name} is down since {since:.1f} s: {self.down.why}; {self.down.outlook}",
+            {"actor": self.name, "since": round(since, 3), "reason": self.down.why},
+        )
 
     def refuse(self, error: Callable[[], MCPActorsError]) -> None:
         """Refuse requests from now on and fail the waiting ones."""

@@ -16,10 +16,10 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 import trio
-from attrs import asdict, define, field, frozen
+from attrs import asdict, define, evolve, field, frozen
 
-from mcpactors.errors import ActorStopped, ActorUnavailable, MCPActorsError
-from mcpactors.runtime.actor import Actor, ActorRef, MailboxStatistics, part, run_actor
+from mcpactors.errors import ActorStopped, MCPActorsError
+from mcpactors.runtime.actor import Actor, ActorRef, Down, MailboxStatistics, part, run_actor
 from mcpactors.runtime.restart import RestartPolicy, RestartWindow, backoff, should_restart
 
 __all__ = ["ActorInfo", "ChildSpec", "ChildState", "Supervisor"]
@@ -27,6 +27,8 @@ __all__ = ["ActorInfo", "ChildSpec", "ChildState", "Supervisor"]
 logger = logging.getLogger("mcpactors")
 
 ChildState = Literal["starting", "running", "backoff", "quarantined", "stopped"]
+SOON: Final = 2.0
+"""Seconds until a restart for which calls wait; when it takes longer they fail at once."""
 STOP_PATIENCE: Final = 10.0
 """Seconds `stop_child` waits for an end before it says who does not end; every cleanup has a bound of its own."""
 
@@ -75,8 +77,6 @@ class _Child:
     since: float = field(factory=trio.current_time)
     restarts: int = 0
     last_exit: str | None = None
-    down_at: float | None = None
-    """When it went down, or first failed to start, without having been up since."""
     scope: trio.CancelScope = field(factory=trio.CancelScope)
     serving: trio.CancelScope | None = None
     """What it does inside its lifespan, while it is running."""
@@ -203,6 +203,8 @@ class Supervisor:
                     delay = backoff(spec.policy, attempt, self._jitter)
                     attempt += 1
                     self._enter(child, "backoff")
+                    if delay > SOON:
+                        self._turn_away(child)
                 else:
                     delay, attempt, probing = spec.policy.probe_after, 0, True  # promise P8: one probe, no more
                     self._enter(child, "quarantined")
@@ -213,11 +215,13 @@ class Supervisor:
                     await trio.sleep_forever()
                 child.restarts += 1
         finally:
-            if child.stopping or child.down_at is None:
+            if child.stopping or spec.ref.down is None:
                 self._refuse_as_stopped(child)
                 del self._children[name]
             else:  # for `ps` and for its callers it is there, and down, until somebody takes it out
-                self._turn_away(child, f"its restart policy is {spec.policy.restart!r}, so it is not started again")
+                outlook = f"its restart policy is {spec.policy.restart!r}, so it is not started again"
+                spec.ref.down = evolve(spec.ref.down, outlook=outlook)
+                self._turn_away(child)
             self._enter(child, "stopped")
             child.settled.set()
             child.ended.set()
@@ -234,7 +238,7 @@ class Supervisor:
             if scope.cancel_called:
                 return  # stopped, or out of time, at this very instant
             scope.deadline = math.inf
-            child.serving, child.down_at = serving, None
+            child.serving, spec.ref.down = serving, None
             spec.ref.mailbox.accept()
             child.settled.set()
             self._enter(child, "running")
@@ -255,8 +259,10 @@ class Supervisor:
         if crash is None:
             late = f"not started within {spec.start_timeout:g} s"
             child.last_exit = late if failed_to_start else "it ended by itself"
-        if child.down_at is None:
-            child.down_at = trio.current_time()
+        if child.stopping:
+            return crash is not None
+        down = spec.ref.down
+        spec.ref.down = Down(trio.current_time() if down is None else down.at, child.last_exit)
         if failed_to_start:
             self._turn_away(child)
         return crash is not None or failed_to_start
@@ -275,19 +281,9 @@ class Supervisor:
             exc_info=crash if logger.isEnabledFor(logging.DEBUG) else None,
         )
 
-    def _turn_away(self, child: _Child, outlook: str = "it is tried again by itself") -> None:
+    def _turn_away(self, child: _Child) -> None:
         """Calls to a child that is down fail at once, saying who, since when, why, and what is to be expected."""
-        ref, down_at, why = child.spec.ref, child.down_at, child.last_exit
-        assert down_at is not None, "only the end of a life leads here"
-
-        def unavailable() -> MCPActorsError:
-            since = trio.current_time() - down_at
-            return ActorUnavailable(
-                f"{ref.name} is down since {since:.1f} s: {why}; {outlook}",
-                {"actor": ref.name, "since": round(since, 3), "reason": why},
-            )
-
-        ref.refuse(unavailable)
+        child.spec.ref.refuse(child.spec.ref.unavailable)
 
 
 def _said(error: BaseException) -> str:
