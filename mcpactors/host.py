@@ -328,9 +328,9 @@ class Runtime:
             for source in tree.mounts:
                 await source.settled()
             copy = {kind: await _listed(tree.router, kind) for kind in KINDS}
-        except MCPActorsError:
-            if handle.catalog is None:
-                del self._sources[handle]
+        except BaseException:  # a caller that gives up, too
+            if handle.catalog is None and handle in self._sources:
+                self._drop_source(handle)
                 self._reconcile()
             raise
         before, handle.catalog = handle.copy_in(self.settings.resource_prefix_format) or _EMPTY, copy
@@ -366,6 +366,15 @@ class Runtime:
             self._heard[mounts] = None
             mounts.listen(self._reconcile)
 
+    def _hear_only(self, mounted: set[MountHandle]) -> None:
+        """Forget what is not mounted any more: it may change without us."""
+        needed = {tree.mounts for tree in (self._tree, *self._sources.values())}
+        for handle in mounted:
+            needed |= {handle.on_it, handle.target.mounts} if isinstance(handle.target, Server) else {handle.on_it}
+        for mounts in [each for each in self._heard if each not in needed]:
+            mounts.forget(self._reconcile)
+            del self._heard[mounts]
+
     def _reconcile(self) -> None:
         """Make what runs equal to what is described: start what is new, publish the trees, end what is gone."""
         used: dict[_Running, None] = {}
@@ -381,6 +390,7 @@ class Runtime:
         for handle in self._mounted - mounted:
             self._let_go(handle)
         self._mounted = mounted
+        self._hear_only(mounted)
         for running in list(self._running.values()):
             if running not in used:
                 self._retiring[id(running.source)] = self._running.pop(id(running.source))

@@ -5,6 +5,8 @@ Rule: only names of the public API; the world's faults are made by real servers 
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,11 +18,12 @@ from mcp.client import Client
 from mcp.server.lowlevel import Server as LowLevelServer
 from mcp.shared.exceptions import MCPError
 
-from mcpactors import RestartPolicy, RuntimeSettings, Server, create_proxy, open_runtime
+from mcpactors import MCPActorsError, RestartPolicy, RuntimeSettings, Server, create_proxy, open_runtime
 from tests.composition.helpers import (
     ABSENT,
     BOTH_ERAS,
     OLD_MEANS,
+    living,
     named,
     prompts_of,
     refused,
@@ -304,3 +307,62 @@ async def test_a_server_that_lists_rubbish_is_named_as_missing_and_costs_nobody_
         with refused(-32003, "no mount that is up has the tool 'seven_x', and seven, which may have it, cannot be"):
             await client.call_tool("seven_x", {})
         assert await said(client, "own") == "main.own"
+
+
+# --- Nothing is left behind -----------------------------------------------------------------------------------------
+
+
+async def test_an_import_that_fails_or_is_given_up_leaves_nothing_running(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    lives: list[str] = []
+
+    def source(seconds: float) -> Server:
+        async def hold(ctx: Any, call_next: Any) -> Any:
+            if ctx.method == "prompts/list":
+                await trio.sleep(seconds)
+                raise MCPError(-32603, "no list today")
+            return await call_next(ctx)
+
+        server = living("source", lives)
+        server.middleware.append(hold)
+        return server
+
+    main = named("main", "own")
+    async with serving(main) as (runtime, client):
+        await trio.sleep(1)
+        before = trio.lowlevel.current_statistics().tasks_living
+        for importer in (main, runtime):
+            with pytest.raises(MCPActorsError, match="no list today"):
+                await importer.import_server(source(0), "i")
+            with trio.move_on_after(0.5):
+                await importer.import_server(source(1000), "i")
+        await trio.sleep(5)  # what a source still answers is waited for
+        assert sorted(lives) == ["source began"] * 4 + ["source ended"] * 4
+        assert trio.lowlevel.current_statistics().tasks_living == before
+        assert await tools_of(client) == ["own"]
+
+
+@pytest.mark.parametrize("way", ["mount", "handle", "import"])
+async def test_what_is_unmounted_is_forgotten_however_often_that_happens(way: str) -> None:
+    main, once_mounted = named("main", "own"), list[weakref.ref[Any]]()
+    async with serving(main) as (_, client):
+        kept = main.mount(named("kept", "x"), "k")
+
+        async def mount_and_unmount() -> None:
+            child = named("child", "x")
+            child.mount(named("inner", "x"), "i")
+            once_mounted.append(weakref.ref(child.mounts))
+            if way == "import":
+                handle = await main.import_server(child, "c")
+            else:
+                handle = await kept.mount(child, "c") if way == "handle" else main.mount(child, "c")
+            assert len(await tools_of(client)) == 4
+            await handle.unmount()
+            await trio.testing.wait_all_tasks_blocked()
+
+        for _ in range(10):
+            await mount_and_unmount()
+        gc.collect()
+        assert sum(mounts() is not None for mounts in once_mounted) <= 2  # idle tasks still hold the last they did
+        assert await tools_of(client) == ["own", "k_x"]
