@@ -248,7 +248,7 @@ async def touch(asking: Asking, ctx: Context, arguments: Mapping[str, Any]) -> d
 
 
 async def learn(asking: Asking, ctx: Context, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """A tool more, and every list is said to be another."""
+    """A tool more, a prompt and a resource, and every list is said to be another."""
     asking.learnt.append(arguments["name"])
     if asking.modern:
         for event in (ToolsListChanged(), PromptsListChanged(), ResourcesListChanged()):
@@ -299,10 +299,11 @@ def make(*, modern: bool) -> tuple[Server[Any], Asking]:
         return types.ListToolsResult(tools=tools)
 
     async def list_resources(ctx: Context, params: object) -> types.ListResourcesResult:
-        return types.ListResourcesResult(resources=[types.Resource(name="one", uri=WATCHED)])
+        resources = [types.Resource(name=name, uri=f"note://{name}") for name in ("one", *asking.learnt)]
+        return types.ListResourcesResult(resources=resources)
 
     async def list_prompts(ctx: Context, params: object) -> types.ListPromptsResult:
-        return types.ListPromptsResult(prompts=[types.Prompt(name="first")])
+        return types.ListPromptsResult(prompts=[types.Prompt(name=name) for name in ("first", *asking.learnt)])
 
     async def accept(ctx: Context, params: object) -> types.EmptyResult:
         return types.EmptyResult()

@@ -220,13 +220,17 @@ class HTTPWire:
             self.status = response.status_code
             if response.headers["content-type"].startswith("application/json"):
                 return _result(json.loads(await response.aread()))
-            async for line in response.aiter_lines():
+            answer: dict[str, Any] | None = None
+            async for line in response.aiter_lines():  # to its end: httpx wants its generators exhausted
                 if line.startswith("data: "):
                     message = json.loads(line.removeprefix("data: "))
                     if "id" in message:
-                        return _result(message)
-                    self.hear(message["method"], message.get("params"))
-        raise AssertionError("the stream ended without a response")
+                        answer = message
+                    else:
+                        assert answer is None, "nothing comes after the response"
+                        self.hear(message["method"], message.get("params"))
+        assert answer is not None, "the stream ended without a response"
+        return _result(answer)
 
 
 def _result(message: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,8 +16,8 @@ def form(message: str, **more: Any) -> dict[str, Any]:
     return {"method": "elicitation/create", "params": {"message": message, "requestedSchema": schema, **more}}
 
 
-FORM: Final = form("What is your näme? 🎈", mode="form", vendorHint={"x": 1.5}, _meta=META)
-URL: Final = {
+FORM: Final[dict[str, Any]] = form("What is your näme? 🎈", mode="form", vendorHint={"x": 1.5}, _meta=META)
+URL: Final[dict[str, Any]] = {
     "method": "elicitation/create",
     "params": {
         "mode": "url",
@@ -28,7 +28,7 @@ URL: Final = {
         "_meta": META,
     },
 }
-SAMPLING: Final = {
+SAMPLING: Final[dict[str, Any]] = {
     "method": "sampling/createMessage",
     "params": {
         "messages": [
@@ -55,7 +55,7 @@ SAMPLING: Final = {
         "_meta": META,
     },
 }
-ROOTS: Final = {"method": "roots/list", "params": {"_meta": META}}
+ROOTS: Final[dict[str, Any]] = {"method": "roots/list", "params": {"_meta": META}}
 
 QUESTIONS: Final[Mapping[str, Mapping[str, Any]]] = {"form": FORM, "url": URL, "sampling": SAMPLING, "roots": ROOTS}
 

@@ -1,4 +1,4 @@
-"""A legacy client and a modern backend: `input_required` becomes real requests, and the retry is what the backend wants.
+"""A legacy client, a modern backend: `input_required` becomes real requests, and the retry is what the backend wants.
 
 Virtual time, memory; one test over HTTP, where a state travels through JSON twice.
 """
@@ -123,7 +123,7 @@ async def test_what_cannot_be_asked_ends_the_call_with_an_error_that_says_so(
 async def test_strange_values_inside_of_a_question_reach_the_client_as_they_are_but_no_strange_meta(
     autojump_clock,
 ) -> None:
-    strange = {"mode": 7, "message": None, "requestedSchema": []}
+    strange: dict[str, Any] = {"mode": 7, "message": None, "requestedSchema": []}
     async with mounted("memory", "modern") as runtime, legacy(runtime, accepting) as client:
         result = await client.tool(
             "script",

@@ -32,7 +32,7 @@ async def retried(client: ModernClient, token: Any, name: str = "ask", **argumen
 
 
 async def refused(client: ModernClient, token: Any, name: str = "ask", **arguments: Any) -> MCPError:
-    with pytest.raises(MCPError, match="[Ii]nvalid or expired requestState") as caught:
+    with pytest.raises(MCPError, match=r"[Ii]nvalid or expired requestState") as caught:
         await retried(client, token, name, **arguments)
     assert caught.value.code == -32602
     assert caught.value.data == {"reason": "invalid_request_state"}
