@@ -14,7 +14,7 @@ from mcpactors.runtime.policy import PoolLimits
 from tests.backends.asking import in_memory, make
 from tests.bridge.clients import modern
 from tests.bridge.questions import form
-from tests.proxying.helpers import PATIENCE
+from tests.processes import PATIENCE
 
 Q = [[form("one")]]
 LIMITS = PoolLimits(borrowed=1, asking=1)

@@ -40,7 +40,7 @@ from mcpactors.transports import edge
 STEPS = settings(
     max_examples=25, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck), database=None
 )
-FIRST = settings(STEPS, max_examples=200, phases=[Phase.generate], print_blob=False)
+FIRST = settings(STEPS, max_examples=1000, phases=[Phase.generate], print_blob=False)
 
 
 class Protocol(CompositionMachine):
