@@ -193,7 +193,8 @@ class MountHandle:
     async def replace(self, target: object) -> MountHandle:
         """Put another target in this place: same namespace, same precedence. Returns its handle; this one is done.
 
-        The new one has started (or failed to) before the old one is ended. What was mounted by this handle stays
+        Calls go to the new one from now on, and wait while it starts; those in flight end at the old one. Returns when
+        the new one has started (or failed to) and the old one has ended. What was mounted by this handle stays
         mounted, by the new one. Raises as `mount` does.
         """
         fresh = evolve(self, target=target, catalog=None, by_format={}, live=None)

@@ -11,6 +11,7 @@ from typing import Any
 
 import mcp_types as types
 import pytest
+import trio
 from mcp.client import Client
 from mcp.server.mcpserver import Context
 from mcp.shared.exceptions import MCPError
@@ -39,11 +40,13 @@ def saying(text: str) -> Callable[[], Any]:
     return say
 
 
-def living(name: str, lives: list[str]) -> Server:
+def living(name: str, lives: list[str], may_start: trio.Event | None = None) -> Server:
     """A server that notes when its lifespan begins and ends, and whose tool says what the lifespan gave."""
 
     @asynccontextmanager
     async def lifespan(server: Any) -> AsyncIterator[dict[str, str]]:
+        if may_start is not None:
+            await may_start.wait()
         lives.append(f"{name} began")
         yield {"of": name}
         lives.append(f"{name} ended")

@@ -187,6 +187,23 @@ async def test_b15_many_changes_in_a_moment_are_told_once(autojump_clock: trio.t
 
 
 @BOTH_ERAS
+async def test_b15_changes_that_follow_one_another_are_told_together(
+    autojump_clock: trio.testing.MockClock, mode: str
+) -> None:
+    main, child = named("main"), named("child", "x")
+    main.mount(child, "c")
+    async with open_runtime(main) as runtime, told_by(runtime, mode) as (client, told):
+        await settle()
+        told.taken()
+        for number in range(20):
+            child.add_tool(saying("x"), name=f"t{number}")
+            await trio.sleep(0.01)
+        await settle()
+        assert told.taken() == [TOOLS]
+        assert len(await tools_of(client)) == 21
+
+
+@BOTH_ERAS
 async def test_b15_a_change_that_changes_nothing_that_is_listed_is_not_told(
     autojump_clock: trio.testing.MockClock, mode: str
 ) -> None:

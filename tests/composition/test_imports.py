@@ -166,6 +166,17 @@ async def test_b3_a_copy_has_what_was_mounted_on_the_source_and_not_what_it_hide
             await client.call_tool("i_hidden", {})
 
 
+async def test_b3_what_the_source_hides_later_is_still_listed_and_calling_it_says_that_it_is_gone() -> None:
+    main, source = named("main"), named("source", "hidden", "kept")
+    async with serving(main) as (_, client):
+        await main.import_server(source, "i")
+        source.disable(names={"hidden"})
+        assert await tools_of(client) == ["i_hidden", "i_kept"]
+        with refused(-32602, "Unknown tool: hidden"):  # the words are the source's, which uses that name
+            await client.call_tool("i_hidden", {})
+        assert await said(client, "i_kept") == "source.kept"
+
+
 async def test_b3_the_sources_middleware_runs_for_calls_of_the_copy() -> None:
     seen: list[str] = []
 
@@ -190,6 +201,7 @@ async def test_b3_refresh_takes_the_copy_anew_and_returns_what_is_different(mode
     async with serving(main, mode) as (_, client):
         handle = await main.import_server(source, "i")
         assert not await handle.refresh()
+        assert await said(client, "i_x") == "rich.x"
         source.remove_tool("x")
         source.remove_tool("changed")
         source.add_tool(saying("new"), name="changed", description="new")

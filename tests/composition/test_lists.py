@@ -126,18 +126,20 @@ async def test_b13_a_change_while_a_list_is_being_asked_for_is_not_lost(
     async def late(ctx: Any, call_next: Any) -> Any:
         result = await call_next(ctx)
         if ctx.method == "tools/list":
-            await trio.sleep(1)
+            await trio.sleep(0.1)
         return result
 
     child = named("child", "first", middleware=[late])
     main = named("main")
     main.mount(child, "c")
     async with serving(main, mode) as (_, client), trio.open_nursery() as nursery:
-        nursery.start_soon(tools_of, client)
-        await trio.sleep(0.5)
+        assert await tools_of(client) == ["c_first"]
         child.add_tool(saying("x"), name="second")
+        nursery.start_soon(tools_of, client)  # is answered, after a moment, by what there is now
+        await trio.sleep(0.05)
+        child.add_tool(saying("x"), name="third")
         await trio.sleep(5)
-        assert await tools_of(client) == ["c_first", "c_second"]
+        assert await tools_of(client) == ["c_first", "c_second", "c_third"]
 
 
 # --- Pages ----------------------------------------------------------------------------------------------------------

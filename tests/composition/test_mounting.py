@@ -250,6 +250,37 @@ async def test_b1_replace_puts_another_server_in_the_same_place(mode: str) -> No
         assert await tools_of(client) == ["n_x"]
 
 
+@BOTH_ERAS
+async def test_b1_calls_wait_for_a_replacement_that_starts_and_those_in_flight_end_at_the_old_one(mode: str) -> None:
+    lives: list[str] = []
+    main, slow, may_start, texts = named("main"), Slow(lives), trio.Event(), list[str]()
+    old = main.mount(slow.server, "c")
+    async with serving(main, mode) as (_, client), trio.open_nursery() as nursery:
+
+        async def call(tool: str) -> None:
+            texts.append(await said(client, tool))
+
+        async def replace() -> None:
+            fresh = await old.replace(living("new", lives, may_start))
+            assert fresh.state == "running"
+            texts.append("replaced")
+
+        nursery.start_soon(call, "c_hold")
+        await slow.begun.wait()
+        nursery.start_soon(replace)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(call, "c_whose")
+        await trio.testing.wait_all_tasks_blocked()
+        assert texts == []
+        may_start.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert texts == ["new"]
+        slow.go.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert sorted(texts) == ["let go", "new", "replaced"]
+    assert lives == ["slow began", "new began", "held call ended", "slow ended", "new ended"]
+
+
 async def test_b1_replace_keeps_precedence_and_refuses_what_cannot_be_mounted() -> None:
     main = named("main")
     async with serving(main) as (_, client):
@@ -349,6 +380,26 @@ async def test_b4_templates_with_paths_and_queries_are_read_through_their_namesp
         assert await read(client, files.replace("{+path}", "x/y/z.txt")) == "path x/y/z.txt"
         assert await read(client, search.replace("{?q}", "?q=fish")) == "query fish"
         assert await read(client, search.replace("{?q}", "")) == "query nothing"
+
+
+@BOTH_ERAS
+async def test_b4_a_uri_that_templates_of_two_depths_stand_for_leads_to_the_deeper_one(mode: str) -> None:
+    main, outer, inner = named("main"), Server("outer"), Server("inner")
+
+    @outer.resource("data://{+path}")
+    async def any_path(path: str) -> str:
+        return f"outer {path}"
+
+    @inner.resource("data://{name}")
+    async def one(name: str) -> str:
+        return f"inner {name}"
+
+    outer.mount(inner, "b")
+    main.mount(outer, "a")
+    async with serving(main, mode) as (_, client):
+        assert await read(client, "data://a/b/7") == "inner 7"
+        assert await read(client, "data://a/b/7/8") == "outer b/7/8"
+        assert await read(client, "data://a/7") == "outer 7"
 
 
 async def test_b4_without_a_namespace_names_are_unchanged() -> None:
