@@ -141,6 +141,20 @@ async def test_b3_a_source_that_is_mounted_too_has_one_lifespan() -> None:
     assert lives == ["source began", "source ended"]
 
 
+async def test_b3_a_server_imports_whether_or_not_a_runtime_still_runs_it() -> None:
+    main, other = named("main"), named("other")
+    async with open_runtime(main) as runtime:
+        handle = main.mount(other, "o")
+        await handle.unmount()
+        await other.import_server(named("first", "x"), "a")
+        assert len(runtime.ps().children) == 1
+    await main.import_server(named("second", "x"), "b")
+    main.mount(other, "o")
+    async with serving(main) as (_, client):
+        assert await tools_of(client) == ["b_x", "o_a_x"]
+        assert [await said(client, name) for name in ("b_x", "o_a_x")] == ["second.x", "first.x"]
+
+
 async def test_b3_unmounting_an_import_ends_its_source() -> None:
     lives: list[str] = []
     main = named("main")

@@ -92,6 +92,26 @@ async def test_b13_the_order_is_that_of_mounting_whoever_answers_first(
             assert await tools_of(client) == ["b", "a", "n0_x", "n1_x", "n2_x", "n3_x"]
 
 
+async def test_b13_a_server_of_ours_is_not_asked_again_because_something_else_is_mounted() -> None:
+    asked: list[str] = []
+
+    async def note(ctx: Any, call_next: Any) -> Any:
+        asked.append(ctx.method)
+        return await call_next(ctx)
+
+    main = named("main")
+    main.mount(named("child", "x", middleware=[note]), "c")
+    async with serving(main) as (_, client):
+        await trio.testing.wait_all_tasks_blocked()
+        assert await tools_of(client) == ["c_x"]
+        first = len(asked)
+        handle = main.mount(named("other", "x"), "o")
+        assert await tools_of(client) == ["c_x", "o_x"]
+        await handle.unmount()
+        assert await tools_of(client) == ["c_x"]
+        assert len(asked) == first
+
+
 async def test_b13_of_two_lists_at_once_the_one_that_was_asked_for_last_is_believed(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

@@ -281,6 +281,21 @@ async def test_b1_calls_wait_for_a_replacement_that_starts_and_those_in_flight_e
     assert lives == ["slow began", "new began", "held call ended", "slow ended", "new ended"]
 
 
+async def test_b1_replace_returns_once_the_new_one_has_started() -> None:
+    may_start, main = trio.Event(), named("main")
+    old = main.mount(named("old", "x"), "c")
+    async with serving(main):
+
+        async def replace() -> None:
+            fresh = await old.replace(living("new", [], may_start))
+            assert (fresh.state, may_start.is_set()) == ("running", True)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(replace)
+            await trio.testing.wait_all_tasks_blocked()
+            may_start.set()
+
+
 async def test_b1_replace_keeps_precedence_and_refuses_what_cannot_be_mounted() -> None:
     main = named("main")
     async with serving(main) as (_, client):
