@@ -152,7 +152,6 @@ class BackendSession:
 
     async def hold(self, forget: Callable[[BackendSession], None]) -> None:
         """Be connected, in a task of its own, until let go. Its loss costs its own calls only: nothing is raised."""
-        _current.set(None)  # this task was started by a call, and is not its
         late = f"{self._name} did not open a session within {self._backend.start_timeout:g} s"
         self._not_opened = BackendStartError(late)
         try:
