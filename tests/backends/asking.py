@@ -143,7 +143,8 @@ class Asking:
 async def ask(asking: Asking, ctx: Context, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Ask `rounds`, lists of questions, one list after another; `notices`: tell a step before and after each.
 
-    `strict`: an error answer is the call's own error. The answers are `structuredContent.answers`.
+    `strict`: an error answer is the call's own error; `sulks`: a result that says only that it failed. The answers are
+    `structuredContent.answers`.
     """
     if asking.modern:
         return await _ask_by_result(asking, ctx, arguments)
@@ -163,6 +164,8 @@ async def ask(asking: Asking, ctx: Context, arguments: Mapping[str, Any]) -> dic
         for reply in replies:
             if arguments.get("strict") and "error" in reply:
                 raise MCPError(**reply["error"])
+            if arguments.get("sulks") and "error" in reply:
+                return said("it failed", isError=True)
     if arguments.get("notices"):
         await asking.tell(ctx, len(arguments["rounds"]))
     return said("asked", structuredContent={"answers": answers})
@@ -202,7 +205,10 @@ async def told(asking: Asking, ctx: Context, arguments: Mapping[str, Any]) -> di
 
 
 async def hold(asking: Asking, ctx: Context, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Ask a `question`, if there is one; withdraw it, and end, as soon as `release` is called with this `id`."""
+    """Ask a `question`, if there is one; withdraw it as soon as `release` is called with this `id`, and end.
+
+    `stays`: do not end.
+    """
     answer: Any = None
     async with trio.open_nursery() as nursery:
 
@@ -217,6 +223,8 @@ async def hold(asking: Asking, ctx: Context, arguments: Mapping[str, Any]) -> di
             nursery.cancel_scope.cancel()
         else:
             await trio.sleep_forever()
+    if arguments.get("stays"):
+        await trio.sleep_forever()
     return said("released", structuredContent={"answer": answer})
 
 

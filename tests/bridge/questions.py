@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-__all__ = ["ANSWERS", "FORM", "QUESTIONS", "ROOTS", "SAMPLING", "URL", "accepting", "as_asked", "form"]
+__all__ = ["ANSWERS", "FORM", "QUESTIONS", "ROOTS", "SAMPLING", "URL", "accepting", "as_asked", "form", "questions_of"]
 
 META: Final = {"example.com/trace": {"a": [1, None, 2**70]}}
 
@@ -77,13 +77,22 @@ ANSWERS: Final[Mapping[str, Mapping[str, Any]]] = {
 }
 
 
+def questions_of(era: str) -> dict[str, Mapping[str, Any]]:
+    """The questions as a backend of this era asks them: the new one has no `elicitationId`."""
+    if era == "legacy":
+        return dict(QUESTIONS)
+    nameless = {key: value for key, value in URL["params"].items() if key != "elicitationId"}
+    return {**QUESTIONS, "url": {**URL, "params": nameless}}
+
+
 def as_asked(question: Mapping[str, Any], asked: Mapping[str, Any] | None) -> dict[str, Any]:
     """The params that were `asked`, but for `elicitationId`, which only the old era has."""
     assert asked is not None
     identity = asked.get("elicitationId")
     assert identity is None or (isinstance(identity, str) and identity)
+    without = {key: value for key, value in asked.items() if key != "elicitationId"}
     kept = question["params"].get("elicitationId")
-    return {**asked, "elicitationId": kept} if kept is not None else dict(asked)
+    return without if kept is None else {**without, "elicitationId": kept}
 
 
 async def accepting(method: str, params: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -53,6 +53,13 @@ async def test_a_modern_clients_call_that_needs_more_than_it_declared_ends_with_
         assert runtime.parked() == ()
 
 
+async def test_a_call_that_fails_for_want_of_a_capability_says_so_whatever_its_tool_says(autojump_clock) -> None:
+    async with mounted("memory", "legacy") as runtime, modern(runtime, capabilities={}) as client:
+        with pytest.raises(MCPError, match="did not declare roots") as caught:
+            await client.begin("ask", id="a", rounds=[[ROOTS]], sulks=True)
+        assert (caught.value.code, caught.value.data) == (-32021, {"requiredCapabilities": {"roots": {}}})
+
+
 @pytest.mark.parametrize(("declared", "question", "needed"), LACKS)
 async def test_a_legacy_client_is_not_asked_what_it_did_not_declare(
     declared: Any, question: Any, needed: Any, autojump_clock

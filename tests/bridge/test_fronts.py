@@ -17,7 +17,7 @@ from mcp.shared.exceptions import MCPError
 
 from tests.bridge.backends import ASKING, fresh, mounted
 from tests.bridge.clients import BOTH, HTTPWire, ModernClient, legacy, modern
-from tests.bridge.questions import ANSWERS, FORM, QUESTIONS, accepting, as_asked, form
+from tests.bridge.questions import ANSWERS, FORM, accepting, as_asked, form, questions_of
 from tests.processes import PATIENCE
 
 CROSSED = pytest.mark.parametrize(("connect", "era"), [(modern, "legacy"), (legacy, "modern")])
@@ -50,7 +50,7 @@ async def test_every_question_crosses_and_the_rounds_and_the_refusals_with_it(
 ) -> None:
     with trio.fail_after(PATIENCE):
         async with front(kind, era, urls, tmp_path) as where, connect(where, whole) as client:
-            for name, question in QUESTIONS.items():
+            for name, question in questions_of(era).items():
                 client.asked.clear()
                 result = await client.tool("ask", id=fresh(), rounds=[[question]])
                 assert result["structuredContent"]["answers"] == [[ANSWERS[name]]]

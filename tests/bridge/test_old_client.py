@@ -154,8 +154,9 @@ async def test_a_refused_question_withdraws_those_that_were_asked_with_it(autoju
         return await hanging(method, params)
 
     async with mounted("memory", "modern") as runtime, legacy(runtime, answers) as client:
-        with pytest.raises(MCPError, match="no"):
+        with pytest.raises(MCPError) as caught:
             await client.tool("script", id="a", results=[wants("s", one=FORM, two=ROOTS), DONE])
+        assert (caught.value.code, caught.value.message) == (-1, "no")
         await client.until(lambda: bool(client.withdrawn))
         assert client.withdrawn == ["elicitation/create"]
 
@@ -163,11 +164,14 @@ async def test_a_refused_question_withdraws_those_that_were_asked_with_it(autoju
 async def test_a_question_that_a_legacy_backend_withdraws_is_withdrawn_at_the_client(autojump_clock) -> None:
     async with mounted("memory", "legacy") as runtime, legacy(runtime, hanging) as client:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(lambda: client.tool("hold", id="a", question=ONE))
+            nursery.start_soon(lambda: client.tool("hold", id="a", question=ONE, stays=True))
             await client.until(lambda: bool(client.asked))
             await client.tool("release", id="a")
-        await client.until(lambda: bool(client.withdrawn))
-        assert client.withdrawn == ["elicitation/create"]
+            with trio.fail_after(10):
+                await client.until(lambda: bool(client.withdrawn))
+            assert client.withdrawn == ["elicitation/create"]
+            assert (await journal(client, "a"))["ended"] == []
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_client_that_does_not_answer_has_its_call_ended_at_the_questions_deadline(autojump_clock) -> None:
