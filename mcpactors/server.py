@@ -28,7 +28,7 @@ from mcpactors.config import HTTPServer, StdioServer
 from mcpactors.errors import InvalidParams
 from mcpactors.mirrored import Copies, LocalCopy, Mirrored, find_mirrored
 from mcpactors.mounts import CatalogDiff, MountHandle, Mounts, make_handle, refuse_cycle
-from mcpactors.runtime.routing import Kind, validate_name
+from mcpactors.runtime.routing import Kind, shape_of, validate_name
 from mcpactors.runtime.visibility import SHOW_ALL, TAGS_KEY, Rule, ToolOverride, Visibility
 from mcpactors.targets import Policy, ProxyServer, called, check_target, describe
 
@@ -170,6 +170,7 @@ class Server(MCPServer[Any]):
         """Add a function as a resource, or as a template when the URI has `{parameters}`."""
         if callable(uri):
             raise TypeError('@server.resource needs the URI: @server.resource("data://name")')
+        self._refuse_second_template(uri)
         register = super().resource(
             uri,
             name=name,
@@ -189,6 +190,15 @@ class Server(MCPServer[Any]):
             return function
 
         return decorate
+
+    def _refuse_second_template(self, uri: str) -> None:
+        shape = shape_of(uri)
+        for there in self._resource_manager._templates:
+            if there != uri and shape_of(there) == shape:
+                raise InvalidParams(
+                    f"the template {uri!r:.200} stands for the same URIs as {there!r:.200}, which would answer all of "
+                    "them; give it a path of its own, or remove the other first"
+                )
 
     @overload  # type: ignore[override]
     def prompt(self, name: Function) -> Function: ...

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from mcpactors.runtime.routing import NAME_LENGTH, WORDS, KindTable
+from mcpactors.runtime.routing import NAME_LENGTH, WORDS, KindTable, shape_of
 
 __all__ = ["remarks"]
 
@@ -33,7 +33,19 @@ def remarks(before: KindTable[Any], after: KindTable[Any]) -> list[str]:
                 f"{word} names of more than {NAME_LENGTH} characters, which some clients refuse: "
                 f"{_some([f'{name[:40]!r}... ({len(name)})' for name in longer])}; choose shorter namespaces"
             )
+    if after.kind == "templates" and len(after.routes) > len(before.routes):
+        said += _same_shapes(before, after)
     return said
+
+
+def _same_shapes(before: KindTable[Any], after: KindTable[Any]) -> list[str]:
+    first: dict[tuple[str, str], str] = {}
+    fresh = []
+    for name, route in after.routes.items():
+        taken = first.setdefault((route.namespace.uri_prefix, shape_of(route.own)), name)
+        if taken != name and not (taken in before.routes and name in before.routes):
+            fresh.append(f"{name!r} of {route.target} by {taken!r} of {after.routes[taken].target}")
+    return [f"URIs of templates that others answer: {_some(fresh)}; choose another namespace"] if fresh else []
 
 
 def _some(words: list[str]) -> str:

@@ -46,6 +46,7 @@ __all__ = [
     "add_resource_prefix",
     "has_resource_prefix",
     "remove_resource_prefix",
+    "shape_of",
     "tell_conflicts",
     "unknown",
     "validate_name",
@@ -76,6 +77,7 @@ _NAMESPACE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _SCHEME_NAMESPACE: Final = re.compile(r"[A-Za-z][A-Za-z0-9.-]*")
 _BETWEEN: Final[Mapping[UriFormat, str]] = {"path": "/", "protocol": "+"}
 """What stands between two namespaces, and after the last, in a URI."""
+_VARIABLES: Final = re.compile(r"\{([+#./]?)([^{}?&;+#./][^{}]*)\}")
 _HEAD: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(//)?")
 
 
@@ -110,6 +112,19 @@ def validate_name(what: str, name: str) -> str:
             f"characters, it has {len(name)}"
         )
     return name
+
+
+def shape_of(template: str) -> str:
+    """A URI template without the names of its variables: two of one shape stand for the same URIs.
+
+    Names in a query are part of the URI, and stay.
+    """
+    return _VARIABLES.sub(_without_names, template)
+
+
+def _without_names(expression: re.Match[str]) -> str:
+    operator, names = expression.groups()
+    return "{" + operator + ",".join(re.sub(r"^[^:*]*", "", name) for name in names.split(",")) + "}"
 
 
 def unknown(kind: Kind, name: str, hint: str = "") -> NotFound:

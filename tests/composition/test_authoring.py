@@ -196,6 +196,34 @@ async def test_a1_a_refused_component_changes_nothing() -> None:
         assert await templates_of(client) == []
 
 
+def test_a1_a_template_that_stands_for_the_same_uris_as_another_is_refused() -> None:
+    server = Server("x")
+
+    async def about(a: str) -> str:
+        return a
+
+    async def about_b(b: str) -> str:
+        return b
+
+    async def by_a(a: str = "") -> str:
+        return a
+
+    async def by_b(b: str = "") -> str:
+        return b
+
+    server.resource("data://{a}/x")(about)
+    server.resource("data://{a}/x")(about)  # the same one anew
+    with pytest.raises(InvalidParams, match=r"'data://\{b\}/x' stands for the same URIs as 'data://\{a\}/x'"):
+        server.resource("data://{b}/x", enabled=False)
+    assert server.visibility.rules == ()
+    for other in ("data://{b}/y", "data://{+b}/x", "data://{b}"):
+        server.resource(other)(about_b)
+    server.resource("data://query{?a}")(by_a)
+    server.resource("data://query{?b}")(by_b)
+    server.remove_resource("data://{a}/x")
+    server.resource("data://{b}/x")(about_b)
+
+
 # --- A2: tags, enabled, meta ---------------------------------------------------------------------------------------
 
 

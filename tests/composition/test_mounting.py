@@ -547,6 +547,37 @@ async def test_b7_a_shadowed_name_is_a_line_in_the_log_each_time_it_becomes_one(
         assert len(caplog.messages) == 2
 
 
+@BOTH_ERAS
+async def test_b7_templates_that_stand_for_the_same_uris_are_a_line_in_the_log_and_the_newer_one_answers(
+    mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    main, older, newer = named("main"), Server("older"), Server("newer")
+
+    @older.resource("data://{a}")
+    async def of_older(a: str) -> str:
+        return f"older {a}"
+
+    @newer.resource("data://{b}")
+    async def of_newer(b: str) -> str:
+        return f"newer {b}"
+
+    main.mount(older, "n")
+    main.mount(newer, "n")
+    async with serving(main, mode) as (_, client):
+        assert await templates_of(client) == ["data://n/{a}", "data://n/{b}"]
+        assert await read(client, "data://n/7") == "newer 7"
+        main.resource("data://more/{c}")(of_older_anywhere)
+        assert len(await templates_of(client)) == 3
+    assert caplog.messages == [
+        "main: URIs of templates that others answer: 'data://n/{a}' of n by 'data://n/{b}' of n#2; choose another "
+        "namespace"
+    ]
+
+
+async def of_older_anywhere(c: str) -> str:
+    return c
+
+
 async def test_b7_a_shadowed_component_is_back_when_the_winner_goes() -> None:
     main = named("main")
     main.mount(named("old", "x"))
