@@ -295,6 +295,17 @@ class Place(Generic[T]):
         """Whether nothing but the namespace stands between the actor and the root."""
         return not any(step.filters or step.tools for step in self.steps)
 
+    def inward(self, kind: Kind, name: str) -> str | None:
+        """What the actor may call what the root calls `name`; None when nothing of it can have that name."""
+        if kind != "tools" or self.is_plain:
+            return self.namespace.inward(kind, name)
+        for step in reversed(self.steps):
+            found = Namespace(() if step.namespace is None else (step.namespace,)).inward(kind, name)
+            if found is None:
+                return None
+            name = next((old for old, override in step.tools.items() if override.name == found), found)
+        return name
+
     def shown(self, kind: Kind, own: str, item: Mapping[str, Any]) -> Shown:
         """How the root lists what the actor calls `own`."""
         name, overrides, visible, names = own, [], True, []
@@ -526,11 +537,11 @@ class RoutingTable(Generic[T]):
         )
 
     def candidates(self, kind: Kind, name: str) -> list[Route[T]]:
-        """Who could know an unlisted name, by its namespace alone: the deepest namespace first, then by precedence."""
+        """Who could know an unlisted name, by namespaces and renames: the deepest first, then by precedence."""
         found = [
             Route(place.target, own, place.namespace, through=place.through)
             for place in self.places
-            if (own := place.namespace.inward(kind, name)) is not None
+            if (own := place.inward(kind, name)) is not None
         ]
         return sorted(found, key=lambda route: -len(route.namespace.parts))
 

@@ -31,6 +31,7 @@ from mcpactors.runtime.routing import (
     remove_resource_prefix,
     validate_namespace,
 )
+from mcpactors.runtime.visibility import ToolOverride
 from tests.strategies import parts, uri_formats, uris
 
 Offers = dict[str, dict[Kind, list[str]]]
@@ -338,6 +339,18 @@ def test_candidates_are_those_whose_namespace_the_name_is_in_the_deepest_first()
         ("p", "b_x"),
         ("root", "a_b_x"),
     ]
+
+
+def test_candidates_for_a_tool_are_those_who_would_list_it_by_that_name_after_renames():
+    below = Mount("q", "b", tools={"old": ToolOverride(name="new")})
+    renamed = Mount("p", "a", (below,), tools={"b_new": ToolOverride(name="newest")})
+    table = table_of(Mount("root", None, (renamed, Mount("r", "c"))), {})
+    assert [(route.target, route.own) for route in table.candidates("tools", "a_newest")] == [
+        ("q", "old"),
+        ("p", "b_new"),
+        ("root", "a_newest"),
+    ]
+    assert [route.target for route in table.candidates("prompts", "a_newest")] == ["p", "root"]
 
 
 def test_a_place_nobody_has_learnt_of_yet_is_empty():
