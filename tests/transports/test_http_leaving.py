@@ -1,0 +1,254 @@
+"""The HTTP host when a client leaves, when it is cancelled, and when it stops: real sockets, real time.
+
+Rule: no client of anybody's; what is written and read here is what the RFC says. `HANG` ends only what hangs.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+import pytest
+import trio
+import trio.testing
+
+from mcpactors.transports.http_exchange import ASGIApp, Message, Receive, Scope, Send
+from mcpactors.transports.http_host import HostLimits
+from tests.transports.http_raw import (
+    HANG,
+    RawClient,
+    answer,
+    body_of,
+    connected,
+    get,
+    hosted,
+    part,
+    post,
+    start,
+)
+
+MIB = 1024 * 1024
+
+
+def reset(client: RawClient) -> None:
+    """Leave without a word of good-bye."""
+    assert isinstance(client.stream, trio.SocketStream)
+    client.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.stream.socket.close()
+
+
+# --- Clients that leave -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("how", ["close", "reset", "half"])
+async def test_an_application_that_listens_is_told_when_the_client_leaves(streaming: bool, how: str) -> None:
+    told: list[list[Message]] = []
+    listening, done = trio.Event(), trio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await body_of(receive)
+        if streaming:
+            await send(start())
+            await send(part(b"data"))
+        listening.set()
+        told.append([await receive(), await receive()])
+        done.set()
+
+    async with hosted(app) as served, served.client() as client:
+        await client.write(post(b"hi"))
+        with trio.fail_after(HANG):
+            if streaming:
+                await client.until(b"data\r\n")
+            await listening.wait()
+            if how == "half":
+                assert isinstance(client.stream, trio.SocketStream)
+                await client.stream.send_eof()
+            elif how == "reset":
+                reset(client)
+            else:
+                await client.aclose()
+            await done.wait()
+    assert told == [[{"type": "http.disconnect"}] * 2]
+
+
+async def test_a_client_that_leaves_amid_its_body_is_seen_by_who_reads_it() -> None:
+    told: list[Message] = []
+    done = trio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        told.extend([await receive(), await receive()])
+        done.set()
+
+    async with hosted(app) as served, served.client() as client:
+        await client.write(post(b"whole")[:-1])
+        await client.aclose()
+        with trio.fail_after(HANG):
+            await done.wait()
+    assert told == [{"type": "http.request", "body": b"whol", "more_body": True}, {"type": "http.disconnect"}]
+
+
+async def test_sending_to_nobody_raises_an_oserror(caplog: pytest.LogCaptureFixture) -> None:
+    raised: list[OSError] = []
+    done = trio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start())
+        try:
+            while True:
+                await send(part(b"x" * 1000))
+                await trio.lowlevel.checkpoint()
+        except OSError as error:
+            raised.append(error)
+            raise
+        finally:
+            done.set()
+
+    async with hosted(app) as served, served.client() as client:
+        await client.write(get())
+        await client.until(b"x\r\n")
+        reset(client)
+        with trio.fail_after(HANG):
+            await done.wait()
+    assert len(raised) == 1
+    assert not caplog.records  # a client may leave: nothing failed
+
+
+async def test_the_answer_is_sent_before_a_listener_learns_that_it_is_over() -> None:
+    """As the SDK does it: who listens cancels everything once told, the sending too."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await body_of(receive)
+        async with trio.open_nursery() as nursery:
+
+            async def watch() -> None:
+                assert await receive() == {"type": "http.disconnect"}
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(watch)
+            await trio.testing.wait_all_tasks_blocked()
+            await answer(send, b"x" * 8 * MIB)
+
+    async with hosted(app) as served, served.client() as client:
+        for _ in range(2):
+            await client.write(post(b"hi"))
+            assert len((await client.reply()).body) == 8 * MIB
+
+
+async def test_two_tasks_may_listen_at_once() -> None:
+    told: list[Message] = []
+    ready, done = trio.Event(), trio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async def listen() -> None:
+            told.append(await receive())
+
+        await body_of(receive)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listen)
+            nursery.start_soon(listen)
+            ready.set()
+        done.set()
+
+    async with hosted(app) as served, served.client() as client:
+        await client.write(get())
+        with trio.fail_after(HANG):
+            await ready.wait()
+            await client.aclose()
+            await done.wait()
+    assert told == [{"type": "http.disconnect"}] * 2
+
+
+async def test_what_a_client_sends_ahead_while_it_is_listened_to_is_not_lost() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        body = await body_of(receive)
+        if scope["path"] == "/slow":
+            async with trio.open_nursery() as nursery:  # listens for a while, as one does, and then answers
+                nursery.start_soon(receive)
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                nursery.cancel_scope.cancel()
+        await answer(send, body)
+
+    async with hosted(app) as served, served.client() as client:
+        ahead = [b"%d" % number * 1000 for number in range(200)]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.write, post(b"first", "/slow"), *map(post, ahead))
+            assert [(await client.reply()).body for _ in range(201)] == [b"first", *ahead]
+
+
+async def test_f21_cancellation_ends_at_once_while_a_client_does_not_read() -> None:
+    """hypercorn on trio shields its sending: one such client kept it alive."""
+    began = trio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start())
+        began.set()
+        while True:
+            await send(part(b"x" * 64 * 1024))
+
+    with trio.fail_after(HANG), trio.CancelScope() as block:
+        async with hosted(app, HostLimits(drain=HANG * 10)) as served, served.client() as client:
+            await client.write(get())
+            await began.wait()
+            await trio.testing.wait_all_tasks_blocked(0.1)  # the kernel's buffers are full, and ours
+            block.cancel()
+            await trio.sleep_forever()
+    assert block.cancelled_caught
+
+
+# --- Stopping ---------------------------------------------------------------------------------------------------------
+
+
+async def serve_until(stop: trio.Event, app: ASGIApp, task_status: trio.TaskStatus[int]) -> None:
+    limits = HostLimits(drain=HANG * 10, linger=0)
+    async with hosted(app, limits, lambda scope: scope["path"] == "/lasting") as served:
+        task_status.started(served.port)
+        await stop.wait()
+
+
+async def test_a_stop_lets_what_is_in_flight_end_and_closes_the_rest_at_once() -> None:
+    stop, running, go = trio.Event(), trio.Event(), trio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/slow":
+            running.set()
+            await go.wait()
+        await answer(send, b"done")
+
+    with trio.fail_after(HANG):
+        async with trio.open_nursery() as nursery:
+            port = await nursery.start(serve_until, stop, app)
+            async with connected(port) as idle, connected(port) as busy:
+                await idle.write(get())
+                await idle.reply()
+                await busy.write(get("/slow") + get("/never"))
+                await running.wait()
+                stop.set()
+                assert await idle.to_the_end() == b""
+                with pytest.raises(OSError, match="connect"):
+                    await trio.open_tcp_stream("127.0.0.1", port)
+                go.set()
+                reply = await busy.reply()
+                assert (reply.body, reply.fields["connection"]) == (b"done", "close")
+                assert await busy.to_the_end() == b""
+
+
+async def test_a_stop_ends_what_would_last_and_ends_it_well() -> None:
+    stop = trio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await body_of(receive)
+        await send(start(200, (b"content-type", b"text/event-stream")))
+        await send(part(b"data: 1\n\n"))
+        assert await receive() == {"type": "http.disconnect"}
+
+    with trio.fail_after(HANG):
+        async with trio.open_nursery() as nursery:
+            port = await nursery.start(serve_until, stop, app)
+            async with connected(port) as client:
+                await client.write(get("/lasting"))
+                await client.until(b"\r\n\r\n")
+                chunks = client.chunks()
+                assert await anext(chunks) == b"data: 1\n\n"
+                stop.set()
+                assert [chunk async for chunk in chunks] == []
