@@ -55,8 +55,9 @@ from mcpactors.runtime.routing import (
     validate_namespace,
 )
 from mcpactors.runtime.supervisor import ActorInfo, ChildSpec, ChildState, Supervisor
+from mcpactors.runtime.threads import ThreadLimit
 from mcpactors.runtime.visibility import ToolOverride
-from mcpactors.server import Server, bus_of, create_proxy, routes_of
+from mcpactors.server import Server, bus_of, create_proxy, routes_of, sync_handlers_in_threads
 from mcpactors.snapshots import difference, load_snapshot, save_snapshot
 from mcpactors.targets import ClientFactory, ProxyServer, called, check_target, low_level
 from mcpactors.transports.edge import Face, Surroundings, edge_server
@@ -102,6 +103,8 @@ class RuntimeSettings:
     page_size: int | None = None
     """Items in a page of a list; None: all in one."""
     mailbox: int = 256
+    threads: int = 16
+    """Threads that the sync handlers of one server of this process may be in; a call that finds none free waits."""
     parked: int = 256
     """Calls of modern clients that may wait for their clients' answers at one time."""
     state_keys: tuple[str, ...] = field(default=(), repr=False)
@@ -121,6 +124,8 @@ class _Running:
     target: object
     """What was mounted."""
     stderr: StderrTail | None = None
+    threads: ThreadLimit | None = None
+    """Of a server of this process: how many threads its sync handlers may be in."""
     said: Mapping[str, Any] = field(factory=dict)
     """What it said of itself: `instructions` and `capabilities`, as on the wire."""
     forget: Callable[[], None] = lambda: None
@@ -155,7 +160,7 @@ class _LiveMount:
         return self.runtime._supervisor.state_of(self.running.ref.name)
 
     def info(self) -> ActorInfo:
-        return self.runtime._supervisor.info(self.running.ref.name)
+        return self.runtime._info(self.running.ref)
 
     def stderr(self) -> list[str]:
         return self.running.stderr.tail() if self.running.stderr is not None else []
@@ -517,6 +522,7 @@ class Runtime:
 
     def _local(self, target: object, running: _Running) -> Callable[[], Actor]:
         server = low_level(target)
+        running.threads = ThreadLimit(self.settings.threads)
         own = isinstance(target, Server)
         local = LocalServer(
             server=server,
@@ -526,6 +532,8 @@ class Runtime:
             bus=bus_of(target),
             changed=lambda kinds: self._changed(running.ref, kinds),
             updated=lambda uri: self._updated(running.ref, uri),
+            threads=running.threads,
+            adopt=lambda: sync_handlers_in_threads(target),
         )
         capabilities = server.get_capabilities().model_dump(by_alias=True, exclude_none=True)
         running.said = {"instructions": server.instructions, "capabilities": capabilities}
@@ -644,13 +652,19 @@ class Runtime:
         """A frozen snapshot of the tree of actors."""
 
         def row(mount: Mount[ActorRef]) -> ActorInfo:
-            return evolve(self._supervisor.info(mount.target.name), children=tuple(map(row, mount.children)))
+            return evolve(self._info(mount.target), children=tuple(map(row, mount.children)))
 
         root = row(self._router.tree)
         if self._tree.main is None:
             return root
         own = evolve(root, children=())
         return evolve(self._supervisor.info(self._router.name), children=(own, *root.children))
+
+    def _info(self, ref: ActorRef) -> ActorInfo:
+        """The supervisor's row of an actor, and what only we know of it."""
+        running = next((each for each in self._running.values() if each.ref is ref), None)
+        threads = running.threads.borrowed_tokens if running is not None and running.threads is not None else 0
+        return evolve(self._supervisor.info(ref.name), threads=threads)
 
     def parked(self) -> tuple[ParkedCall, ...]:
         """The calls of modern clients that wait for their clients' answers, the oldest first."""

@@ -17,7 +17,9 @@ from mcp.server.context import ServerMiddleware
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.prompts import Prompt
 from mcp.server.mcpserver.resources import Resource
+from mcp.server.mcpserver.tools import Tool
 from mcp.server.subscriptions import SubscriptionBus
+from mcp.shared._callable_inspection import is_async_callable
 from mcp_types import Annotations, Icon, ToolAnnotations
 from mcp_types import Prompt as ListedPrompt
 from starlette.requests import Request
@@ -29,10 +31,11 @@ from mcpactors.errors import InvalidParams
 from mcpactors.mirrored import Copies, LocalCopy, Mirrored, find_mirrored
 from mcpactors.mounts import CatalogDiff, MountHandle, Mounts, make_handle, refuse_cycle
 from mcpactors.runtime.routing import Kind, shape_of, validate_name
+from mcpactors.runtime.threads import in_thread
 from mcpactors.runtime.visibility import SHOW_ALL, TAGS_KEY, Rule, ToolOverride, Visibility
 from mcpactors.targets import Policy, ProxyServer, called, check_target, describe
 
-__all__ = ["Server", "create_proxy", "routes_of", "session_state"]
+__all__ = ["Server", "create_proxy", "routes_of", "session_state", "sync_handlers_in_threads"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Words = Iterable[str]
@@ -503,6 +506,29 @@ def session_state(ctx: Context[Any, Any]) -> dict[str, Any]:
 def bus_of(target: object) -> SubscriptionBus | None:
     """Where an SDK server publishes the changes that its tools tell of."""
     return target._subscriptions if isinstance(target, MCPServer) else None
+
+
+def sync_handlers_in_threads(target: object) -> None:
+    """Have the sync functions that an SDK server has now run in threads under the limit of the actor that calls them.
+
+    Its own way to a thread has one limit for the whole process and waits for the thread, whatever happens. Called
+    again it finds what was added since. Other servers than the SDK's `MCPServer` are left as they are.
+    """
+    if not isinstance(target, MCPServer):
+        return
+    resources = target._resource_manager
+    for components in (
+        target._tool_manager._tools,
+        target._prompt_manager._prompts,
+        resources._resources,
+        resources._templates,
+    ):
+        for component in components.values():
+            function = getattr(component, "fn", None)
+            if function is not None and not is_async_callable(function):
+                component.fn = in_thread(function)  # type: ignore[union-attr]
+                if isinstance(component, Tool):
+                    component.is_async = True
 
 
 def routes_of(target: object) -> Sequence[Route]:

@@ -50,6 +50,7 @@ from mcpactors.runtime.actor import Actor, Caller, Request, relay
 from mcpactors.runtime.methods import CATALOG, NAMED, readdressed
 from mcpactors.runtime.reply import PROGRESS, Failure, Outcome, ReplyChannel, Result
 from mcpactors.runtime.routing import Kind, Listing, unknown
+from mcpactors.runtime.threads import ThreadLimit, thread_limit
 
 __all__ = ["LocalActor", "LocalServer"]
 
@@ -84,6 +85,10 @@ class LocalServer:
     """Called when lists of these kinds are not what they were."""
     updated: Callable[[str], None] = lambda uri: None
     """Called when what is at one of its URIs has changed."""
+    threads: ThreadLimit | None = None
+    """How many threads its sync handlers may be in; a thread whose call is over counts, in the next life, too."""
+    adopt: Callable[[], None] = lambda: None
+    """Puts the sync handlers that the server has now under that limit."""
 
 
 class _Runner(ServerRunner[Any]):
@@ -187,6 +192,9 @@ class LocalActor(Actor):
         local = self._local
         if local.after is not None:
             await local.after.wait()
+        if local.threads is not None:
+            thread_limit.set(local.threads)  # for the tasks of this life: each begins with the context of this one
+            local.adopt()
         async with local.server.lifespan(local.server) as self._state:
             forget = local.bus.subscribe(self._on_event) if local.bus is not None else None
             try:
@@ -287,6 +295,7 @@ class LocalActor(Actor):
                     return None
                 raise
 
+        self._local.adopt()  # what was added meanwhile
         asked_at = trio.current_time()  # of two that are asked for at once, the later one is the newer one
         items, _ = await read_all(request.params["kind"], page, check=False)
         return Listing(items, fresh=self._local.tells, learnt_at=asked_at)

@@ -68,6 +68,12 @@ class ActorInfo:
     accounting: Mapping[str, int]
     """Promise P11: accepted, answered, failed, cancelled, forwarded."""
     children: tuple[ActorInfo, ...] = ()
+    threads: int = 0
+    """Threads that its sync handlers are in, those whose calls are over included."""
+    stalls: int = 0
+    """How often it has kept the loop from turning, as the watchdog saw it."""
+    changed_tools: tuple[str, ...] = ()
+    """Its tools whose definitions are not what they were at first, and that nobody has approved."""
 
 
 @define(eq=False)

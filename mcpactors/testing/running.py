@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar, final
 
 import outcome
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, active_thread_count
 
 __all__ = ["GuestRun"]
 
@@ -34,7 +34,7 @@ class _ThreadsHoldTime(trio.abc.Instrument):
         self._held = False
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        held = trio.to_thread.current_default_thread_limiter().borrowed_tokens > 0
+        held = active_thread_count() > 0
         if held is not self._held:
             self._held = held
             self._clock.autojump_threshold = math.inf if held else 0
