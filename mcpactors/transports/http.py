@@ -1,23 +1,19 @@
 """Streamable HTTP, both ends.
 
 Rule: the protocol is the SDK's (session manager, both eras on one endpoint, Host and Origin checks); this file
-connects it to a host and to a client. Until the host of our own passes every transport test, hypercorn serves.
+connects it to our host (http_host.py) and to a client.
 """
 
 from __future__ import annotations
 
 import errno
-import logging
-import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import httpx2
 import trio
-from hypercorn.config import Config
-from hypercorn.trio import serve
 from mcp.client.streamable_http import streamable_http_client
 from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
@@ -25,19 +21,18 @@ from mcp.server.transport_security import TransportSecuritySettings
 from starlette.routing import Match, Route
 
 from mcpactors.errors import ConfigError
+from mcpactors.transports.http_exchange import ASGIApp, Receive, Scope, Send
+from mcpactors.transports.http_host import HostLimits, serve
 from mcpactors.transports.streams import Streams
 
 __all__ = ["http_client", "serve_http"]
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-
 LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
 BACKLOG: Final = 256
-UNREAD_TIMEOUT: Final = 30.0
-"""Seconds a client may leave what we send unread: hypercorn cannot be stopped while it sends (promise F21)."""
+GONE_TIMEOUT: Final = 30.0
+"""Seconds after which a client whose machine says nothing any more to what we send has gone: comments are sent."""
+STOPPING: Final = "mcpactors.stopping"
+"""In the `state` of a request's scope: the event that the front which took it has begun to stop."""
 EVENT_LIMIT: Final = 16 * 1024 * 1024
 CONNECT_TIMEOUT: Final = 10.0
 SILENCE_TIMEOUT: Final = 330.0
@@ -64,62 +59,61 @@ async def serve_http(
     port: int = 8000,
     path: str = "/mcp",
     routes: Callable[[], Iterable[Route]] = tuple,
+    limits: HostLimits = HostLimits(),
 ) -> AsyncIterator[str]:
     """Serve an endpoint while the block lasts; yields its URL, with the port that was really bound.
 
-    `routes()` gives what is served beside it, asked anew for every request to another path.
+    `routes()` gives what is served beside it, asked anew for every request to another path. Leaving the block drains:
+    streams of changes end in good order, calls in flight have `limits.drain` seconds to be answered.
 
     Raises:
         ConfigError: the address cannot be bound.
     """
     manager = StreamableHTTPSessionManager(server, security_settings=_security(host))
-    listener = _listener(host, port)
-    config = Config()
-    config.bind = [f"fd://{os.dup(listener.fileno())}"]  # hypercorn closes what it is given
-    config.errorlog = logging.getLogger("mcpactors.http")
-    config.graceful_timeout = 2.0
-    with listener:
-        async with manager.run(), trio.open_nursery() as nursery:
-            stop = trio.Event()
-            await nursery.start(_serve, _app(manager, path, routes), config, stop)
+    stopping = trio.Event()
+
+    def lasts(scope: Scope) -> bool:  # the stream of an old session; those of modern clients end by `STOPPING`
+        return scope["method"] == "GET" and _is_endpoint(scope, path)
+
+    async with _listener(host, port) as listener:
+        url = f"http://{_authority(host, listener.socket.getsockname()[1])}{path}"
+        async with (
+            manager.run(),
+            serve(_app(manager, path, routes), [listener], limits, lasts, state={STOPPING: stopping}),
+        ):
             try:
-                yield f"http://{_authority(host, listener.getsockname()[1])}{path}"
+                yield url
             finally:
-                stop.set()
-                nursery.cancel_scope.deadline = trio.current_time() + config.graceful_timeout
+                stopping.set()
 
 
-def _listener(host: str, port: int) -> socket.socket:
-    """A bound socket. A client that reads nothing for `UNREAD_TIMEOUT` is dropped, where the system can do that."""
+def _listener(host: str, port: int) -> trio.SocketListener:
+    """A bound socket."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise ConfigError(_cannot_bind(error, host, port)) from error
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNREAD_TIMEOUT * 1000))
-    return listener
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(GONE_TIMEOUT * 1000))
+    return trio.SocketListener(trio.socket.from_stdlib_socket(listener))
 
 
 def _authority(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-async def _serve(app: Any, config: Config, stop: trio.Event, *, task_status: trio.TaskStatus[list[str]]) -> None:
-    await serve(app, config, shutdown_trigger=stop.wait, mode="asgi", task_status=task_status)
+def _is_endpoint(scope: Scope, path: str) -> bool:
+    found: str = scope["path"]
+    return found == path or found.rstrip("/") == path
 
 
-def _app(
-    manager: StreamableHTTPSessionManager, path: str, routes: Callable[[], Iterable[Route]]
-) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
+def _app(manager: StreamableHTTPSessionManager, path: str, routes: Callable[[], Iterable[Route]]) -> ASGIApp:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
-        elif scope["type"] == "http":
-            if scope["path"].rstrip("/") == path:
-                await manager.handle_request(scope, receive, send)
-            elif not await _beside(routes(), scope, receive, send):
-                await _say(send, 404, f"nothing is served here; the MCP endpoint is {path}")
+        if _is_endpoint(scope, path):
+            await manager.handle_request(scope, receive, send)
+        elif not await _beside(routes(), scope, receive, send):
+            await _say(send, 404, f"nothing is served here; the MCP endpoint is {path}")
 
     return app
 
@@ -138,14 +132,6 @@ async def _beside(routes: Iterable[Route], scope: Scope, receive: Receive, send:
         return False
     await almost[0].handle({**scope, **almost[1]}, receive, send)
     return True
-
-
-async def _lifespan(receive: Receive, send: Send) -> None:
-    while True:
-        message = await receive()
-        await send({"type": message["type"] + ".complete"})
-        if message["type"] == "lifespan.shutdown":
-            return
 
 
 async def _say(send: Send, status: int, text: str) -> None:
