@@ -1,7 +1,7 @@
 # Needs only Python 3.11+ with pip, git and make (GNU make 3.81, which macOS has, is enough).
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install serve test check format-check lint types pytest conformance fmt bench clean
+.PHONY: help venv install serve test check format-check lint types pytest conformance fuzz fmt bench clean
 
 TOO_OLD = import sys; sys.exit(sys.version_info < (3, 11))
 # Tried by running it: a pyenv shim may exist for a version that does not.
@@ -15,6 +15,8 @@ PORT = 8000
 PYTEST_ARGS =
 # More for the official suite, as in: make conformance CONFORMANCE_ARGS="--row proxy-http"
 CONFORMANCE_ARGS =
+# What atheris is told, as in: make fuzz FUZZ_ARGS="framer --seconds 600"
+FUZZ_ARGS = --seconds 3
 
 # With the environment's programs first, so that a config may say just `mcp-server-time`.
 IN_VENV = PATH="$(abspath $(VENV)/bin):$$PATH"
@@ -22,7 +24,7 @@ PY = $(IN_VENV) "$(VENV)/bin/python"
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
-	@echo "Variables: PYTHON, VENV=$(VENV), HOST=$(HOST), PORT=$(PORT), PYTEST_ARGS, CONFORMANCE_ARGS"
+	@echo "Variables: PYTHON, VENV=$(VENV), HOST=$(HOST), PORT=$(PORT), PYTEST_ARGS, CONFORMANCE_ARGS, FUZZ_ARGS"
 
 venv: $(VENV)/bin/python ## The project's own virtual environment
 
@@ -53,7 +55,7 @@ $(VENV)/.installed-test: pyproject.toml $(VENV)/bin/python
 serve: install ## Serve examples/mcp.json at http://HOST:PORT/mcp
 	$(PY) -m mcpactors serve examples/mcp.json --host $(HOST) --port $(PORT)
 
-test: check pytest conformance ## Format check, lint, types, all tests, the official suite
+test: check pytest conformance fuzz ## Format check, lint, types, all tests, the official suite, a little fuzzing
 
 check: format-check lint types ## Format check, lint, types
 
@@ -76,6 +78,12 @@ $(VENV)/.installed-conformance: pyproject.toml $(VENV)/.installed-test
 # 77: the suite cannot be had here, and what was printed says why.
 conformance: $(VENV)/.installed-conformance ## The official conformance suite, on every path
 	@$(PY) -m tests.conformance.run $(CONFORMANCE_ARGS) || test $$? -eq 77
+
+$(VENV)/.installed-fuzz: pyproject.toml $(VENV)/.installed-test
+	@if $(PY) -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'; then touch $@; fi
+
+fuzz: $(VENV)/.installed-fuzz ## Fuzz what reads bytes from outside, a few seconds each
+	@$(PY) -m tests.fuzz.run $(FUZZ_ARGS) || test $$? -eq 77
 
 fmt: $(VENV)/.installed-test ## Format, and mend what lint can mend
 	$(PY) -m ruff check --fix --exit-zero --quiet
