@@ -17,7 +17,7 @@ import outcome
 import trio
 from trio.testing import MockClock, active_thread_count
 
-__all__ = ["GuestRun"]
+__all__ = ["GuestRun", "ThreadsHoldTime"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -26,7 +26,7 @@ STUCK = 60.0
 """Real seconds without anything to do after which a step is given up."""
 
 
-class _ThreadsHoldTime(trio.abc.Instrument):
+class ThreadsHoldTime(trio.abc.Instrument):
     """Virtual time jumps when all tasks wait; but not while one waits for a thread, which takes real time."""
 
     def __init__(self, clock: MockClock) -> None:
@@ -67,7 +67,7 @@ class GuestRun(Generic[T]):
             run_sync_soon_threadsafe=self._due.put,
             done_callback=self._done,
             clock=clock,
-            instruments=[_ThreadsHoldTime(clock)] if clock is not None else [],
+            instruments=[ThreadsHoldTime(clock)] if clock is not None else [],
         )
         self._pump(lambda: self._result is not None)
         self._take_result()

@@ -1,0 +1,48 @@
+"""Messages on two streams of bytes: what the stdio transport does with a child's pipes, without the child.
+
+Rule: the reader and the writer are the transport's own, so that garbage means here what it means there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+from mcpactors.transports.stdio_streams import StdioLimits, StdioReader, StdioWriter
+
+__all__ = ["framed"]
+
+
+@asynccontextmanager
+async def framed(
+    name: str, stdin: trio.abc.SendStream, stdout: trio.abc.ReceiveStream, limits: StdioLimits = StdioLimits()
+) -> AsyncIterator[tuple[StdioReader, StdioWriter]]:
+    """Messages to and from a peer called `name`. Leaving it closes both streams, in bounded time."""
+    writer = StdioWriter(limits.outgoing)
+    reader = StdioReader(name, stdout, writer, limits)
+    written = trio.Event()
+
+    async def write() -> None:
+        await writer.run(stdin)
+        written.set()
+
+    async def wake() -> None:
+        await writer.broken.wait()
+        await trio.sleep(limits.last_words)
+        await reader.wake()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(write)
+        nursery.start_soon(wake)
+        try:
+            yield reader, writer
+        finally:
+            with trio.CancelScope(shield=True):
+                writer.close()
+                with trio.move_on_after(limits.exit_grace):
+                    await written.wait()
+                await stdin.aclose()
+                await stdout.aclose()
+            nursery.cancel_scope.cancel()
