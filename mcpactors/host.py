@@ -57,6 +57,7 @@ from mcpactors.runtime.routing import (
 from mcpactors.runtime.supervisor import ActorInfo, ChildSpec, ChildState, Supervisor
 from mcpactors.runtime.threads import ThreadLimit
 from mcpactors.runtime.visibility import ToolOverride
+from mcpactors.runtime.watchdog import Watchdog, watchdog
 from mcpactors.server import Server, bus_of, create_proxy, routes_of, sync_handlers_in_threads
 from mcpactors.snapshots import difference, load_snapshot, save_snapshot
 from mcpactors.targets import ClientFactory, ProxyServer, called, check_target, low_level
@@ -105,6 +106,8 @@ class RuntimeSettings:
     mailbox: int = 256
     threads: int = 16
     """Threads that the sync handlers of one server of this process may be in; a call that finds none free waits."""
+    stall: float | None = 0.2
+    """Seconds within which the log says who keeps the loop from turning; None: nobody watches."""
     parked: int = 256
     """Calls of modern clients that may wait for their clients' answers at one time."""
     state_keys: tuple[str, ...] = field(default=(), repr=False)
@@ -190,6 +193,8 @@ class _LiveMount:
 @final
 class Runtime:
     """A tree of actors behind one router. Made by `open_runtime` only."""
+
+    _watchdog: Watchdog | None = None
 
     def __init__(self, name: str, nursery: trio.Nursery, main: object | None, settings: RuntimeSettings) -> None:
         self.name = name
@@ -664,7 +669,8 @@ class Runtime:
         """The supervisor's row of an actor, and what only we know of it."""
         running = next((each for each in self._running.values() if each.ref is ref), None)
         threads = running.threads.borrowed_tokens if running is not None and running.threads is not None else 0
-        return evolve(self._supervisor.info(ref.name), threads=threads)
+        stalls = self._watchdog.stalls[ref.name] if self._watchdog is not None else 0
+        return evolve(self._supervisor.info(ref.name), threads=threads, stalls=stalls)
 
     def parked(self) -> tuple[ParkedCall, ...]:
         """The calls of modern clients that wait for their clients' answers, the oldest first."""
@@ -711,20 +717,23 @@ async def open_runtime(main: object = "main", *, settings: RuntimeSettings | Non
         MountError, MountCycle: the description cannot be made alive.
     """
     name = main if isinstance(main, str) else called(check_target(main))
-    async with trio.open_nursery() as nursery:
-        runtime = Runtime(name, nursery, None if isinstance(main, str) else main, settings or RuntimeSettings())
-        try:
-            for running in list(runtime._running.values()):
-                await runtime._supervisor.wait_settled(running.ref.name)
-            await runtime.refuse_conflicts()
-            yield runtime
-        finally:
-            runtime._close()
-            with trio.move_on_after(STOP_TIMEOUT, shield=True):
-                await runtime._supervisor.stop_all()
-            for handle in runtime._mounted:
-                runtime._let_go(handle)
-            nursery.cancel_scope.cancel()
+    settings = settings or RuntimeSettings()
+    with watchdog(settings.stall) as dog:
+        async with trio.open_nursery() as nursery:
+            runtime = Runtime(name, nursery, None if isinstance(main, str) else main, settings)
+            runtime._watchdog = dog
+            try:
+                for running in list(runtime._running.values()):
+                    await runtime._supervisor.wait_settled(running.ref.name)
+                await runtime.refuse_conflicts()
+                yield runtime
+            finally:
+                runtime._close()
+                with trio.move_on_after(STOP_TIMEOUT, shield=True):
+                    await runtime._supervisor.stop_all()
+                for handle in runtime._mounted:
+                    runtime._let_go(handle)
+                nursery.cancel_scope.cancel()
 
 
 async def _copy_apart(handle: MountHandle) -> None:
