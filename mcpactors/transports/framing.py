@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from itertools import accumulate
 from typing import Final, Literal
@@ -92,7 +92,15 @@ class LineFramer:
 
 BOM: Final = b"\xef\xbb\xbf"
 
-Skip = Literal["blank", "not_json", "not_jsonrpc", "bad_utf8", "bom", "too_deep", "too_long", "unfinished"]
+Skip = Literal[
+    # Lines that cannot be read.
+    "blank", "not_json", "not_jsonrpc", "bad_utf8", "bom", "too_deep", "too_long", "unfinished",
+    # Lines that must not be read: `strict.py`.
+    "repeated_key", "not_a_number", "ambiguous", "long_id",
+    # Messages that nobody waits for or that cannot be taken: `owed.py`.
+    "duplicate_reply", "late_reply", "unknown_reply", "id_in_use", "too_many_requests",
+]  # fmt: skip
+"""Why something that a peer sent was dropped."""
 
 WHY: Final[Mapping[Skip, str]] = {
     "blank": "it is empty",
@@ -102,7 +110,16 @@ WHY: Final[Mapping[Skip, str]] = {
     "bom": "it begins with a byte order mark",
     "too_deep": "its arrays and objects nest too deep",
     "too_long": "it is too long",
-    "unfinished": "the child went before its end",
+    "unfinished": "the other side went before its end",
+    "repeated_key": "its envelope has a key twice",
+    "not_a_number": "a number in it is none (NaN, Infinity), or larger than any (1e400)",
+    "ambiguous": "it is a request and a response at once, or a request whose id is neither a string nor an integer",
+    "long_id": "its id is longer than 1 KiB",
+    "duplicate_reply": "the request has been answered before",
+    "late_reply": "the request had been given up",
+    "unknown_reply": "no request has its id",
+    "id_in_use": "its id is that of a request in flight",
+    "too_many_requests": "too many requests of this side are unanswered",
 }
 
 
@@ -168,20 +185,21 @@ _LAST_MEMBERS: Final = re.compile(
 _PAIRS: Final = {b"{": b"}", b"[": b"]"}
 
 
-def salvage_id(line: bytes | LongLine) -> int | str | None:
-    """The id of the *response* that a line which cannot be read was meant to be; None when in doubt.
+def salvage_id(line: bytes | LongLine, of: Literal["response", "request"] = "response") -> int | str | None:
+    """The id of the response, or the request, that a line which cannot be read was meant to be; None when in doubt.
 
     A wrong guess fails a call that may succeed, no guess leaves one call to its deadline: so the line must be a JSON
-    object at least up to a top-level `result` or `error`, have no top-level `method`, and name its id once. The id
-    is taken from where the line is well-formed: before the fault, or as the last members together with `jsonrpc`
-    (the order in which the TypeScript SDK writes) of a line whose brackets balance.
+    object at least up to a top-level `result` or `error` (of a request: `method`), have none of the other's members,
+    and name its id once. The id is taken from where the line is well-formed: before the fault, or as the last members
+    together with `jsonrpc` (the order in which the TypeScript SDK writes) of a line whose brackets balance.
     """
     head, tail = (line.head, line.tail) if isinstance(line, LongLine) else (line[:KEPT], line[-KEPT:])
     if b'"id"' not in head and b'"id"' not in tail:
         return None
     members, closed = _members(head)
     keys = [key for key, _ in members]
-    if b'"method"' in keys or not (b'"result"' in keys or b'"error"' in keys) or any(b"\\" in key for key in keys):
+    answers, asks = b'"result"' in keys or b'"error"' in keys, b'"method"' in keys
+    if (answers, asks) != (of == "response", of == "request") or any(b"\\" in key for key in keys):
         return None
     if b'"id"' in keys:
         return _id_value(dict(members)[b'"id"']) if keys.count(b'"id"') == 1 else None
@@ -251,10 +269,14 @@ def _id_value(token: bytes | None) -> int | str | None:
 
 @define(eq=False)
 class StderrTail:
-    """The last lines that a child wrote on stderr: at most `max_lines`, of `max_bytes` together. Outlives the child."""
+    """The last lines that a child wrote on stderr: at most `max_lines`, of `max_bytes` together. Outlives the child.
+
+    With them, how many lines of its stdout were `dropped`, by why: the other things it said that were no message.
+    """
 
     max_lines: int = 200
     max_bytes: int = 65536
+    dropped: Counter[Skip] = field(factory=Counter, init=False)
     _lines: deque[bytes] = field(factory=deque, init=False)
     _held: int = field(default=0, init=False)
     _partial: bytearray = field(factory=bytearray, init=False)

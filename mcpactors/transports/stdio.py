@@ -21,6 +21,7 @@ import trio
 
 from mcpactors.errors import BackendStartError
 from mcpactors.transports.framing import StderrTail, text
+from mcpactors.transports.owed import Owed
 from mcpactors.transports.stdio_streams import ReadStatistics, StdioLimits, StdioReader, StdioWriter
 
 __all__ = [
@@ -76,13 +77,14 @@ async def stdio_client(
     """
     process = await _start(command, args, child_environment(os.environ, env), cwd)
     stdin, stdout, stderr_pipe = pipes = _pipes(process)
-    writer = StdioWriter(limits.outgoing)
-    reader = StdioReader(command, stdout, writer, limits)
+    tail = StderrTail() if stderr is None else stderr
+    writer = StdioWriter(limits.outgoing, Owed(limits.requests, limits.request_bytes))
+    reader = StdioReader(command, stdout, writer, limits, tail.dropped)
     heard = trio.Event()
     # Nothing waits between the start and the `try`: a cancellation there would leave the child behind.
     async with trio.open_nursery() as nursery:
         nursery.start_soon(writer.run, stdin)
-        nursery.start_soon(_listen_to_stderr, stderr_pipe, command, stderr or StderrTail(), heard)
+        nursery.start_soon(_listen_to_stderr, stderr_pipe, command, tail, heard)
         nursery.start_soon(_notice_closed_stdin, stdin, writer)
         nursery.start_soon(_wake_after_last_words, reader)
         try:

@@ -1,7 +1,7 @@
-"""The two streams of a backend that is a child process: messages from its stdout, messages to its stdin.
+"""The two streams of a peer at the end of two pipes: messages from it, messages to it.
 
 Rule: reading has no task and no queue of its own, writing one task that writes what has gathered; a line that cannot
-be read never ends the session. Promises F6-F12, F18.
+be read never ends the session, and what the peer asks takes bounded memory whether or not it reads. Promises F6-F18.
 """
 
 from __future__ import annotations
@@ -16,10 +16,21 @@ import anyio
 import trio
 from attrs import define, field, frozen
 from mcp.shared.message import SessionMessage
-from mcp_types.jsonrpc import PARSE_ERROR, ErrorData, JSONRPCError, JSONRPCMessage, jsonrpc_message_adapter
+from mcp_types.jsonrpc import (
+    INVALID_REQUEST,
+    PARSE_ERROR,
+    ErrorData,
+    JSONRPCError,
+    JSONRPCMessage,
+    JSONRPCNotification,
+    JSONRPCRequest,
+    jsonrpc_message_adapter,
+)
 from pydantic import ValidationError
 
 from mcpactors.transports.framing import BOM, WHY, LineFramer, LongLine, Skip, salvage_id, too_deep, why_not_json
+from mcpactors.transports.owed import Owed, refusal
+from mcpactors.transports.strict import fault, long_id
 
 __all__ = ["ReadStatistics", "StdioLimits", "StdioReader", "StdioWriter"]
 
@@ -27,6 +38,7 @@ logger = logging.getLogger("mcpactors.stdio")
 
 _MIB: Final = 1024 * 1024
 _CHUNK: Final = 65536  # a pipe holds no more on Linux
+_NO_REQUEST: Final = ("not_jsonrpc", "repeated_key", "ambiguous", "long_id")
 
 
 @frozen
@@ -40,6 +52,9 @@ class StdioLimits:
     depth: int = 128
     outgoing: int = _MIB
     """`send` waits while this much has not gone to the child."""
+    requests: int = 1024
+    """Requests of the child that may be unanswered; and the bytes of their lines. More are refused."""
+    request_bytes: int = 16 * _MIB
     last_words: float = 0.1
     """How long is read on after stdin broke; and stderr, after the child went."""
     exit_grace: float = 1.0
@@ -52,7 +67,7 @@ class StdioLimits:
 
 @frozen
 class ReadStatistics:
-    """What came from the child so far: all `lines`, those `skipped` by kind, and the calls failed for one of those."""
+    """What came so far: all `lines`, those `skipped` by kind, and the calls failed for one of those."""
 
     lines: int
     skipped: Mapping[Skip, int]
@@ -61,12 +76,13 @@ class ReadStatistics:
 
 @define(eq=False)
 class StdioWriter:
-    """Messages to the child: the SDK's `WriteStream`. What gathers while one write is under way goes in the next.
+    """Messages to the peer: the SDK's `WriteStream`. What gathers while one write is under way goes in the next.
 
-    `limit` is in bytes; one message more may be held than it allows.
+    `limit` is in bytes; one message more may be held than it allows. `owed` knows what is in flight.
     """
 
     limit: int
+    owed: Owed = field(factory=lambda: Owed(StdioLimits().requests, StdioLimits().request_bytes))
     broken: trio.Event = field(factory=trio.Event, init=False)
     _closed: bool = field(default=False, init=False)
     _lines: list[bytes] = field(factory=list, init=False)
@@ -81,14 +97,23 @@ class StdioWriter:
         """
         await trio.lowlevel.checkpoint()  # first, so that a cancelled send has sent nothing
         self._check()
-        line = item.message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n"
+        line = _line(item.message)
         if self._held >= self.limit:
             await self._room.park()
             self._check()
+        self.owed.sent(item.message)
+        self._accept(line)
+        self._make_room()
+
+    def offer(self, message: JSONRPCMessage) -> None:
+        """Sends what may be lost: it is dropped when there is no room, or nobody to write to."""
+        if self._held < self.limit and not self._closed and not self.broken.is_set():
+            self._accept(_line(message))
+
+    def _accept(self, line: bytes) -> None:
         self._lines.append(line)
         self._held += len(line)
         self._work.set()
-        self._make_room()
 
     async def aclose(self) -> None:
         """No more is accepted; what was accepted is still written, then the child's stdin is closed."""
@@ -148,18 +173,26 @@ class StdioWriter:
         await self.aclose()
 
 
+def _line(message: JSONRPCMessage) -> bytes:
+    return message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n"
+
+
 @define(eq=False)
 class StdioReader:
-    """Messages from the child: the SDK's `ReadStream`, for one reading task. Reads `stdout` itself."""
+    """Messages from the peer: the SDK's `ReadStream`, for one reading task. Reads `stdout` itself.
+
+    What it drops it counts in `skipped`. With `complains` the peer is told also of what nobody can tell the id of.
+    """
 
     name: str
     stdout: trio.abc.ReceiveStream
     writer: StdioWriter
     limits: StdioLimits
+    skipped: Counter[Skip] = field(factory=Counter)
+    complains: bool = False
     _framer: LineFramer = field(init=False)
     _lines: deque[bytes | LongLine] = field(factory=deque, init=False)
     _seen: int = field(default=0, init=False)
-    _skipped: Counter[Skip] = field(factory=Counter, init=False)
     _salvaged: int = field(default=0, init=False)
     _afterwards: int = field(default=0, init=False)
     _reading: bool = field(default=False, init=False)
@@ -170,7 +203,7 @@ class StdioReader:
         self._framer = LineFramer(self.limits.line)
 
     def statistics(self) -> ReadStatistics:
-        return ReadStatistics(self._seen, MappingProxyType(dict(self._skipped)), self._salvaged)
+        return ReadStatistics(self._seen, MappingProxyType(dict(self.skipped)), self._salvaged)
 
     async def receive(self) -> SessionMessage | Exception:
         """The next message; for a reply that cannot be read but whose id can, an error with that id.
@@ -243,24 +276,57 @@ class StdioReader:
         if too_deep(line, self.limits.depth):
             return self._refuse("too_deep", line)
         try:
-            return jsonrpc_message_adapter.validate_json(line, by_name=False)
+            message = jsonrpc_message_adapter.validate_json(line, by_name=False)
         except ValidationError as error:
-            fault = error.errors(include_url=False, include_context=False, include_input=False)[0]["type"]
-            return self._refuse(why_not_json(line) if fault == "json_invalid" else "not_jsonrpc", line)
+            found = error.errors(include_url=False, include_context=False, include_input=False)[0]["type"]
+            return self._refuse(why_not_json(line) if found == "json_invalid" else "not_jsonrpc", line)
+        if (wrong := fault(line)) is not None:
+            return self._refuse(wrong, line)
+        return self._admit(message, len(line))
+
+    def _admit(self, message: JSONRPCMessage, size: int) -> JSONRPCMessage | None:
+        """What has been read, if it can be taken: who asks too much is refused, replies that nobody waits for end."""
+        owed = self.writer.owed
+        if isinstance(message, JSONRPCNotification):
+            owed.cancelled(message)
+        elif isinstance(message, JSONRPCRequest):
+            if long_id(message.id):
+                self._complain("long_id", None)
+                return None
+            if (refused := owed.asked(message.id, size)) is not None:
+                self._skip(refused)
+                self.writer.offer(refusal(message.id, refused))
+                return None
+        elif (unwanted := owed.unwanted(message.id)) is not None:
+            self._skip(unwanted)
+            return None
+        return message
 
     def _refuse(self, kind: Skip, line: bytes | LongLine) -> JSONRPCMessage | None:
-        self._skip(kind)
-        found = salvage_id(line.removeprefix(BOM) if isinstance(line, bytes) else line)
+        """A line that cannot be read: whoever waits for it is told, at either side, if that can be found out."""
+        bare = line.removeprefix(BOM) if isinstance(line, bytes) else line
+        found = salvage_id(bare)
         if found is None:
+            self._complain(kind, salvage_id(bare, "request"))
             return None
+        self._skip(kind)
         self._salvaged += 1
         message = f"The reply of {self.name!r} could not be read: {WHY[kind]}."
-        return JSONRPCError(jsonrpc="2.0", id=found, error=ErrorData(code=PARSE_ERROR, message=message))
+        error = JSONRPCError(jsonrpc="2.0", id=found, error=ErrorData(code=PARSE_ERROR, message=message))
+        return self._admit(error, 0)
+
+    def _complain(self, kind: Skip, request: int | str | None) -> None:
+        """Answer what may have been a request; nothing is said of what was none, unless this reader `complains`."""
+        self._skip(kind)
+        if request is not None or (self.complains and kind not in ("blank", "unfinished")):
+            code = INVALID_REQUEST if kind in _NO_REQUEST else PARSE_ERROR
+            said = ErrorData(code=code, message=f"The message could not be read: {WHY[kind]}.")
+            self.writer.offer(JSONRPCError(jsonrpc="2.0", id=request, error=said))
 
     def _skip(self, kind: Skip) -> None:
-        self._skipped[kind] += 1
-        if self._skipped[kind] == 1:  # once a kind: rubbish comes in floods
-            logger.warning("skipped a line from %r: %s; more of the kind are only counted", self.name, WHY[kind])
+        self.skipped[kind] += 1
+        if self.skipped[kind] == 1:  # once a kind: rubbish comes in floods
+            logger.warning("dropped a line from %r: %s; more of the kind are only counted", self.name, WHY[kind])
 
     async def aclose(self) -> None:
         """Nothing more is received. The pipe stays open, to be drained: its closing could kill a child at work."""

@@ -6,6 +6,7 @@ pidfd. Never with `autojump_clock`: a virtual clock does not wait for a real pro
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -25,6 +26,7 @@ from mcp.shared.message import SessionMessage
 from mcp_types.jsonrpc import JSONRPCError, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse
 
 from mcpactors.errors import BackendStartError
+from mcpactors.transports.owed import Owed
 from mcpactors.transports.stdio import (
     StderrTail,
     StdioLimits,
@@ -53,7 +55,10 @@ def note(method: str) -> SessionMessage:
 
 def reader_of(limits: StdioLimits | None = None) -> tuple[trio.testing.MemorySendStream, StdioReader]:
     send, receive = trio.testing.memory_stream_one_way_pair()
-    return send, StdioReader("backend", receive, StdioWriter(1024), limits or StdioLimits())
+    writer = StdioWriter(1024)
+    for number in (0, 1, 2, 7, "\0"):
+        writer.owed.sent(request(number).message)
+    return send, StdioReader("backend", receive, writer, limits or StdioLimits())
 
 
 async def read_all(data: bytes, limits: StdioLimits | None = None) -> tuple[list[Any], StdioReader]:
@@ -136,7 +141,7 @@ async def test_nesting_at_the_limit_is_read() -> None:
 
 
 async def test_a_line_without_its_newline_at_the_end_is_not_a_message() -> None:
-    messages, reader = await read_all(GOOD + b"\n" + GOOD)
+    messages, reader = await read_all(GOOD + b"\n" + GOOD.replace(b"1", b"2"))
     assert len(messages) == 1
     assert reader.statistics().skipped == {"unfinished": 1}
 
@@ -178,7 +183,7 @@ async def test_a_closed_reader_says_so_also_to_the_task_that_waits_in_it() -> No
 
 async def test_a_flood_of_lines_leaves_other_tasks_their_turns() -> None:
     send, reader = reader_of()
-    await send.send_all(b"rubbish\n" * 200 + (GOOD + b"\n") * 200)
+    await send.send_all(b"rubbish\n" * 200 + b'{"jsonrpc":"2.0","method":"a"}\n' * 200)
     turns = 0
     async with trio.open_nursery() as nursery:
 
@@ -211,6 +216,98 @@ async def test_one_warning_a_kind_is_logged_and_never_the_line(caplog: pytest.Lo
     await read_all(b"password=1234\n" * 50)
     assert len(caplog.records) == 1
     assert "1234" not in caplog.text
+
+
+# --- What it asks, and what nobody asked ----------------------------------------------------------------------------
+
+
+async def taken(data: bytes, limits: StdioLimits, **options: Any) -> tuple[list[Any], StdioReader, list[Any]]:
+    """What is read of `data`, by whom, and what the peer is answered meanwhile."""
+    send, receive = trio.testing.memory_stream_one_way_pair()
+    writer = StdioWriter(limits.outgoing, Owed(limits.requests, limits.request_bytes))
+    writer.owed.sent(request(1).message)
+    reader = StdioReader("backend", receive, writer, limits, **options)
+    messages: list[Any] = []
+
+    async def read() -> None:
+        async for item in reader:
+            assert isinstance(item, SessionMessage)
+            messages.append(item.message)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        await send.send_all(data)
+        await trio.testing.wait_all_tasks_blocked()
+        answers = [json.loads(line) for line in writer._lines]
+        nursery.cancel_scope.cancel()
+    return messages, reader, answers
+
+
+async def test_f15_to_f17_replies_that_nobody_waits_for_are_dropped_and_counted() -> None:
+    messages, reader = await read_all((GOOD + b"\n") * 3 + GOOD.replace(b":1", b":99") + b"\n")
+    assert [message.id for message in messages] == [1]
+    assert reader.statistics().skipped == {"duplicate_reply": 2, "unknown_reply": 1}
+
+
+async def test_a_broken_reply_that_nobody_waits_for_fails_no_call() -> None:
+    messages, reader = await read_all(b'{"jsonrpc":"2.0","id":99,"result":{"a":nope}}\n')
+    assert messages == []
+    assert reader.statistics().skipped == {"not_json": 1, "unknown_reply": 1}
+
+
+def pings(count: int, size: int = 0) -> bytes:
+    return b"".join(
+        b'{"jsonrpc":"2.0","id":"p%d","method":"ping","params":{"a":"%s"}}\n' % (number, b"x" * size)
+        for number in range(count)
+    )
+
+
+@pytest.mark.parametrize(("limits", "taken_of_100"), [({"requests": 10}, 10), ({"request_bytes": 1000}, 10)])
+async def test_requests_beyond_the_bound_are_refused_at_once(limits: dict[str, Any], taken_of_100: int) -> None:
+    messages, reader, answers = await taken(pings(100, 50), StdioLimits(**limits))
+    assert len(messages) == taken_of_100
+    assert reader.statistics().skipped == {"too_many_requests": 100 - taken_of_100}
+    assert [answer["id"] for answer in answers] == [f"p{number}" for number in range(taken_of_100, 100)]
+    assert {answer["error"]["code"] for answer in answers} == {-32004}
+
+
+async def test_a_peer_that_asks_and_never_reads_holds_a_bounded_part_of_our_memory() -> None:
+    limits = StdioLimits(requests=10, outgoing=1000)
+    _, reader, answers = await taken(pings(5000), limits)
+    assert len(json.dumps(answers)) < 2 * limits.outgoing
+    assert reader.statistics().skipped == {"too_many_requests": 4990}
+
+
+async def test_f13_the_second_of_two_requests_with_one_id_is_refused() -> None:
+    first, other = b'{"jsonrpc":"2.0","id":1,"method":"a"}\n', b'{"jsonrpc":"2.0","id":"1","method":"b"}\n'
+    messages, _, answers = await taken(first + first + other, StdioLimits())
+    assert [(message.id, message.method) for message in messages] == [(1, "a"), ("1", "b")]
+    assert [(answer["id"], answer["error"]["code"]) for answer in answers] == [(1, -32600)]
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        (b'{"jsonrpc":"2.0","id":5,"method":"ping","params":{"a":nope}}', -32700),
+        (b'{"method":"ping","params":{"a":' + b"[" * 1000 + b"]" * 1000 + b'},"jsonrpc":"2.0","id":5}', -32700),
+        (b'{"jsonrpc":"2.0","id":5,"method":"ping","params":{"a":1e400}}', -32700),
+        (b'{"jsonrpc":"2.0","id":5,"method":"ping","params":7}', -32600),
+        (b'{"jsonrpc":"2.0","id":5,"method":"ping","params":{},"params":{}}', -32600),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+async def test_f7_f10_a_request_that_cannot_be_read_is_answered(line: bytes, code: int) -> None:
+    messages, _, answers = await taken(line + b"\n", StdioLimits())
+    assert messages == []
+    assert [(answer["id"], answer["error"]["code"]) for answer in answers] == [(5, code)]
+
+
+@pytest.mark.parametrize(("complains", "answers"), [(True, [(None, -32700), (None, -32600)]), (False, [])])
+async def test_rubbish_is_answered_only_where_every_line_is_a_message(complains: bool, answers: list[Any]) -> None:
+    too_long = b'{"jsonrpc":"2.0","id":"%s","method":"ping"}' % (b"x" * 1025)
+    _, reader, said = await taken(b"\nrubbish\n" + too_long + b"\n", StdioLimits(), complains=complains)
+    assert [(answer["id"], answer["error"]["code"]) for answer in said] == answers
+    assert reader.statistics().skipped == {"blank": 1, "not_json": 1, "long_id": 1}
 
 
 # --- Writing, to memory -------------------------------------------------------------------------------------------
