@@ -41,7 +41,7 @@ from mcpactors.runtime.actor import Actor, ActorRef, Mailbox, Request
 from mcpactors.runtime.clients import Clients
 from mcpactors.runtime.methods import CATALOG
 from mcpactors.runtime.reply import CallDeadlines, Failure
-from mcpactors.runtime.restart import RestartPolicy
+from mcpactors.runtime.restart import RestartLimit, RestartPolicy
 from mcpactors.runtime.routing import (
     KINDS,
     Conflict,
@@ -95,6 +95,8 @@ class RuntimeSettings:
     """How long a list waits for a child that does not answer."""
     start_timeout: float = 15.0
     restart: RestartPolicy = RestartPolicy()
+    restart_limit: RestartLimit = RestartLimit()
+    """How fast restarts may follow one another, those of all children together."""
     drain: float = 30.0
     """How long calls in flight are waited for when something is unmounted."""
     on_conflict: ConflictPolicy = "newest"
@@ -200,7 +202,7 @@ class Runtime:
         self.name = name
         self.settings = settings
         self._nursery = nursery
-        self._supervisor = Supervisor(nursery, self._on_change)
+        self._supervisor = Supervisor(nursery, self._on_change, limit=settings.restart_limit)
         self._running: dict[int, _Running] = {}
         self._retiring: dict[int, _Running] = {}
         self._sources: dict[MountHandle, _Tree] = {}
@@ -670,7 +672,8 @@ class Runtime:
         running = next((each for each in self._running.values() if each.ref is ref), None)
         threads = running.threads.borrowed_tokens if running is not None and running.threads is not None else 0
         stalls = self._watchdog.stalls[ref.name] if self._watchdog is not None else 0
-        return evolve(self._supervisor.info(ref.name), threads=threads, stalls=stalls)
+        dropped = dict(running.stderr.dropped) if running is not None and running.stderr is not None else {}
+        return evolve(self._supervisor.info(ref.name), threads=threads, stalls=stalls, dropped=dropped)
 
     def parked(self) -> tuple[ParkedCall, ...]:
         """The calls of modern clients that wait for their clients' answers, the oldest first."""

@@ -74,6 +74,8 @@ class ActorInfo:
     """How often it has kept the loop from turning, as the watchdog saw it."""
     changed_tools: tuple[str, ...] = ()
     """Its tools whose definitions are not what they were at first, and that nobody has approved."""
+    dropped: Mapping[str, int] = field(factory=dict)
+    """What its process said that could not be taken, by why: rubbish, replies that nobody waited for, too much."""
 
 
 @define(eq=False)
