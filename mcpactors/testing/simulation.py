@@ -103,22 +103,22 @@ class _Trace(trio.abc.Instrument):
         self._clock = clock
         self._most = steps
         self._numbers: dict[trio.lowlevel.Task, int] = {}
-        self._seen = 0
+        self._spawned = 0
         self._hash = hashlib.blake2b(digest_size=8)
 
-    def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        number = self._numbers.get(task)
-        if number is None:
-            number = self._numbers[task] = self._seen
-            self._seen += 1
-            self._hash.update(task.name.encode())
-        self._hash.update(b"%d %f\n" % (number, self._clock.current_time()))
+    def task_spawned(self, task: trio.lowlevel.Task) -> None:
+        self._numbers[task] = self._spawned
+        self._spawned += 1
+        self._hash.update(task.name.encode())
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._hash.update(b"%d %f\n" % (self._numbers[task], self._clock.current_time()))
         self.steps += 1
         if self.steps == self._most:
             self.limit.cancel()
 
     def task_exited(self, task: trio.lowlevel.Task) -> None:
-        self._numbers.pop(task, None)
+        del self._numbers[task]
 
     def digest(self) -> str:
         return self._hash.hexdigest()

@@ -1,0 +1,196 @@
+"""`ScriptedBackend`: each step does what it says, in either era, in memory and as a process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import trio
+from attrs import field, frozen
+from mcp.shared.exceptions import MCPError
+
+from mcpactors import Runtime, create_proxy, open_runtime
+from mcpactors.testing import (
+    Close,
+    Crash,
+    Expect,
+    Garbage,
+    Hang,
+    Notify,
+    Reply,
+    Script,
+    ScriptedBackend,
+    Step,
+    Wait,
+    nothing_left_behind,
+    simulate,
+)
+from mcpactors.testing.script import from_json, to_json
+
+ERAS = ["modern", "legacy"]
+
+
+@frozen
+class Called:
+    """What came of one call: text or an error's code, when, and how much progress was heard."""
+
+    said: str | int
+    at: float
+    progress: list[float] = field(factory=list)
+
+
+async def call(client: Any, tool: str = "t", **arguments: Any) -> Called:
+    progress: list[float] = []
+
+    async def hear(done: float, total: float | None, message: str | None) -> None:
+        progress.append(done)
+
+    said: str | int
+    try:
+        result = await client.call_tool(tool, arguments, progress_callback=hear)
+        said = result.content[0].text
+    except MCPError as error:
+        said = error.code
+    return Called(said, trio.current_time(), progress)
+
+
+def played(backend: ScriptedBackend, *calls: str) -> list[Called]:
+    """The backend alone in a runtime, called once after another, on virtual time."""
+
+    async def scenario(draw: Random) -> list[Called]:
+        with nothing_left_behind():
+            async with open_runtime() as runtime:
+                await mount(runtime, backend)
+                async with runtime.client() as client:
+                    return [await call(client, said=said) for said in calls]
+
+    return simulate(scenario).value
+
+
+async def mount(runtime: Runtime, target: object) -> None:
+    await runtime.mount(create_proxy(target, sessions="shared"))
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        ([], [Called('{"said": "a"}', 0), Called('{"said": "b"}', 0)]),
+        ([Expect(), Reply()], [Called('{"said": "a"}', 0), Called('{"said": "b"}', 0)]),
+        ([Expect(), Wait(3), Reply({"content": [{"type": "text", "text": "x"}]})], [Called("x", 3)]),
+        ([Expect(), Reply(error={"code": -32123, "message": "no"})], [Called(-32123, 0)]),
+        ([Expect(), Garbage(b"\xff\n", times=3), Reply(), Reply(id=99)], [Called('{"said": "a"}', 0)]),
+        ([Expect(), Garbage(b'{"jsonrpc":"2.0","id":$id,"result":oops}\n')], [Called(-32700, 0)]),
+        ([Expect(), Hang(5), Reply()], [Called('{"said": "a"}', 5), Called('{"said": "b"}', 5)]),
+        ([Expect(), Hang()], [Called(-32001, 30)]),
+        ([Expect(), Crash()], [Called(-32000, 0)]),
+        ([Expect(), Reply(cut=25), Crash()], [Called(-32000, 0)]),
+        ([Expect(), Close("stdout")], [Called(-32000, 0)]),
+        ([Expect(), Close("stdin"), Wait(9)], [Called(-32000, 0.1)]),
+    ],
+    ids=lambda value: " ".join(type(step).__name__ for step in value) if isinstance(value, list) else "",
+)
+def test_backend_does_what_its_script_says(era: Any, steps: list[Step], expected: list[Called]) -> None:
+    backend = ScriptedBackend(Script(steps, tools=["t"], era=era))
+    assert played(backend, *"ab"[: len(expected)]) == expected
+
+
+@pytest.mark.parametrize("era", ERAS)
+def test_notification_can_be_repeated_and_carries_the_token_of_its_call(era: Any) -> None:
+    progress = Notify("notifications/progress", {"progressToken": "$token", "progress": "$n"}, times=3)
+    [called] = played(ScriptedBackend(Script([Expect(), progress, Reply()], tools=["t"], era=era)), "a")
+    assert called.progress == [1, 2, 3]
+
+
+def test_answers_may_come_in_another_order_than_calls() -> None:
+    steps: list[Step] = [
+        Expect(call="first"),
+        Expect(call="second"),
+        Reply(call="second"),
+        Wait(1),
+        Reply(call="first"),
+    ]
+
+    async def scenario(draw: Random) -> list[tuple[str | int, float]]:
+        answered = list[tuple[str | int, float]]()
+        async with open_runtime() as runtime:
+            await mount(runtime, ScriptedBackend(Script(steps, tools=["t"])))
+            async with runtime.client() as client, trio.open_nursery() as nursery:
+
+                async def one(number: int) -> None:
+                    called = await call(client, n=number)
+                    answered.append((called.said, called.at))
+
+                nursery.start_soon(one, 1)
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.start_soon(one, 2)
+        return answered
+
+    assert simulate(scenario).value == [('{"n": 2}', 0), ('{"n": 1}', 1)]
+
+
+def test_steps_for_a_tool_are_taken_for_each_of_its_calls_beside_each_other() -> None:
+    async def scenario(draw: Random) -> float:
+        async with open_runtime() as runtime:
+            await mount(runtime, ScriptedBackend(Script(on={"slow": [Wait(2), Reply()]})))
+            async with runtime.client() as client, trio.open_nursery() as nursery:
+                for _ in range(5):
+                    nursery.start_soon(call, client, "slow")
+        return trio.current_time()
+
+    assert simulate(scenario).value == 2
+
+
+def test_f3_backend_that_hangs_in_the_handshake_and_then_lives_is_started_again() -> None:
+    backend = ScriptedBackend(Script([Expect("server/discover"), Hang()]), Script(tools=["t"]))
+
+    async def scenario(draw: Random) -> tuple[float, str | int]:
+        async with open_runtime() as runtime:
+            handle = await runtime.mount(create_proxy(backend, sessions="shared"))
+            failed = trio.current_time()
+            await trio.sleep(1)
+            assert handle.state == "running"
+            async with runtime.client() as client:
+                return failed, (await call(client)).said
+
+    assert simulate(scenario).value == (15, "{}")
+    assert backend.begun == 2
+
+
+def test_script_says_what_it_heard() -> None:
+    backend = ScriptedBackend(Script(tools=["t"], era="legacy"))
+    played(backend, "a")
+    assert [message["method"] for message in backend.heard][:3] == ["server/discover", "initialize", INITIALIZED]
+    assert [message["params"]["arguments"] for message in backend.said_of("tools/call")] == [{"said": "a"}]
+
+
+INITIALIZED = "notifications/initialized"
+EVERY_STEP: list[Step] = [
+    Expect("tools/call", "t", "a"),
+    Reply({"content": []}, call="a", times=2, id="x", cut=3),
+    Notify("notifications/message", {"data": 1}, 9, "a"),
+    Garbage(bytes(range(256)), 2, "a"),
+    Wait(0.5),
+    Hang(None),
+    Hang(1),
+    Close("stdin"),
+    Crash(7),
+]
+
+
+def test_script_survives_json() -> None:
+    script = Script(EVERY_STEP, {"t": EVERY_STEP}, "legacy", ["u"])
+    assert from_json(to_json(script)) == script
+
+
+async def test_script_runs_as_a_process_one_script_a_life(tmp_path: Path) -> None:
+    dies = Script([Expect(), Garbage(b"a traceback, say\n"), Crash(3)], tools=["t"])
+    lives = ScriptedBackend(dies, Script([Expect(), Reply()], tools=["t"], era="legacy"))
+    with nothing_left_behind(), trio.fail_after(60):
+        async with open_runtime() as runtime:
+            await runtime.mount(create_proxy(lives.as_process(tmp_path)))
+            async with runtime.client() as client:
+                assert (await call(client)).said == -32000
+                assert (await call(client, n=1)).said == '{"n": 1}'
