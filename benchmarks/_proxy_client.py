@@ -26,6 +26,8 @@ class Question:
     method: str
     params: Mapping[str, Any]
     answer: bytes
+    meta: Mapping[str, Any] = field(factory=dict)
+    """More for its `_meta`, as a progress token."""
 
     def body(self, number: int) -> bytes:
         """The JSON-RPC request with the `_meta` that its era wants."""
@@ -34,7 +36,12 @@ class Question:
             "io.modelcontextprotocol/clientInfo": {"name": "benchmark", "version": "1"},
             "io.modelcontextprotocol/clientCapabilities": {},
         }
-        asked = {"jsonrpc": "2.0", "id": number, "method": self.method, "params": {**self.params, "_meta": meta}}
+        asked = {
+            "jsonrpc": "2.0",
+            "id": number,
+            "method": self.method,
+            "params": {**self.params, "_meta": {**meta, **self.meta}},
+        }
         return json.dumps(asked, separators=(",", ":")).encode()
 
 
@@ -68,7 +75,7 @@ class HTTPPeer:
         """Post it, read the whole reply; RuntimeError when that is not the answer."""
         message = self._prepared.get(question.method)
         if message is None:
-            message = self._prepared[question.method] = self._message(question)
+            message = self._prepared[question.method] = self.message(question)
         await self.stream.send_all(message)
         received = b""
         while (head := received.find(b"\r\n\r\n")) < 0:
@@ -90,7 +97,8 @@ class HTTPPeer:
             raise RuntimeError(f"the connection was closed after {received.decode(errors='replace')!r}")
         return bytes(data)
 
-    def _message(self, question: Question) -> bytes:
+    def message(self, question: Question) -> bytes:
+        """The whole request, head and body."""
         body = question.body(1)
         headers = {
             "Host": f"127.0.0.1:{self.port}",

@@ -26,7 +26,8 @@ def _free_port() -> int:
         return port
 
 
-async def _serve(proxy: FastMCP) -> None:
+async def serve(proxy: FastMCP) -> None:
+    """Serve on a free port of the loopback, which it says on stderr."""
     port = _free_port()
     print(f"serving http://{HOST}:{port}/mcp", file=sys.stderr, flush=True)
     quiet = {"log_level": "error", "access_log": False}
@@ -40,10 +41,10 @@ async def main() -> None:
     strategy, *target = sys.argv[1:]
     backend: Any = target[0] if len(target) == 1 else StdioTransport(target[0], target[1:])
     if strategy == "fresh":
-        await _serve(create_proxy(backend))
+        await serve(create_proxy(backend))
     else:
         async with Client(backend) as client:
-            await _serve(create_proxy(client))
+            await serve(create_proxy(client))
 
 
 if __name__ == "__main__":

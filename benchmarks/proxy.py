@@ -17,31 +17,27 @@ import argparse
 import gc
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from functools import partial
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
 
 import trio
-from attrs import define, field, frozen
+from attrs import define, field
 
-from benchmarks._proxy_client import QUESTIONS, HTTPPeer, Peer, Pipes, Question
+from benchmarks._proxy_client import QUESTIONS, Peer, Question
+from benchmarks._targets import FASTMCP, Target, fastmcp_python, http_target, stdio_target
 from benchmarks.measure import Report, Series, option_parser, print_columns
 
 HERE: Final = Path(__file__).parent
-FASTMCP: Final = "fastmcp==4.1.2"
-CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mcpactors-benchmarks" / FASTMCP
 IN_FLIGHT: Final = (1, 8, 32)
 TURN: Final = 0.1
 """Seconds that a case has before the next one has its turn."""
 ROUNDS: Final = 12
 TURN_LIMIT: Final = 120.0
-START_LIMIT: Final = 60.0
 CALL_BOUND: Final = 2.5
 LIST_BOUND: Final = 1.0
 """What issue 4 aims at: p50 beside the direct call."""
@@ -53,79 +49,6 @@ SHARED: Final = "FastMCP, shared client"
 
 
 # --- Who is asked -----------------------------------------------------------------------------------------------------
-
-
-@frozen(eq=False)
-class Target:
-    """A process that answers, and how to reach it."""
-
-    pid: int
-    open: Callable[[], Awaitable[Peer]]
-
-    def cpu(self) -> float | None:
-        """Seconds of CPU that the process has used, all its threads; None where the system does not say."""
-        return time.clock_gettime(((~self.pid) << 3) | 2) if sys.platform == "linux" else None
-
-
-@asynccontextmanager
-async def http_target(command: Sequence[str]) -> AsyncIterator[tuple[Target, str]]:
-    """Run a program that says `serving URL` on stderr; yields it, answering, and its URL."""
-    async with running(command, stderr=subprocess.PIPE) as (process, nursery):
-        assert process.stderr is not None
-        said = b""
-        with trio.fail_after(START_LIMIT):
-            while b"serving http" not in said or not said.endswith(b"\n"):
-                data = await process.stderr.receive_some()
-                if not data:
-                    raise RuntimeError(f"{command} ended: {said.decode(errors='replace')}")
-                said += data
-        nursery.start_soon(_drain, process.stderr)
-        url = said.split(b"serving ")[1].split()[0].decode()
-        port = int(url.split(":")[2].split("/")[0])
-        target = Target(process.pid, partial(HTTPPeer.open, port))
-        await _until_answering(target)
-        yield target, url
-
-
-async def _until_answering(target: Target) -> None:
-    """A gateway may listen before it can answer."""
-    with trio.fail_after(START_LIMIT):
-        while True:
-            try:
-                async with aclosing(await target.open()) as peer:
-                    for question in QUESTIONS:
-                        await peer.ask(question)
-                return
-            except (OSError, RuntimeError):
-                await trio.sleep(0.2)
-
-
-async def _drain(stream: trio.abc.ReceiveStream) -> None:
-    async for _ in stream:
-        pass
-
-
-@asynccontextmanager
-async def stdio_target(command: Sequence[str]) -> AsyncIterator[Target]:
-    """Run a program and speak to it over its pipes."""
-    async with running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as (process, nursery):
-        pipes = Pipes(process)
-        nursery.start_soon(pipes.listen)
-
-        async def the_pipes() -> Peer:
-            return pipes
-
-        yield Target(process.pid, the_pipes)
-
-
-@asynccontextmanager
-async def running(command: Sequence[str], **pipes: int) -> AsyncIterator[tuple[trio.Process, trio.Nursery]]:
-    """A process that is told to end with the block, and killed when it does not."""
-    async with trio.open_nursery() as nursery:
-        run = partial(trio.run_process, list(command), check=False, **{"stdin": subprocess.DEVNULL, **pipes})
-        process: trio.Process = await nursery.start(run)
-        yield process, nursery
-        nursery.cancel_scope.cancel()
 
 
 async def open_targets(
@@ -153,22 +76,6 @@ async def open_targets(
         for path, command in commands.items():
             targets[backend, path], _ = await stack.enter_async_context(http_target(command))
     return targets
-
-
-def fastmcp_python() -> str | None:
-    """A Python that has FastMCP, made in the user's cache folder at the first run; None where that fails."""
-    python = CACHE / "bin" / "python"
-    done = CACHE / "done"
-    if not done.exists():
-        print(f"installing {FASTMCP} into {CACHE}", file=sys.stderr)
-        try:
-            subprocess.run([sys.executable, "-m", "venv", "--clear", str(CACHE)], check=True)
-            subprocess.run([str(python), "-m", "pip", "install", "--quiet", FASTMCP], check=True, stdout=sys.stderr)
-        except (OSError, subprocess.CalledProcessError) as error:
-            print(f"without FastMCP: {error}", file=sys.stderr)
-            return None
-        done.touch()
-    return str(python)
 
 
 # --- Turns ------------------------------------------------------------------------------------------------------------

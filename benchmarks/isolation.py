@@ -1,0 +1,317 @@
+"""What a sick child costs its siblings: calls and lists with it and without it, in turns, beside FastMCP's.
+
+Rule: for each kind of sickness two gateways of each make stand side by side, with the same three children: `near` in
+the gateway's process, `sibling` over stdio, and `sick`, which is well in one of them. They take turns, and the child is
+sick in the sick gateway's turns only, so that what the sickness costs the machine is in what is measured. In every
+turn, in both gateways, a few clients wait for the child in question. The case "nobody sick" has two well gateways: it
+tells how far two equal ones differ, on this machine, in this run. A request that is not answered within some seconds is
+cut and counted as having taken so long. FastMCP is set up as its documentation recommends (`_isolation_fastmcp.py`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+from attrs import define, field, frozen
+
+from benchmarks._proxy_client import HTTPPeer, Peer, Question
+from benchmarks._targets import FASTMCP, Target, fastmcp_python, http_target
+from benchmarks.measure import Report, Series, option_parser
+from tests.soak.children import Children
+
+HERE: Final = Path(__file__).parent
+OURS: Final = "mcpactors"
+THEIRS: Final = "FastMCP"
+ROUNDS: Final = 12
+TURN: Final = {"sibling": 0.5, "near": 0.3, "list": 0.2}
+"""Seconds of each turn in which each of the questions is asked, over and over, by one client."""
+SETTLE: Final = 0.2
+"""Seconds between a change of the child's health and the first question."""
+PATIENTS: Final = 4
+LIMIT: Final = 5.0
+"""Seconds after which a request is cut."""
+BUDGET: Final = 2.0
+KNOWN: Final = 0.005
+"""Seconds that a list may take: at most, and where everything in it is known."""
+P99: Final = 1.1
+ARGUMENTS: Final = {"a": 20000, "b": 345}
+QUESTIONS: Final = {
+    "sibling": Question("tools/call", {"name": "sibling_add7", "arguments": ARGUMENTS}, b"20345"),
+    "near": Question("tools/call", {"name": "near_add7", "arguments": ARGUMENTS}, b"20345"),
+    "list": Question("tools/list", {}, b'"sibling_add19"'),
+}
+WORDS: Final = {"sibling": "call, stdio sibling", "near": "call, in-process sibling", "list": "tools/list"}
+PATIENT: Final = Question(
+    "tools/call", {"name": "sick_echo", "arguments": {"text": "well", "seconds": 0.5}}, b"well", {"progressToken": "p"}
+)
+NEVER_UP: Final = {"do": "hang"}
+RESTART: Final = {"intensity": 1_000_000, "backoffMax": 0.5}
+"""Never given up, so that a crash loop goes on for as long as it is measured."""
+
+
+# --- Sicknesses -------------------------------------------------------------------------------------------------------
+
+
+@frozen
+class Sickness:
+    """What is wrong with a child. `order`: what it is told to do; `stopped`, `crashes`, `hangs`: what else befalls it.
+
+    `known`: whether the gateway can know all that it lists, without asking.
+    """
+
+    order: Mapping[str, Any] | None = None
+    stopped: bool = False
+    crashes: bool = False
+    hangs: bool = False
+    known: bool = True
+
+    async def fall(self, children: Children, name: str) -> None:
+        """The child of this name is sick from now on."""
+        if self.crashes:
+            children.beginnings[name] = {"do": "exit", "code": 1}
+        for life in children.living(name):
+            if self.order is not None:
+                await life.order(**self.order)
+            if self.stopped:
+                life.send(signal.SIGSTOP)
+            if self.crashes:
+                life.send(signal.SIGKILL)
+
+    async def pass_over(self, children: Children, name: str) -> None:
+        """It is sick no more, or rests."""
+        for life in children.living(name):
+            if self.order is not None:
+                await life.order(do="well")
+            if self.stopped:
+                life.send(signal.SIGCONT)
+
+
+def _flood(what: str) -> dict[str, Any]:
+    return {"do": "flood", "what": what, "seconds": 1000}
+
+
+SICKNESSES: Final = {
+    "nobody sick": Sickness(),
+    "stopped (SIGSTOP)": Sickness(stopped=True),
+    "hangs at its start": Sickness(hangs=True, known=False),
+    "crash loop": Sickness(crashes=True),
+    "floods progress": Sickness(_flood("progress")),
+    "floods log lines": Sickness(_flood("log")),
+    "floods list_changed": Sickness(_flood("list_changed"), known=False),
+    "floods garbage": Sickness(_flood("garbage")),
+}
+
+
+# --- Gateways ---------------------------------------------------------------------------------------------------------
+
+
+@define(eq=False)
+class Gateway:
+    """A process with three children, and what was measured of it so far: nanoseconds a request, by question."""
+
+    target: Target
+    child: str
+    times: dict[str, list[int]] = field(factory=lambda: {name: [] for name in QUESTIONS})
+    cut: dict[str, int] = field(factory=lambda: dict.fromkeys(QUESTIONS, 0))
+    wrong: dict[str, int] = field(factory=lambda: dict.fromkeys(QUESTIONS, 0))
+
+    async def turn(self) -> None:
+        """Ask each question for its time, while others wait for the child in question."""
+        async with trio.open_nursery() as nursery:
+            for _ in range(PATIENTS):
+                nursery.start_soon(self._wait_for_child)
+            await trio.sleep(SETTLE)
+            for name, question in QUESTIONS.items():
+                await self._ask(name, question)
+            nursery.cancel_scope.cancel()
+
+    async def _ask(self, name: str, question: Question) -> None:
+        peer, first = await self.target.open(), True
+        until = time.perf_counter() + TURN[name]
+        while time.perf_counter() < until:
+            began = time.perf_counter_ns()
+            with trio.move_on_after(LIMIT) as limit:
+                try:
+                    await peer.ask(question)
+                except (RuntimeError, OSError):
+                    self.wrong[name] += 1
+                    await peer.aclose()
+                    peer = await self.target.open()
+            if limit.cancelled_caught:
+                self.cut[name] += 1
+            if limit.cancelled_caught or not first or name == "list":
+                self.times[name].append(time.perf_counter_ns() - began)
+            first = False  # has the connection's start in it
+            if limit.cancelled_caught:
+                break
+        await peer.aclose()
+
+    async def _wait_for_child(self) -> None:
+        """Call the child that may be sick, whatever comes of it; at most some twenty times a second."""
+        peer: Peer | None = None
+        try:
+            while True:
+                with suppress(RuntimeError, OSError):
+                    peer = peer or await self.target.open()
+                    await _hear_out(peer, PATIENT)
+                await trio.sleep(0.05)
+        finally:
+            if peer is not None:
+                await peer.aclose()
+
+
+async def _hear_out(peer: Peer, question: Question) -> None:
+    """Ask, and read whatever comes until the reply has ended; nothing is kept, as a reply may be a flood."""
+    assert isinstance(peer, HTTPPeer)
+    await peer.stream.send_all(peer.message(question))
+    end = b""
+    while not (end.endswith(b"\r\n0\r\n\r\n") or b"\r\n\r\n{" in end):
+        data = await peer.stream.receive_some()
+        if not data:
+            raise RuntimeError("closed")
+        end = (end + data)[-4096:]
+
+
+async def open_gateway(stack: AsyncExitStack, children: Children, make: str, name: str, python: str | None) -> Gateway:
+    """Start one; `name` is that of its child, `python` the one that has FastMCP."""
+    program = [str(HERE / "_proxy_backend.py"), "stdio"]
+    config: dict[str, Any] = {
+        "near": {"module": str(HERE / "_isolation_near.py") + ":server"},
+        "sibling": {"command": sys.executable, "args": program},
+        "sick": {**children.command(name), "startTimeout": 600, "restart": RESTART},
+    }
+    path = children.path.with_name(f"{name}.json")
+    path.write_text(json.dumps({"mcpServers": config}))
+    if make == OURS:
+        command = [sys.executable, "-m", "mcpactors", "serve", str(path), "--port", "0", "--log-level", "error"]
+    else:
+        assert python is not None
+        command = [python, str(HERE / "_isolation_fastmcp.py"), str(path)]
+    hangs = children.beginnings.get(name) == NEVER_UP
+    asked = [QUESTIONS[name] for name in QUESTIONS if not hangs or (make == OURS and name != "list")]
+    target, _ = await stack.enter_async_context(http_target(command, asked))
+    if not hangs:
+        with trio.fail_after(LIMIT * 2):
+            await children.alive(name)
+    return Gateway(target, name)
+
+
+# --- One sickness after the other -------------------------------------------------------------------------------------
+
+
+async def measure(sickness: Sickness, makes: Mapping[str, str | None], rounds: int) -> dict[tuple[str, bool], Gateway]:
+    """Both gateways of each make, in turns; by make and whether the child was sick. `makes`: who runs them."""
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        children = Children(Path(folder) / "s")
+        await nursery.start(children.serve)
+        gateways: dict[tuple[str, bool], Gateway] = {}
+        async with AsyncExitStack() as processes:
+            for make, python in makes.items():
+                for sick in (False, True):
+                    name = f"{make}-{'sick' if sick else 'well'}"
+                    if sick and sickness.hangs:
+                        children.beginnings[name] = NEVER_UP
+                    gateways[make, sick] = await open_gateway(processes, children, make, name, python)
+            await _take_turns(sickness, children, gateways, rounds)
+        nursery.cancel_scope.cancel()
+    return gateways
+
+
+async def _take_turns(
+    sickness: Sickness, children: Children, gateways: Mapping[tuple[str, bool], Gateway], rounds: int
+) -> None:
+    gc.collect()
+    gc.freeze()
+    order = list(gateways.items())
+    for number in range(rounds):
+        for (_, sick), gateway in order:
+            if sick:
+                await sickness.fall(children, gateway.child)
+            await gateway.turn()
+            if sick:
+                await sickness.pass_over(children, gateway.child)
+            await trio.sleep(SETTLE)
+        order.reverse()
+        print(f"\rround {number + 1} of {rounds}", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    gc.unfreeze()
+
+
+def tell(report: Report, title: str, sickness: Sickness, gateways: Mapping[tuple[str, bool], Gateway]) -> None:
+    """The table of one sickness; then what was not answered; then the claims, which are about ours."""
+    measured = {
+        _case(make, name, sick): Series(sorted(gateways[make, sick].times[name]))
+        for make in dict.fromkeys(make for make, _ in gateways)
+        for name in WORDS
+        for sick in (False, True)
+        if gateways[make, sick].times[name]
+    }
+    beside = {_case(make, name, True): _case(make, name, False) for make, _ in gateways for name in WORDS}
+    report.table(title, measured, {case: other for case, other in beside.items() if {case, other} <= set(measured)})
+    for (make, sick), gateway in gateways.items():
+        for name in WORDS:
+            if gateway.cut[name] or gateway.wrong[name]:
+                told = f"{gateway.cut[name]} cut after {LIMIT:g} s, {gateway.wrong[name]} answered wrongly"
+                print(f"  {_case(make, name, sick)}: {told}")
+    for name in ("sibling", "near"):
+        ratio = measured[_case(OURS, name, True)].p99 / measured[_case(OURS, name, False)].p99
+        report.claim(f"{title}: {WORDS[name]}, p99 beside that without", ratio, P99)
+    lists = measured[_case(OURS, "list", True)]
+    report.claim(
+        f"{title}: slowest tools/list, of the budget of {BUDGET:g} s", lists.percentile(1) / 1e6 / BUDGET, 1.05
+    )
+    if sickness.known:
+        report.claim(
+            f"{title}: tools/list from a known catalog, p99, of {KNOWN * 1000:g} ms", lists.p99 / 1e6 / KNOWN, 1
+        )
+    print()
+
+
+def _case(make: str, question: str, sick: bool) -> str:
+    return f"{make}: {WORDS[question]}, {'sick' if sick else 'well'}"
+
+
+def command_line() -> argparse.Namespace:
+    """What every benchmark takes, and which FastMCP, which sicknesses, how many rounds."""
+    parser = option_parser(__doc__ or "")
+    parser.add_argument("--rounds", type=int, metavar="N", help=f"turns that each gateway has ({ROUNDS})")
+    parser.add_argument("--only", metavar="WORD", help="measure the kinds of sickness with this in their name only")
+    parser.add_argument("--fastmcp-python", metavar="PATH", help=f"a Python that has {FASTMCP}; else one is made")
+    parser.add_argument("--no-fastmcp", action="store_true", help="measure ours only")
+    return parser.parse_args()
+
+
+def chosen(word: str | None) -> Sequence[tuple[str, Sickness]]:
+    """The kinds of sickness to measure."""
+    return [(title, sickness) for title, sickness in SICKNESSES.items() if word is None or word in title]
+
+
+async def main() -> None:
+    """Measure, print, exit 0."""
+    said = command_line()
+    python = None if said.no_fastmcp else said.fastmcp_python or fastmcp_python()
+    makes: dict[str, str | None] = {OURS: None} if python is None else {OURS: None, THEIRS: python}
+    report = Report()
+    for title, sickness in chosen(said.only):
+        gateways = await measure(sickness, makes, said.rounds or (3 if said.quick else ROUNDS))
+        print(f"{os.cpu_count()} processors; load of the last minute {os.getloadavg()[0]:.1f}")
+        tell(report, title, sickness, gateways)
+    report.write(said.json)
+
+
+if __name__ == "__main__":
+    trio.run(main)
