@@ -31,6 +31,7 @@ __all__ = [
     "NamespaceError",
     "NotFound",
     "Overloaded",
+    "PoisonMessage",
     "QuestionRefused",
 ]
 
@@ -135,6 +136,12 @@ class ActorCrashed(MCPActorsError):
     """The actor crashed while it held the call: the outcome is unknown and nothing was retried."""
 
     code = CONNECTION_CLOSED
+
+
+class PoisonMessage(MCPActorsError):
+    """The actor went down whenever it held this message: `data` has `actor`, `crashes` and `retryAfter` in seconds."""
+
+    code = UNAVAILABLE
 
 
 class MailboxFull(MCPActorsError):

@@ -24,19 +24,21 @@ MAY_IMPORT = {
     "mounts": "errors runtime",
     "mirrored": "errors runtime mounts",
     "targets": "errors config runtime mounts transports",
-    "server": "errors config runtime mounts mirrored targets",
+    "isolation": "errors config targets",
+    "server": "errors config runtime mounts mirrored targets isolation",
     "runtime": "errors runtime",
     "snapshots": "errors runtime mounts",
     "actors": "errors runtime server actors",
     "transports": "errors runtime transports",
     "backends": "errors config targets transports",
-    "host": "errors runtime mounts snapshots targets server actors transports backends config",
+    "host": "errors runtime mounts snapshots targets isolation server actors transports backends config",
     "client": "errors config targets server transports backends host",
     "example": "",
     "testing": "errors runtime mounts snapshots targets server actors transports config host testing",
     "__init__": "errors runtime mounts mirrored snapshots targets server actors transports config host client",
     "cli": "errors host",
     "__main__": "cli",
+    "child": "errors config runtime targets backends host",
 }
 
 # Whatever the table above comes to say: these two never know each other.
@@ -44,11 +46,11 @@ STRANGERS = {("actors", "transports"), ("transports", "actors")}
 
 # Host is the only module that knows all the others, so only who starts everything may know host;
 # a client of several servers starts a runtime of its own.
-KNOW_HOST = {"cli", "client", "__init__", "__main__", "testing"}
+KNOW_HOST = {"cli", "child", "client", "__init__", "__main__", "testing"}
 
 # Of the world outside: what a file must not import, itself or through another module of ours.
 PURE = {"config.py", "errors.py"} | {
-    f"runtime/{name}.py" for name in ("routing", "visibility", "methods", "listing", "restart")
+    f"runtime/{name}.py" for name in ("routing", "visibility", "methods", "listing", "restart", "poison")
 }
 NOT_PURE = {"trio", "anyio", "mcp", "mcp_types"}
 MCP = {"mcp", "mcp_types"}

@@ -19,6 +19,7 @@ import trio
 from attrs import define, field, frozen
 
 from mcpactors.errors import (
+    CONNECTION_CLOSED,
     INTERNAL_ERROR,
     ActorCrashed,
     ActorUnavailable,
@@ -26,6 +27,7 @@ from mcpactors.errors import (
     MCPActorsError,
     QuestionRefused,
 )
+from mcpactors.runtime.poison import Suspects
 from mcpactors.runtime.reply import CallDeadlines, Failure, Notice, Outcome, Question, Replies, ReplyChannel, Result
 
 __all__ = [
@@ -220,7 +222,7 @@ class Down:
 class ActorRef:
     """An actor's address. It keeps its meaning across restarts, so routing tables never churn."""
 
-    __slots__ = ("__weakref__", "_idle", "down", "in_flight", "kind", "mailbox", "name", "state", "tally")
+    __slots__ = ("__weakref__", "_idle", "down", "in_flight", "kind", "mailbox", "name", "state", "suspects", "tally")
 
     def __init__(self, name: str, kind: str, mailbox: Mailbox) -> None:
         self.name = name
@@ -233,6 +235,7 @@ class ActorRef:
         """What the actor does now, in the supervisor's words (`ChildState`)."""
         self.down: Down | None = None
         """Set while it has gone down, or could not start, and is not up again."""
+        self.suspects = Suspects()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
@@ -419,7 +422,11 @@ async def _answer(actor: Actor, ref: ActorRef, envelope: Envelope, scope: trio.C
     outcome: Outcome | Forwarded | None = None  # what it stays when this task is cancelled
     reply.runs_in(scope)
     try:
+        if ref.suspects.known:
+            ref.suspects.check(ref.name, request.method, request.params, trio.current_time())
         outcome = await actor.handle(request, reply)
+        if ref.suspects.known:
+            _acquit(ref, request, outcome)
     except MCPActorsError as error:
         outcome = Failure.of(error)
     except BaseException as error:
@@ -429,11 +436,19 @@ async def _answer(actor: Actor, ref: ActorRef, envelope: Envelope, scope: trio.C
         logger.error("%s: %s raised", ref.name, request.method, exc_info=own)
         said = f"{ref.name} failed while answering {request.method} ({type(own).__name__}); see its log"
         outcome = Failure(INTERNAL_ERROR, said)
+        if ref.suspects.known:
+            _acquit(ref, request, outcome)
         if passing is not None:
             raise passing from None
     finally:
         reply.left(scope)
         _settle(ref, envelope, outcome)
+
+
+def _acquit(ref: ActorRef, request: Request, outcome: Outcome | Forwarded) -> None:
+    """What was answered did no harm; that the way to a backend is lost is no answer."""
+    if isinstance(outcome, Result) or (isinstance(outcome, Failure) and outcome.code != CONNECTION_CLOSED):
+        ref.suspects.acquit(request.method, request.params)
 
 
 def part(error: BaseException) -> tuple[BaseException | None, BaseException | None]:
@@ -466,6 +481,8 @@ def _settle(ref: ActorRef, envelope: Envelope, outcome: Outcome | Forwarded | No
         tally.answered += 1
     else:
         tally.failed += 1
+        if outcome is None or outcome.code == CONNECTION_CLOSED:
+            ref.suspects.lost(envelope.request.method, envelope.request.params, trio.current_time())
 
 
 def _went_down(ref: ActorRef) -> Failure:

@@ -13,7 +13,20 @@ from typing import Any, Final, Literal, TypeAlias
 
 from attrs import Attribute, evolve, field, frozen
 
-__all__ = ["Exit", "Restart", "RestartPolicy", "RestartWindow", "backoff", "should_restart"]
+__all__ = [
+    "DEFAULT_LIMIT",
+    "Exit",
+    "Record",
+    "Restart",
+    "RestartLimit",
+    "RestartPolicy",
+    "RestartWindow",
+    "Spread",
+    "Wait",
+    "backoff",
+    "probe_wait",
+    "should_restart",
+]
 
 Restart: TypeAlias = Literal["permanent", "transient", "temporary"]
 """OTP's restart types."""
@@ -47,7 +60,9 @@ class RestartPolicy:
 
     More than `intensity` restarts within `period` give the child up. The wait before a restart doubles from
     `backoff_initial` to `backoff_max`, give or take the share `jitter` of it; after `reset_after` of useful traffic it
-    begins at `backoff_initial` again. A child that was given up gets one probe after `probe_after`.
+    begins at `backoff_initial` again. A child that was given up gets one probe after `probe_after`; one that could not
+    even be started gets its first after `probe_initial`, doubling to `probe_after`: what it needs may come up late.
+    A message that was in flight at `poison_after` crashes, never answered, is refused for `probe_after`; 0: none is.
     """
 
     restart: Restart = field(default="permanent")
@@ -58,6 +73,8 @@ class RestartPolicy:
     jitter: float = field(default=0.2, validator=_number(0, 1))
     reset_after: float = field(default=30.0, validator=_number(0, above=True))
     probe_after: float = field(default=60.0, validator=_number(0, above=True))
+    probe_initial: float = field(default=8.0, validator=_number(0, above=True))
+    poison_after: int = field(default=2)
 
     @restart.validator
     def _check_restart(self, attribute: Attribute[str], value: Any) -> None:
@@ -65,9 +82,10 @@ class RestartPolicy:
             raise ValueError(f"restart: expected one of {', '.join(RESTARTED_AFTER)}; got {value!r}")
 
     @intensity.validator
+    @poison_after.validator
     def _check_intensity(self, attribute: Attribute[int], value: Any) -> None:
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise ValueError(f"intensity: expected an integer >= 0, got {value!r}")
+            raise ValueError(f"{attribute.name}: expected an integer >= 0, got {value!r}")
 
     @backoff_max.validator
     def _check_backoff_max(self, attribute: Attribute[float], value: float) -> None:
@@ -117,3 +135,85 @@ def should_restart(policy: RestartPolicy, exit: Exit) -> bool:
     OTP: permanent always, transient only after a crash, temporary never.
     """
     return exit in RESTARTED_AFTER[policy.restart]
+
+
+def probe_wait(policy: RestartPolicy, failed_starts: int | None) -> float:
+    """Seconds in quarantine until the probe. `failed_starts`: how often it was given up without having been up."""
+    if failed_starts is None:
+        return policy.probe_after
+    return min(math.ldexp(policy.probe_initial, min(failed_starts, 64)), policy.probe_after)
+
+
+@frozen
+class Wait:
+    """What comes before the next start of a child: a wait of so many seconds, in hope or given up."""
+
+    state: Literal["backoff", "quarantined"]
+    seconds: float
+
+
+@frozen
+class Record:
+    """What is remembered of one child's ends: enough to decide what comes after the next one."""
+
+    policy: RestartPolicy
+    window: RestartWindow
+    attempt: int = 0
+    given_up: bool = False
+    """It is in quarantine, or the life that follows is its probe."""
+    failed_starts: int = 0
+
+    @classmethod
+    def of(cls, policy: RestartPolicy) -> Record:
+        """That of a child which has not been started yet."""
+        return cls(policy, RestartWindow.of(policy))
+
+    def after(self, now: float, lived: float | None, random: Callable[[], float]) -> tuple[Record, Wait]:
+        """Decide about a child that is to be started again and ended at `now`.
+
+        `lived`: how many seconds it was up; None: it could not be started.
+        """
+        policy, attempt, given_up = self.policy, self.attempt, self.given_up
+        if lived is not None and lived >= policy.reset_after:
+            attempt, given_up = 0, False
+        window, may_restart = self.window.add(now)
+        failed_starts = self.failed_starts if lived is None else 0
+        if may_restart and not given_up:
+            delay = backoff(policy, attempt, random)
+            return Record(policy, window, attempt + 1, False, failed_starts), Wait("backoff", delay)
+        delay = probe_wait(policy, failed_starts if lived is None else None)  # promise P8: one probe, no more
+        return Record(policy, window, 0, True, failed_starts + 1), Wait("quarantined", delay)
+
+
+@frozen(kw_only=True)
+class RestartLimit:
+    """How fast children are restarted, all of one supervisor together: `burst` at once, then `per_second`.
+
+    Ten backends that die at one moment (their network is gone) do not come back at one moment. First starts are not
+    held up. A wrong value raises ValueError naming it.
+    """
+
+    burst: int = field(default=4)
+    per_second: float = field(default=4.0, validator=_number(0, above=True))
+
+    @burst.validator
+    def _check_burst(self, attribute: Attribute[int], value: Any) -> None:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"burst: expected an integer >= 1, got {value!r}")
+
+
+DEFAULT_LIMIT: Final = RestartLimit()
+
+
+@frozen
+class Spread:
+    """The restarts that were let through so far, as far as `limit` needs to know (a leaky bucket)."""
+
+    limit: RestartLimit
+    empty_at: float = -math.inf
+
+    def add(self, now: float) -> tuple[Spread, float]:
+        """Let one restart through; returns when (monotonic seconds, `now` or later)."""
+        apart = 1 / self.limit.per_second
+        empty_at = max(self.empty_at, now)
+        return Spread(self.limit, empty_at + apart), max(now, empty_at - (self.limit.burst - 1) * apart)

@@ -20,7 +20,8 @@ from attrs import asdict, define, evolve, field, frozen
 
 from mcpactors.errors import ActorStopped, MCPActorsError
 from mcpactors.runtime.actor import Actor, ActorRef, Down, MailboxStatistics, part, run_actor
-from mcpactors.runtime.restart import RestartPolicy, RestartWindow, backoff, should_restart
+from mcpactors.runtime.poison import Suspects
+from mcpactors.runtime.restart import DEFAULT_LIMIT, Record, RestartLimit, RestartPolicy, Spread, should_restart
 
 __all__ = ["ActorInfo", "ChildSpec", "ChildState", "Supervisor"]
 
@@ -31,6 +32,9 @@ SOON: Final = 2.0
 """Seconds until a restart for which calls wait; when it takes longer they fail at once."""
 STOP_PATIENCE: Final = 10.0
 """Seconds `stop_child` waits for an end before it says who does not end; every cleanup has a bound of its own."""
+
+IN_ORDER: Final = 2.0
+"""Seconds in all that `stop_all` stops one child after the other."""
 
 
 @frozen
@@ -110,10 +114,12 @@ class Supervisor:
         nursery: trio.Nursery,
         on_change: Callable[[ActorRef, ChildState], None] = lambda ref, state: None,
         jitter: Callable[[], float] = random.random,
+        limit: RestartLimit = DEFAULT_LIMIT,
     ) -> None:
         self._nursery = nursery
         self._on_change = on_change
         self._jitter = jitter
+        self._spread = Spread(limit)
         self._children: dict[str, _Child] = {}
 
     def start_child(self, spec: ChildSpec) -> None:
@@ -121,6 +127,7 @@ class Supervisor:
         name = spec.ref.name
         if name in self._children:
             raise ValueError(f"an actor named {name!r} is already supervised; unmount it first or choose another name")
+        spec.ref.suspects = Suspects(spec.policy.poison_after, spec.policy.probe_after)
         child = self._children[name] = _Child(spec)
         self._nursery.start_soon(self._supervise, child, name=f"actor {name}")
 
@@ -147,10 +154,16 @@ class Supervisor:
             logger.warning("actor %s does not end within %g s of being stopped", name, STOP_PATIENCE)
 
     async def stop_all(self) -> None:
-        """Stop every child, all at once, and wait for them."""
+        """Stop every child, and wait for them: the youngest first, as in OTP, each once the one after it has ended.
+
+        Where that takes longer than `IN_ORDER`, the rest is stopped at once, still the youngest first.
+        """
+        in_order = trio.current_time() + IN_ORDER
         async with trio.open_nursery() as nursery:
-            for name in list(self._children):
+            for name, child in reversed(list(self._children.items())):
                 nursery.start_soon(self.stop_child, name)
+                with trio.CancelScope(deadline=in_order):
+                    await child.ended.wait()
 
     def state_of(self, name: str) -> ChildState:
         """The child's state; "stopped" for one that is not there."""
@@ -195,8 +208,7 @@ class Supervisor:
         self._on_change(child.spec.ref, state)
 
     async def _supervise(self, child: _Child) -> None:
-        spec, name = child.spec, child.spec.ref.name
-        window, attempt, probing = RestartWindow.of(spec.policy), 0, False
+        spec, record = child.spec, Record.of(child.spec.policy)
         try:
             while not child.stopping:
                 crashed = await self._live(child)
@@ -204,35 +216,43 @@ class Supervisor:
                 if child.stopping or not should_restart(spec.policy, "crash" if crashed else "normal"):
                     break
                 now = trio.current_time()
-                if child.state == "running" and now - child.since >= spec.policy.reset_after:
-                    attempt, probing = 0, False
-                window, may_restart = window.add(now)
-                if may_restart and not probing:
-                    delay = backoff(spec.policy, attempt, self._jitter)
-                    attempt += 1
-                    self._enter(child, "backoff")
-                    if delay > SOON:
-                        self._turn_away(child)
-                else:
-                    delay, attempt, probing = spec.policy.probe_after, 0, True  # promise P8: one probe, no more
-                    self._enter(child, "quarantined")
+                lived = now - child.since if child.state == "running" else None
+                record, wait = record.after(now, lived, self._jitter)
+                self._enter(child, wait.state)
+                if wait.state == "quarantined" or wait.seconds > SOON:
                     self._turn_away(child)
-                logger.info("actor %s: %s for %.2f s after: %s", name, child.state, delay, child.last_exit)
-                child.scope = trio.CancelScope(deadline=now + delay)
-                with child.scope:
-                    await trio.sleep_forever()
+                logger.info(
+                    "actor %s: %s for %.2f s after: %s", spec.ref.name, wait.state, wait.seconds, child.last_exit
+                )
+                await self._until_restart(child, now + wait.seconds)
                 child.restarts += 1
         finally:
-            if child.stopping or spec.ref.down is None:
-                self._refuse_as_stopped(child)
-                del self._children[name]
-            else:  # for `ps` and for its callers it is there, and down, until somebody takes it out
-                outlook = f"its restart policy is {spec.policy.restart!r}, so it is not started again"
-                spec.ref.down = evolve(spec.ref.down, outlook=outlook)
-                self._turn_away(child)
-            self._enter(child, "stopped")
-            child.settled.set()
-            child.ended.set()
+            self._end(child)
+
+    async def _until_restart(self, child: _Child, at: float) -> None:
+        """Wait for this child's own time, and then for its turn among all that restart now; a stop ends both."""
+        child.scope = trio.CancelScope(deadline=at)
+        with child.scope:
+            await trio.sleep_forever()
+        if not child.stopping:
+            self._spread, turn = self._spread.add(trio.current_time())
+            child.scope = trio.CancelScope(deadline=turn)
+            with child.scope:
+                await trio.sleep_forever()
+
+    def _end(self, child: _Child) -> None:
+        """It is not started again."""
+        spec, name = child.spec, child.spec.ref.name
+        if child.stopping or spec.ref.down is None:
+            self._refuse_as_stopped(child)
+            del self._children[name]
+        else:  # for `ps` and for its callers it is there, and down, until somebody takes it out
+            outlook = f"its restart policy is {spec.policy.restart!r}, so it is not started again"
+            spec.ref.down = evolve(spec.ref.down, outlook=outlook)
+            self._turn_away(child)
+        self._enter(child, "stopped")
+        child.settled.set()
+        child.ended.set()
 
     async def _live(self, child: _Child) -> bool:
         """One life. True when it ended by a crash; the error is logged and kept for `ps`."""
@@ -269,6 +289,8 @@ class Supervisor:
             child.last_exit = late if failed_to_start else "it ended by itself"
         if child.stopping:
             return crash is not None
+        if crash is not None:
+            spec.ref.suspects.crashed(trio.current_time())
         down = spec.ref.down
         spec.ref.down = Down(trio.current_time() if down is None else down.at, child.last_exit)
         if failed_to_start:

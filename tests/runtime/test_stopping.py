@@ -124,3 +124,21 @@ async def test_handler_that_raises_while_its_actor_is_stopped_is_no_crash(caplog
     assert isinstance(call.read, Failure)
     assert "crashed" not in caplog.text
     assert counted(child.ref) == {"accepted": 1, "failed": 1}
+
+
+async def test_p10_children_are_stopped_in_reverse_order_each_when_the_one_after_it_has_ended(autojump_clock) -> None:
+    async with supervising() as supervisor:
+        children = [
+            Child(supervisor, ref=make_ref(f"child{n}"), wire=Wire(closing_takes=0.5)).start() for n in range(4)
+        ]
+        await wait_all_tasks_blocked()
+        await supervisor.stop_all()
+        assert [child.wire.left for child in children] == [[2.0], [1.5], [1.0], [0.5]]
+
+
+async def test_p10_one_that_does_not_end_holds_the_others_up_for_two_seconds_in_all(autojump_clock) -> None:
+    async with supervising() as supervisor:
+        children = [Child(supervisor, ref=make_ref(f"child{n}"), wire=Wire(closing_takes=4)).start() for n in range(10)]
+        await wait_all_tasks_blocked()
+        await supervisor.stop_all()
+        assert [child.wire.left for child in children] == [[6.0]] * 9 + [[4.0]]

@@ -329,7 +329,7 @@ async def test_probe_whose_start_hangs_for_long_has_not_lived(autojump_clock) ->
             raise OSError("no")
             yield
 
-    policy = RestartPolicy(intensity=0, period=1, reset_after=30, probe_after=60)
+    policy = RestartPolicy(intensity=0, period=1, reset_after=30, probe_after=60, probe_initial=60)
     async with supervising() as supervisor:
         child = Child(supervisor, policy, wire=Slow(), start_timeout=100).start()
         await trio.sleep(60 + 50 + 1)
