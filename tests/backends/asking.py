@@ -14,7 +14,6 @@ import argparse
 import json
 import logging
 import os
-import socket
 import sys
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -24,8 +23,6 @@ from typing import Any, Final
 import mcp_types as types
 import trio
 from attrs import define, field
-from hypercorn.config import Config
-from hypercorn.trio import serve
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel import NotificationOptions, Server
 from mcp.server.models import InitializationOptions
@@ -43,6 +40,9 @@ from mcp.server.subscriptions import (
 from mcp.shared.exceptions import MCPError
 from mcp.shared.memory import create_client_server_memory_streams
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+
+from mcpactors.transports.http_host import serve
+from mcpactors.transports.http_lifespan import lifespan
 
 __all__ = ["Asking", "in_memory", "make"]
 
@@ -356,17 +356,11 @@ async def serve_stdio(server: Server[Any], modern: bool) -> None:
 
 async def serve_http(server: Server[Any], port: int) -> None:
     """Until the process is told to end; the URL is said on stdout once connections are accepted."""
-    with socket.create_server(("127.0.0.1", port)) as listener:
-        config = Config()
-        config.bind = [f"fd://{os.dup(listener.fileno())}"]  # hypercorn closes what it is given
-        config.errorlog = logging.getLogger("asking")
-        async with trio.open_nursery() as nursery:
-            await nursery.start(_hypercorn, server.streamable_http_app(), config)
-            print(f"http://127.0.0.1:{listener.getsockname()[1]}/mcp", flush=True)
-
-
-async def _hypercorn(app: Any, config: Config, *, task_status: trio.TaskStatus[Any]) -> None:
-    await serve(app, config, mode="asgi", task_status=task_status)
+    app = server.streamable_http_app()
+    listeners = await trio.open_tcp_listeners(port, host="127.0.0.1")
+    async with lifespan(app) as state, serve(app, listeners, state=state):
+        print(f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}/mcp", flush=True)
+        await trio.sleep_forever()
 
 
 def main() -> None:

@@ -3,14 +3,13 @@
     python remembering.py [--http PORT]
 
 Its tools say what the server knows of the session that they are called on: who introduced itself, at which level it
-logs, which roots it was told when it asked for them, how often it was called. Built with the SDK, not with ours.
+logs, which roots it was told when it asked for them, how often it was called. Built with the SDK; only what
+carries HTTP is ours.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -19,14 +18,15 @@ from typing import Any, Final
 import mcp_types as types
 import trio
 from attrs import define, field
-from hypercorn.config import Config
-from hypercorn.trio import serve
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.server.runner import serve_loop
 from mcp.server.stdio import stdio_server
 from mcp.shared.exceptions import MCPError
 from mcp.shared.memory import create_client_server_memory_streams
+
+from mcpactors.transports.http_host import serve
+from mcpactors.transports.http_lifespan import lifespan
 
 Context = ServerRequestContext[Any, Any]
 
@@ -213,14 +213,11 @@ async def _serve_stdio(server: Server[Any]) -> None:
 
 
 async def _serve_http(server: Server[Any], port: int) -> None:
-    with socket.create_server(("127.0.0.1", port)) as listener:
-        config = Config()
-        config.bind = [f"fd://{os.dup(listener.fileno())}"]  # hypercorn closes what it is given
-        config.errorlog = logging.getLogger("remembering")
-        app: Any = server.streamable_http_app()
-        async with trio.open_nursery() as nursery:
-            await nursery.start(serve, app, config)
-            print(f"http://127.0.0.1:{listener.getsockname()[1]}/mcp", flush=True)
+    app = server.streamable_http_app()
+    listeners = await trio.open_tcp_listeners(port, host="127.0.0.1")
+    async with lifespan(app) as state, serve(app, listeners, state=state):
+        print(f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}/mcp", flush=True)
+        await trio.sleep_forever()
 
 
 if __name__ == "__main__":

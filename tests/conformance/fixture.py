@@ -5,15 +5,13 @@
 Without `--http` it speaks over stdio; PORT 0 takes a free one, and the URL is said on stderr. `--legacy` refuses
 everything of 2026-07-28, `--modern` everything before it, each as servers do that know one era only.
 
-Rule: built on the SDK alone, so that what the suite says of it served directly is said of the SDK.
+Rule: built on the SDK alone, so that what the suite says of it served directly is said of the SDK, and of our HTTP
+host, which knows no MCP.
 """
 
 from __future__ import annotations
 
 import argparse
-import logging
-import os
-import socket
 import sys
 import warnings
 from collections import defaultdict
@@ -21,8 +19,6 @@ from typing import Any, Final
 
 import mcp_types as types
 import trio
-from hypercorn.config import Config
-from hypercorn.trio import serve
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel import NotificationOptions, Server
 from mcp.server.models import InitializationOptions
@@ -33,6 +29,8 @@ from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler, Pro
 from mcp.shared.exceptions import MCPDeprecationWarning, MCPError
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
+from mcpactors.transports.http_host import serve
+from mcpactors.transports.http_lifespan import lifespan
 from tests.conformance import content
 from tests.conformance.asking import Asker, Unanswered, form
 from tests.conformance.tools import STRING, TOOLS, Call, ToolFailed
@@ -205,17 +203,10 @@ class Events(EventStore):
 async def serve_http(server: Server[Any], port: int) -> None:
     """Over HTTP until the process is told to end; the URL is said once connections are accepted."""
     app = server.streamable_http_app(event_store=Events(), retry_interval=100)
-    with socket.create_server(("127.0.0.1", port)) as listener:
-        config = Config()
-        config.bind = [f"fd://{os.dup(listener.fileno())}"]  # hypercorn closes what it is given
-        config.errorlog = logging.getLogger("fixture")
-        async with trio.open_nursery() as nursery:
-            await nursery.start(_serve, app, config)
-            print(f"serving http://127.0.0.1:{listener.getsockname()[1]}/mcp", file=sys.stderr, flush=True)
-
-
-async def _serve(app: Any, config: Config, *, task_status: trio.TaskStatus[Any]) -> None:
-    await serve(app, config, mode="asgi", task_status=task_status)
+    listeners = await trio.open_tcp_listeners(port, host="127.0.0.1")
+    async with lifespan(app) as state, serve(app, listeners, state=state):
+        print(f"serving http://127.0.0.1:{listeners[0].socket.getsockname()[1]}/mcp", file=sys.stderr, flush=True)
+        await trio.sleep_forever()
 
 
 async def serve_stdio(server: Server[Any], legacy: bool) -> None:
