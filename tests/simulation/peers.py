@@ -1,0 +1,106 @@
+"""A client that is nothing but a connection: it sends what it is told, under the ids that it is told.
+
+Rule: no dispatcher, no session; what came back under which id is written down as it came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import trio
+from attrs import define, field
+from mcp.shared.message import SessionMessage
+from mcp_types import CLIENT_CAPABILITIES_META_KEY, CLIENT_INFO_META_KEY, PROTOCOL_VERSION_META_KEY
+from mcp_types.jsonrpc import JSONRPCError, JSONRPCMessage, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse
+
+from mcpactors import Runtime
+from mcpactors.testing import Endings
+from mcpactors.transports.memory import memory_client
+from mcpactors.transports.streams import Streams
+
+ENVELOPE = {
+    PROTOCOL_VERSION_META_KEY: "2026-07-28",
+    CLIENT_INFO_META_KEY: {"name": "peer", "version": "1"},
+    CLIENT_CAPABILITIES_META_KEY: {},
+}
+
+
+@define(eq=False)
+class Peer:
+    """One client on a connection of its own."""
+
+    streams: Streams
+    envelope: dict[str, Any] = field(factory=lambda: ENVELOPE)
+    """What goes with each request."""
+    endings: Endings = field(factory=Endings)
+    answers: dict[int | str, list[JSONRPCResponse | JSONRPCError]] = field(factory=dict)
+    heard: list[JSONRPCNotification] = field(factory=list)
+    _more: trio.Event = field(factory=trio.Event)
+
+    async def request(self, request_id: int | str, method: str, **params: Any) -> None:
+        meta = {**self.envelope, **params.pop("_meta", {})}
+        await self._send(JSONRPCRequest(jsonrpc="2.0", id=request_id, method=method, params={**params, "_meta": meta}))
+
+    async def call(self, request_id: int | str, tool: str, **arguments: Any) -> None:
+        await self.request(request_id, "tools/call", name=tool, arguments=arguments)
+
+    async def notify(self, method: str, **params: Any) -> None:
+        await self._send(JSONRPCNotification(jsonrpc="2.0", method=method, params=params))
+
+    async def cancel(self, request_id: int | str) -> None:
+        await self.notify("notifications/cancelled", requestId=request_id)
+
+    def texts(self, request_id: int | str) -> list[str]:
+        """What came under an id: the text of each result, or the code of each error."""
+        return [
+            answer.result["content"][0]["text"] if isinstance(answer, JSONRPCResponse) else str(answer.error.code)
+            for answer in self.answers.get(request_id, [])
+        ]
+
+    async def answered(self, request_id: int | str) -> None:
+        while request_id not in self.answers:
+            self._more = trio.Event()
+            await self._more.wait()
+
+    def forget(self) -> None:
+        """From here on ids are new again."""
+        self.answers.clear()
+
+    async def _send(self, message: JSONRPCMessage) -> None:
+        self.endings.sent(message)
+        await self.streams[1].send(SessionMessage(message))
+
+    async def read(self) -> None:
+        try:
+            async for item in self.streams[0]:
+                assert isinstance(item, SessionMessage)
+                self._take(item.message)
+        except anyio.ClosedResourceError:
+            pass
+
+    def _take(self, message: JSONRPCMessage) -> None:
+        self.endings.came(message)
+        if isinstance(message, JSONRPCResponse | JSONRPCError):
+            assert message.id is not None
+            self.answers.setdefault(message.id, []).append(message)
+            self._more.set()
+        elif isinstance(message, JSONRPCNotification):
+            self.heard.append(message)
+
+
+@asynccontextmanager
+async def peer(runtime: Runtime, *, legacy: bool = False) -> AsyncIterator[Peer]:
+    """A client of the modern era, or one that has shaken hands in the old one."""
+    async with memory_client(runtime.server) as streams, trio.open_nursery() as nursery:
+        client = Peer(streams, {} if legacy else ENVELOPE)
+        nursery.start_soon(client.read)
+        if legacy:
+            hello = {"capabilities": {}, "clientInfo": {"name": "peer", "version": "1"}}
+            await client.request("hello", "initialize", protocolVersion="2025-11-25", **hello)
+            await client.answered("hello")
+            await client.notify("notifications/initialized")
+        yield client
+        nursery.cancel_scope.cancel()
