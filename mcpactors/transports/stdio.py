@@ -22,6 +22,7 @@ import trio
 from mcpactors.errors import BackendStartError
 from mcpactors.transports.framing import StderrTail, text
 from mcpactors.transports.owed import Owed
+from mcpactors.transports.processes import VARIABLE, Process, family, is_marked, look, new_mark, signal_all
 from mcpactors.transports.stdio_streams import ReadStatistics, StdioLimits, StdioReader, StdioWriter
 
 __all__ = [
@@ -75,7 +76,9 @@ async def stdio_client(
     It is a nursery block: an exception from inside comes out in a group. Leaving it takes the child's whole process
     group down, within `limits`, also when cancelled. Raises BackendStartError when the command cannot be started.
     """
-    process = await _start(command, args, child_environment(os.environ, env), cwd)
+    mark = new_mark()
+    marks = os.environ.get(VARIABLE, "") + mark
+    process = await _start(command, args, {**child_environment(os.environ, env), VARIABLE: marks}, cwd)
     stdin, stdout, stderr_pipe = pipes = _pipes(process)
     tail = StderrTail() if stderr is None else stderr
     writer = StdioWriter(limits.outgoing, Owed(limits.requests, limits.request_bytes))
@@ -92,7 +95,7 @@ async def stdio_client(
         finally:
             with trio.CancelScope(shield=True):
                 writer.close()
-                await _end(process, pipes, limits, heard)
+                await _end(process, mark, pipes, limits, heard)
             nursery.cancel_scope.cancel()
 
 
@@ -160,18 +163,21 @@ async def _wake_after_last_words(reader: StdioReader) -> None:
 # --- Its end ------------------------------------------------------------------------------------------------------
 
 
-async def _end(process: trio.Process, pipes: Pipes, limits: StdioLimits, heard: trio.Event) -> None:
+async def _end(process: trio.Process, mark: str, pipes: Pipes, limits: StdioLimits, heard: trio.Event) -> None:
     """The ladder. The writer has been told to close stdin; call it shielded."""
+    kin: dict[int, int] = {}
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_discard, pipes[1])
         try:
+            await _family(process, mark, kin)  # while parents live who may die before their children
             for patience, last_resort in (limits.exit_grace, signal.SIGTERM), (limits.term_grace, _SIGKILL):
                 with trio.move_on_after(patience) as waiting:
                     await _exited(process)
                 if not waiting.cancelled_caught:
                     break
+                await _family(process, mark, kin)
                 _signal_group(process, last_resort)
-            await _reap_group(process, limits.kill_grace)
+            await _reap(process, mark, kin, limits.kill_grace)
             with trio.move_on_after(limits.last_words):
                 await heard.wait()
         finally:
@@ -208,35 +214,37 @@ async def _exit_seen(pid: int) -> bool:
     return True
 
 
-async def _reap_group(process: trio.Process, patience: float) -> None:
-    """Whoever is left in the group was left by its leader: SIGKILL, also after a leader that went by itself."""
+async def _family(process: trio.Process, mark: str, kin: dict[int, int]) -> list[Process]:
+    """Whoever descends from the process and lives; `kin` are those found before. In a thread: /proc may be long."""
+
+    def find() -> list[Process]:
+        return family(look(), lambda pid: is_marked(pid, mark), (process.pid,), kin)
+
+    alone = trio.CapacityLimiter(1)  # not one that handlers could have used up
+    found = await trio.to_thread.run_sync(find, limiter=alone) if sys.platform == "linux" else []
+    kin.update((each.pid, each.started) for each in found)
+    return found
+
+
+async def _reap(process: trio.Process, mark: str, kin: dict[int, int], patience: float) -> None:
+    """Whoever is left of the family: SIGKILL, also after a leader that went by itself. Its number is reaped last."""
     _signal_group(process, _SIGKILL)
-    with trio.move_on_after(patience):
+    with trio.move_on_after(patience) as waiting:
+        await _exited(process)
+        while left := await _family(process, mark, kin):
+            signal_all(left, _SIGKILL)
+            for each in left:
+                await _exit_seen(each.pid)
+                with suppress(ChildProcessError):  # an orphan is somebody's to reap: ours, if we are the subreaper
+                    os.waitpid(each.pid, os.WNOHANG)  # noqa: ASYNC222 (it does not wait)
         await process.wait()
-        if _signal_group(process, 0):  # death takes a moment; those are reaped by init, which may take its time
-            for pid in _members(process.pid):
-                await _exit_seen(pid)
-        return
-    logger.warning("process group %d is still there after SIGKILL; it was left behind", process.pid)
+    if waiting.cancelled_caught:
+        logger.warning("processes of %d are still there after SIGKILL; they were left behind", process.pid)
 
 
-def _members(group: int) -> list[int]:
-    members: list[int] = []
-    if sys.platform == "linux":
-        for name in os.listdir("/proc"):
-            with suppress(ValueError, OSError):  # not a process; one that has just gone
-                if os.getpgid(int(name)) == group:
-                    members.append(int(name))
-    return members
-
-
-def _signal_group(process: trio.Process, number: int) -> bool:
-    """Whether there was anybody to signal."""
+def _signal_group(process: trio.Process, number: int) -> None:
     if sys.platform == "win32":
         process.kill()
-        return False
-    try:
+        return
+    with suppress(ProcessLookupError, PermissionError):  # PermissionError: on macOS, a group of zombies
         os.killpg(process.pid, number)
-    except (ProcessLookupError, PermissionError):  # PermissionError: on macOS, a group of zombies
-        return False
-    return True

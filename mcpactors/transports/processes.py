@@ -1,0 +1,159 @@
+"""Who descends from a child process of ours, whatever it did to hide, and the guardian that ends them when we are gone.
+
+Rule: nothing but the standard library, and nothing of ours: the guardian is this very file, run by its path. Linux
+only, by /proc; elsewhere `look` finds nothing, and whoever asks must say so. Promises F46 to F49, P9.
+
+A descendant is known by its session or group, by its parents while they live, and by a mark in its environment that
+survives fork, setsid and the death of every parent. Who escapes has left the session, lost its parents and cleared
+its environment.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final, NamedTuple
+
+__all__ = ["ALL_MARKS", "VARIABLE", "Process", "family", "is_marked", "look", "new_mark", "signal_all"]
+
+VARIABLE: Final = "MCPACTORS_CHILD"
+"""The environment variable with the marks: of every life that this process is part of, the outermost first."""
+ALL_MARKS: Final = secrets.token_hex(8) + "."
+"""What the marks of all our children begin with."""
+_numbers = count(1)
+_ENVIRON: Final = f"{VARIABLE}=".encode()
+
+
+class Process(NamedTuple):
+    """One process, as /proc shows it. `pid` and `started` (in clock ticks) together are never used again."""
+
+    pid: int
+    parent: int
+    group: int
+    session: int
+    started: int
+    dead: bool
+    """It only waits to be reaped."""
+
+
+def new_mark() -> str:
+    """A mark for one life of one child."""
+    return f"{ALL_MARKS}{next(_numbers)};"
+
+
+def look() -> dict[int, Process]:
+    """Every process of this machine by its pid; none where there is no /proc. Takes 20 us each: not for the loop."""
+    found = {}
+    for entry in os.listdir("/proc") if sys.platform == "linux" else ():
+        if entry.isdigit() and (process := look_at(int(entry))) is not None:
+            found[process.pid] = process
+    return found
+
+
+def look_at(pid: int) -> Process | None:
+    """One process; None when there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    fields = stat.rpartition(b")")[2].split()  # before it stands the command's name, with what it likes in it
+    return Process(pid, int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]), fields[0] in b"ZX")
+
+
+def is_marked(pid: int, mark: str) -> bool:
+    """Whether this process, or one that it descends from, was started with `mark`."""
+    with suppress(OSError):  # another user's, or gone
+        for variable in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            if variable.startswith(_ENVIRON):
+                return mark.encode() in variable
+    return False
+
+
+def family(
+    processes: Mapping[int, Process],
+    marked: Callable[[int], bool],
+    leaders: Collection[int] = (),
+    known: Mapping[int, int] = MappingProxyType({}),
+) -> list[Process]:
+    """Those that live of the sessions and groups of `leaders`, of who is `marked`, and all below them.
+
+    `known` are those found before, `pid` to `started`: they stay in the family, whatever they did since.
+    """
+    of_all: set[int] = set()
+    children: dict[int, list[int]] = {}
+    for process in processes.values():
+        children.setdefault(process.parent, []).append(process.pid)
+        near = process.session in leaders or process.group in leaders or process.pid in leaders
+        if near or known.get(process.pid) == process.started or (not process.dead and marked(process.pid)):
+            of_all.add(process.pid)
+    unseen = list(of_all)
+    while unseen:
+        below = [pid for pid in children.get(unseen.pop(), ()) if pid not in of_all]
+        of_all.update(below)
+        unseen += below
+    return [process for pid in sorted(of_all) if not (process := processes[pid]).dead]
+
+
+def signal_all(processes: Iterable[Process], number: int) -> None:
+    """Signal each, unless its number is another's by now."""
+    for process in processes:
+        with suppress(OSError):
+            now = look_at(process.pid)
+            if now is not None and now.started == process.started:
+                os.kill(process.pid, number)
+
+
+# --- The guardian -------------------------------------------------------------------------------------------------
+
+EXIT_GRACE: Final = 1.0
+TERM_GRACE: Final = 1.5
+KILL_GRACE: Final = 1.0
+_LOOK: Final = 0.05
+
+
+def guard(mark: str) -> None:
+    """Wait for stdin to close. Without a word before it, whoever held it was killed: end what it had started.
+
+    Its children have noticed already that their stdin was closed; they have `EXIT_GRACE` seconds to go by themselves,
+    `TERM_GRACE` from SIGTERM to SIGKILL.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    if sys.stdin.buffer.read():
+        return
+    known: dict[int, int] = {}
+    for grace, number in (EXIT_GRACE, signal.SIGTERM), (TERM_GRACE, signal.SIGKILL):
+        if _gone_within(grace, mark, known):
+            return
+        signal_all(_left(mark, known), number)
+    deadline = time.monotonic() + KILL_GRACE
+    while (left := _left(mark, known)) and time.monotonic() < deadline:
+        signal_all(left, signal.SIGKILL)
+        time.sleep(_LOOK)
+
+
+def _gone_within(seconds: float, mark: str, known: dict[int, int]) -> bool:
+    deadline = time.monotonic() + seconds
+    while _left(mark, known):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_LOOK)
+    return True
+
+
+def _left(mark: str, known: dict[int, int]) -> list[Process]:
+    left = family(look(), lambda pid: is_marked(pid, mark), known=known)
+    known.update((process.pid, process.started) for process in left)
+    return left
+
+
+if __name__ == "__main__":
+    guard(sys.argv[1])
