@@ -7,7 +7,7 @@ mounts is kept here by handles and published to the router as one immutable valu
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, final
@@ -64,6 +64,7 @@ from mcpactors.targets import ClientFactory, ProxyServer, called, check_target, 
 from mcpactors.transports.edge import Face, Surroundings, edge_server
 from mcpactors.transports.framing import StderrTail
 from mcpactors.transports.http import serve_http
+from mcpactors.transports.orphans import own_orphans
 from mcpactors.transports.parking import ParkedCall, Parking
 from mcpactors.transports.stdio_server import serve_stdio
 from mcpactors.transports.values import SDKTransport
@@ -110,6 +111,11 @@ class RuntimeSettings:
     """Threads that the sync handlers of one server of this process may be in; a call that finds none free waits."""
     stall: float | None = 0.2
     """Seconds within which the log says who keeps the loop from turning; None: nobody watches."""
+    subreaper: bool = False
+    """Whether all that descends from this process is the runtime's to reap and to end, also when it is killed (Linux).
+
+    It concerns the whole process, so that one which embeds a runtime has to ask for it: docs/closing.md.
+    """
     parked: int = 256
     """Calls of modern clients that may wait for their clients' answers at one time."""
     state_keys: tuple[str, ...] = field(default=(), repr=False)
@@ -510,8 +516,9 @@ class Runtime:
                 "capabilities": capabilities if isinstance(capabilities, Mapping) else {},
             }
 
+        inside = evolve(self.settings, subreaper=False)
         backend = Backend(
-            connect=connector(target, running.stderr, partial(open_runtime, settings=self.settings)),
+            connect=connector(target, running.stderr, partial(open_runtime, settings=inside)),
             timeout=said.timeout if said is not None else None,
             tags=said.tags if said is not None else (),
             over_http=isinstance(where, HTTPServer | SDKTransport | ClientFactory),
@@ -722,7 +729,7 @@ async def open_runtime(main: object = "main", *, settings: RuntimeSettings | Non
     name = main if isinstance(main, str) else called(check_target(main))
     settings = settings or RuntimeSettings()
     with watchdog(settings.stall) as dog:
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as nursery, own_orphans(nursery) if settings.subreaper else nullcontext():
             runtime = Runtime(name, nursery, None if isinstance(main, str) else main, settings)
             runtime._watchdog = dog
             try:
