@@ -107,14 +107,22 @@ class SessionPool:
         return self._lend(session)
 
     async def _turn(self) -> None:
+        self._refuse_too_many()
+        await self._turns.acquire()
+        try:
+            self._refuse_too_many()  # of those that waited with it some ask their clients by now, and have no turn
+        except MailboxFull:
+            self._turns.release()
+            raise
+        self._lent += 1
+
+    def _refuse_too_many(self) -> None:
         if self._lent >= self._limits.borrowed + self._limits.asking:
             raise MailboxFull(
                 f"{self._name} has {self._lent} calls, most of which wait for their clients' answers; retry later, or "
                 "raise pool.asking of its mount",
                 {"actor": self._name, "retryAfter": 1.0},
             )
-        await self._turns.acquire()
-        self._lent += 1
 
     def _lend(self, session: BackendSession) -> BackendSession:
         """A call that waits for its client's answer keeps nobody else waiting: it has no turn meanwhile."""

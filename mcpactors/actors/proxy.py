@@ -299,9 +299,11 @@ class ProxyActor(Actor):
             return Result({})
         try:
             return Result(await self._main.wire.send(request.method, {"uri": uri}, self._main.options))
-        except MCPError as error:
+        except BaseException as error:  # a client that does not wait for the answer does not watch
             watched[uri] -= 1 if begins else 0
-            return self._main.failure(error)
+            if isinstance(error, MCPError):
+                return self._main.failure(error)
+            raise
 
     async def _watch_again(self, uri: str) -> None:
         try:

@@ -51,7 +51,7 @@ LEAVE_TIMEOUT: Final = 5.0
 OUTSIDE_TIMEOUT: Final = 600.0
 """Seconds a client may take to answer what a backend asks while no call runs."""
 LEVEL_TIMEOUT: Final = 10.0
-"""Seconds a backend may take to answer `logging/setLevel`."""
+"""Seconds a backend may take to answer `logging/setLevel`, and `ping` after a call was cancelled."""
 ENVELOPE: Final = (PROTOCOL_VERSION_META_KEY, CLIENT_INFO_META_KEY, CLIENT_CAPABILITIES_META_KEY, LOG_LEVEL_META_KEY)
 CLOSED: Final = (CONNECTION_CLOSED, "Connection closed")
 """What the SDK's dispatcher says to whoever waits when the connection ends."""
@@ -109,6 +109,7 @@ class BackendSession:
         self._sent_away: OrderedDict[str, str] = OrderedDict()
         self._level: str | None = None
         self._takes_level = False
+        self._nursery: trio.Nursery | None = None
         self._let_go = trio.Event()
         self._settled = trio.Event()
         self._is_open = False
@@ -145,9 +146,12 @@ class BackendSession:
                 await wire.negotiate(self.introduction, capabilities, self._expects_legacy)
                 logs = mapping(wire.server.get("capabilities")).get("logging") is not None
                 self._takes_level = logs and not wire.modern and self._forward.logging
-            self._is_open = True
+            self._is_open, self._nursery = True, nursery
             self._settled.set()
-            yield
+            try:
+                yield
+            finally:
+                self._nursery = None
             nursery.cancel_scope.cancel()
 
     async def hold(self, forget: Callable[[BackendSession], None]) -> None:
@@ -180,7 +184,7 @@ class BackendSession:
     @property
     def busy(self) -> bool:
         """Whether calls are in flight on it."""
-        return bool(self._calls)
+        return any(not call.ended.is_set() for call in self._calls.values())
 
     async def roots_changed(self) -> None:
         """Tell the backend that the roots of this session's client have changed."""
@@ -209,8 +213,24 @@ class BackendSession:
         except MCPError as error:
             return self.failure(error, request.caller)
         finally:
-            del self._calls[token]
             call.ended.set()
+            if self._nursery is not None and self._may_still_ask(reply):
+                self._nursery.start_soon(self._outlive, token)
+            else:
+                del self._calls[token]
+
+    def _may_still_ask(self, reply: ReplyChannel) -> bool:
+        """Whether a call that is over was given up, and its backend does not know and may ask for it all the same."""
+        wire = self.wire
+        return reply.finished and isinstance(wire, StreamWire) and not wire.modern
+
+    async def _outlive(self, token: int) -> None:
+        """A call that was given up counts until its backend has read so: what it asked till then is nobody else's."""
+        try:
+            with suppress(MCPError):
+                await self.wire.send("ping", {}, {"timeout": LEVEL_TIMEOUT})
+        finally:
+            del self._calls[token]
 
     async def _until_open(self) -> None:
         """Wait until it has opened. Meanwhile the call counts: a backend may ask its client as soon as it is."""
@@ -383,7 +403,8 @@ class BackendSession:
         if len(calls) == 1:
             return calls[0]
         sessions = {call.caller.session for call in calls}
-        return calls[-1] if len(sessions) == 1 and None not in sessions else None
+        running = [call for call in calls if not call.ended.is_set()]
+        return (running or calls)[-1] if len(sessions) == 1 and None not in sessions else None
 
     def _remember(self, params: object, session: str | None) -> None:
         """Note who was sent to a URL, so that the same client is told when it is done there."""
@@ -400,7 +421,7 @@ class BackendSession:
         if session is None:
             return
         for call in self._calls.values():
-            if call.caller.session == session:
+            if call.caller.session == session and not call.ended.is_set():
                 call.reply.notice(COMPLETED, said)
                 return
         self._backend.tell_client(session, COMPLETED, said)

@@ -97,6 +97,9 @@ class CallClient:
     async def _answer(self, question: Question) -> Outcome:
         if refusal := self._lacks(question):
             return refusal
+        if self._caller.revision in MODERN_PROTOCOL_VERSIONS:
+            said = "a client of the new era is asked by the results of tools/call, prompts/get and resources/read only"
+            return Failure.of(QuestionRefused(f"{question.method} cannot be asked: {said}"))
         params = reworded_question(question.method, question.params, modern=False)
         if params is not None and params.get("mode") == "url":
             params.setdefault("elicitationId", secrets.token_urlsafe(16))  # MCP 2025-11-25 must have one

@@ -21,7 +21,7 @@ from attrs import evolve, field, frozen
 from mcp.server.connection import Connection
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel import NotificationOptions, Server
-from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
+from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity, authenticated_principal
 from mcp.shared.dispatcher import DispatchContext
 from mcp.shared.exceptions import MCPError
 from mcp.shared.subscriptions import SUBSCRIPTION_ID_META_KEY
@@ -190,16 +190,18 @@ class _Edge:
         params = ctx.params or {}
         if not isinstance(params.get("_meta", {}), Mapping):
             raise MCPError(InvalidParams.code, f"{method} takes params._meta as an object")
-        caller = self._caller(connection, revision, params)
+        caller = self._caller(ctx, params)
         if method == "logging/setLevel":
             return _set_level(connection, caller, params)
         if method == "subscriptions/listen":
             return await self._listen(ctx, params, caller)
         if method in INPUT_REQUIRED_METHODS and revision in MODERN_PROTOCOL_VERSIONS:
             return await self._sealed(ctx, partial(self._call_in_rounds, caller))
+        if method == "resources/unsubscribe" and not _let_go(connection, params.get("uri")):
+            return EmptyResult()  # nothing to end here: it is counted who watches, and others may go on
         result = await self._call(ctx, Request(method, params, caller))
-        if method in ("resources/subscribe", "resources/unsubscribe"):
-            await self._watch(connection, method, params["uri"])
+        if method == "resources/subscribe":
+            await self._watch(connection, params["uri"])
         return result
 
     async def _introduce(self, ctx: _Context) -> None:
@@ -230,21 +232,19 @@ class _Edge:
 
         async def end() -> None:
             scope.cancel()
-            for uri in changes.uris:
+            for uri in tuple(changes.uris):
                 await self._unwatch(uri)
 
         self._surroundings.spawn(tell)
         connection.exit_stack.push_async_callback(end)
 
-    async def _watch(self, connection: Connection, method: str, uri: str) -> None:
+    async def _watch(self, connection: Connection, uri: str) -> None:
         """Remember which URIs an old session watches; what it watches twice is watched once."""
         changes: Changes | None = connection.state.get(_CHANGES)
-        if changes is None or (method == "resources/subscribe" and uri in changes.uris):
+        if changes is None or uri in changes.uris:
             await self._unwatch(uri)
-        elif method == "resources/subscribe":
-            changes.uris.add(uri)
         else:
-            changes.uris.discard(uri)
+            changes.uris.add(uri)
 
     async def _unwatch(self, uri: str) -> None:
         with suppress(MCPActorsError):
@@ -346,14 +346,16 @@ class _Edge:
                 call.asked[name].answer(Result(answer))
         return call
 
-    def _caller(self, connection: Connection, revision: str, params: Mapping[str, Any]) -> Caller:
+    def _caller(self, ctx: _Context, params: Mapping[str, Any]) -> Caller:
         """The facts about the client: each modern request carries them, an old session keeps them."""
+        connection, revision = ctx.session._connection, ctx.protocol_version
         if revision in MODERN_PROTOCOL_VERSIONS:
             meta = params.get("_meta") or {}
             return Caller(
                 revision,
                 capabilities=meta.get(CLIENT_CAPABILITIES_META_KEY) or {},
                 info=meta.get(CLIENT_INFO_META_KEY),
+                principal=authenticated_principal(ctx),
                 log_level=meta.get(LOG_LEVEL_META_KEY),
                 can_be_asked=True,
             )
@@ -366,6 +368,7 @@ class _Edge:
                 revision,
                 capabilities=hello.get("capabilities", {}),
                 info=hello.get("clientInfo"),
+                principal=authenticated_principal(ctx),
                 session=session,
                 can_be_asked=True,
             )
@@ -415,6 +418,15 @@ class _Edge:
             shaped.setdefault("cacheScope", "private")
         shaped["_meta"] = {**(shaped.get("_meta") or {}), SERVER_INFO_META_KEY: self._stamp}
         return shaped
+
+
+def _let_go(connection: Connection, uri: object) -> bool:
+    """Whether an old session has watched this until now; it does not any more."""
+    changes: Changes | None = connection.state.get(_CHANGES)
+    if changes is None or not isinstance(uri, str) or uri not in changes.uris:
+        return False
+    changes.uris.remove(uri)
+    return True
 
 
 def _set_level(connection: Connection, caller: Caller, params: Mapping[str, Any]) -> EmptyResult:

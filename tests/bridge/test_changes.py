@@ -84,3 +84,16 @@ async def test_a_tool_that_a_backend_has_learnt_is_listed_once_the_list_has_chan
         with trio.fail_after(30):
             while name not in {tool["name"] for tool in (await client.request("tools/list"))["tools"]}:
                 await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize("era", ["legacy", "modern"])
+async def test_who_ends_watching_what_it_does_not_watch_ends_it_for_nobody(era: str) -> None:
+    async with mounted("memory", era) as runtime, legacy(runtime) as watcher, legacy(runtime) as other:
+        await watcher.request("resources/subscribe", {"uri": WATCHED})
+        await other.request("resources/unsubscribe", {"uri": WATCHED})
+        for method in ("subscribe", "subscribe", "unsubscribe", "unsubscribe"):
+            await other.request(f"resources/{method}", {"uri": WATCHED})
+        await until_told(watcher, lambda: other.tool("touch", id=fresh()), UPDATED)
+        assert not told(other, UPDATED)
+        await watcher.request("resources/unsubscribe", {"uri": WATCHED})
+        assert (await other.tool("told", id="any"))["structuredContent"]["watching"].get(WATCHED, 0) == 0

@@ -49,3 +49,26 @@ async def test_more_of_them_than_may_be_are_refused_at_once_with_the_setting_nam
                     await client.begin("ask", id=identity, rounds=Q)
                 with pytest.raises(MCPError, match=r"wait for their clients' answers; .*pool\.asking"):
                     await client.begin("ask", id="c", rounds=Q)
+
+
+@pytest.mark.parametrize("sessions", ["per_client", "per_call"])
+async def test_calls_that_come_at_once_and_all_ask_have_no_more_sessions_than_may_be(sessions: Any) -> None:
+    outcomes: list[str] = []
+    server, _ = make(modern=False)
+    target = create_proxy(partial(in_memory, server, False), sessions=sessions, pool=LIMITS)
+    async with open_runtime("main") as runtime:
+        await runtime.mount(target)
+        async with modern(runtime) as client:
+
+            async def begin(identity: str) -> None:
+                try:
+                    outcomes.append((await client.begin("ask", id=identity, rounds=Q))["resultType"])
+                except MCPError as error:
+                    outcomes.append(str(error.error.data["actor"]))
+
+            with trio.fail_after(PATIENCE):
+                async with trio.open_nursery() as nursery:
+                    for identity in "abcde":
+                        nursery.start_soon(begin, identity)
+                assert sorted(outcomes) == ["backend"] * 3 + ["input_required"] * 2
+                assert len(runtime.parked()) == 2
