@@ -36,16 +36,19 @@ from mcpactors.runtime.restart import RestartPolicy
 
 __all__ = [
     "HTTPServer",
+    "Isolation",
     "MCPConfig",
     "ModuleServer",
     "ServerConfig",
     "StdioServer",
     "load_config",
+    "module_server",
     "parse_config",
     "unstructure",
 ]
 
 Transport: TypeAlias = Literal["http", "sse", "websocket"]
+Isolation: TypeAlias = Literal["process"]
 _LOOKS_LIKE_MS: Final = 1000  # seconds; others write milliseconds, and nobody waits a quarter of an hour for a call
 
 
@@ -210,11 +213,13 @@ class HTTPServer(_Backend):
 class ModuleServer(_Shared):
     """A Python server to load into this process: a dotted module or a `.py` file, and the object in it.
 
-    Our extension. `attribute` None: the host takes `server`, else `mcp`, else `app`.
+    Our extension. `attribute` None: the host takes `server`, else `mcp`, else `app`. `isolate`: not into this process,
+    but into a child process of its own; the object may then be a function that makes the server.
     """
 
     module: Annotated[str, _Expanded(_split_module)]
     attribute: str | None = None
+    isolate: Isolation | None = None
 
     @property
     def is_file(self) -> bool:
@@ -235,6 +240,18 @@ def _fields(kind: type[ServerConfig]) -> tuple[str, ...]:
     """What may be written for a server of this kind, its own fields first."""
     own_first = [a.name for a in sorted(attrs.fields(kind), key=lambda a: a.inherited)]
     return tuple(dict.fromkeys(n for n in [*own_first, "transport", "type"] if n not in ("extra", "attribute")))
+
+
+def module_server(text: str) -> ModuleServer:
+    """The server that "package.module:object" or "./file.py:object" names; nothing is imported.
+
+    Raises:
+        ConfigError: it can be no such name.
+    """
+    try:
+        return ModuleServer(*_split_module(text))
+    except _Problem as problem:
+        raise ConfigError(str(problem)) from None
 
 
 @frozen
@@ -344,11 +361,11 @@ def _seconds(value: object, _: object) -> float:
     raise _Problem(f"expected a positive number of seconds, got {_show(value)}")
 
 
-def _strategy(value: object, _: object) -> Any:
-    if value is None or (isinstance(value, str) and value in get_args(Sessions)):
+def _one_of(words: Any, value: object, _: object) -> Any:
+    if value is None or (isinstance(value, str) and value in get_args(words)):
         return value
-    choices = ", ".join(json.dumps(name) for name in get_args(Sessions))
-    raise _Problem(f"expected one of {choices}, got {_show(value)}")
+    choices = ", ".join(json.dumps(name) for name in get_args(words))
+    raise _Problem(f"expected {'one of ' if len(get_args(words)) > 1 else ''}{choices}, got {_show(value)}")
 
 
 def _policy(value: Any, cls: Any) -> Any:
@@ -389,6 +406,10 @@ def _made_of(origin: object, cls: Any) -> bool:
     return get_origin(cls) is origin
 
 
+def _is_choice(words: Any, cls: Any) -> bool:
+    return bool(cls == words | None)
+
+
 def _converter(environ: Mapping[str, str]) -> BaseConverter:
     """Made for each parse, as `environ` is part of it; so nothing goes to linecache, which would grow with reloads."""
     converter = BaseConverter()
@@ -416,7 +437,8 @@ def _converter(environ: Mapping[str, str]) -> BaseConverter:
     converter.register_structure_hook(str, _string)
     converter.register_structure_hook(bool, _boolean)
     converter.register_structure_hook(float, _seconds)
-    converter.register_structure_hook_func(lambda cls: cls == Sessions | None, _strategy)
+    for words in (Sessions, Isolation):
+        converter.register_structure_hook_func(partial(_is_choice, words), partial(_one_of, words))
     for policy in (Forwarding, PoolLimits, RestartPolicy):
         converter.register_structure_hook(policy, _policy)
     for origin, hook in {Annotated: text, Mapping: mapping, tuple: strings}.items():

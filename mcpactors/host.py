@@ -6,6 +6,7 @@ mounts is kept here by handles and published to the router as one immutable valu
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from functools import partial
@@ -26,7 +27,7 @@ from mcpactors.actors.proxy import ProxyActor
 from mcpactors.actors.router import MISSING, RouterActor, RouterRef
 from mcpactors.actors.snapshot import SnapshotActor, SnapshotRef
 from mcpactors.backends import connector, example_config, load_server
-from mcpactors.config import HTTPServer, MCPConfig, ModuleServer, ServerConfig, StdioServer, load_config
+from mcpactors.config import HTTPServer, Isolation, MCPConfig, ModuleServer, ServerConfig, StdioServer, load_config
 from mcpactors.errors import (
     BackendStartError,
     MailboxFull,
@@ -36,6 +37,7 @@ from mcpactors.errors import (
     NameConflict,
     NamespaceError,
 )
+from mcpactors.isolation import isolated, placed
 from mcpactors.mounts import Catalog, CatalogDiff, MountHandle, Mounts, below, itself, make_handle
 from mcpactors.runtime.actor import Actor, ActorRef, Mailbox, Request
 from mcpactors.runtime.clients import Clients
@@ -208,6 +210,7 @@ class Runtime:
         self.name = name
         self.settings = settings
         self._nursery = nursery
+        self._thread, self._token = threading.get_ident(), trio.lowlevel.current_trio_token()
         self._supervisor = Supervisor(nursery, self._on_change, limit=settings.restart_limit)
         self._running: dict[int, _Running] = {}
         self._retiring: dict[int, _Running] = {}
@@ -243,6 +246,7 @@ class Runtime:
         namespace: str | None = None,
         *,
         tool_names: Mapping[str, str] | None = None,
+        isolate: Isolation | None = None,
         tools: Mapping[str, ToolOverride] | None = None,
         include_tags: Iterable[str] = (),
         exclude_tags: Iterable[str] = (),
@@ -256,11 +260,11 @@ class Runtime:
             NamespaceError: illegal characters in the namespace.
             MountCycle: the target is this runtime's own server, or an ancestor of its mount.
             NameConflict: the target offers a name that is taken, and the policy is "error".
-            MountError: the target is no server.
+            MountError: the target is no server, or cannot be isolated.
         """
         handle = make_handle(
             self._tree.mounts,
-            check_target(target),
+            placed(target, isolate),
             namespace,
             tool_names=tool_names,
             tools=tools,
@@ -318,7 +322,7 @@ class Runtime:
             try:
                 handle = make_handle(
                     self._tree.mounts,
-                    check_target(load_server(server) if isinstance(server, ModuleServer) else create_proxy(server)),
+                    _from_config(server),
                     name if len(wanted) > 1 else None,
                     include_tags=server.include_tags,
                     exclude_tags=server.exclude_tags,
@@ -396,6 +400,9 @@ class Runtime:
     def _reconcile(self) -> None:
         """Make what runs equal to what is described: start what is new, publish the trees, end what is gone."""
         used: dict[_Running, None] = {}
+        if threading.get_ident() != self._thread:  # a sync tool has mounted something
+            trio.from_thread.run_sync(self._reconcile, trio_token=self._token)
+            return
         mounted: set[MountHandle] = set()
         for tree in (self._tree, *self._sources.values()) if hasattr(self, "_tree") else ():
             tree.router.remount(self._root_mount(tree, used, mounted))
@@ -608,6 +615,9 @@ class Runtime:
 
     def _changed(self, ref: ActorRef, kinds: tuple[Kind, ...]) -> None:
         for tree in (self._tree, *self._sources.values()):
+        if threading.get_ident() != self._thread:  # a sync tool has added or removed something
+            trio.from_thread.run_sync(self._changed, ref, kinds, trio_token=self._token)
+            return
             tree.router.changed(ref, kinds)
 
     def _updated(self, ref: ActorRef, uri: str) -> None:
@@ -754,6 +764,12 @@ async def _copy_apart(handle: MountHandle) -> None:
     for uri_format in reversed(formats):
         handle.catalog = None
         async with open_runtime("import", settings=RuntimeSettings(resource_prefix_format=uri_format)) as runtime:
+def _from_config(server: ServerConfig) -> object:
+    if not isinstance(server, ModuleServer):
+        return create_proxy(server)
+    return check_target(load_server(server)) if server.isolate is None else isolated(server)
+
+
             try:
                 await runtime.take_copy(handle)
                 copies[uri_format] = handle.copy_in(uri_format)

@@ -26,8 +26,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from mcpactors.config import HTTPServer, StdioServer
+from mcpactors.config import HTTPServer, Isolation, StdioServer
 from mcpactors.errors import InvalidParams
+from mcpactors.isolation import placed
 from mcpactors.mirrored import Copies, LocalCopy, Mirrored, find_mirrored
 from mcpactors.mounts import CatalogDiff, MountHandle, Mounts, make_handle, refuse_cycle
 from mcpactors.runtime.routing import Kind, shape_of, validate_name
@@ -385,6 +386,7 @@ class Server(MCPServer[Any]):
         namespace: str | None = None,
         *,
         as_proxy: bool = False,
+        isolate: Isolation | None = None,
         tool_names: Mapping[str, str] | None = None,
         tools: Mapping[str, ToolOverride] | None = None,
         include_tags: Words = (),
@@ -392,15 +394,18 @@ class Server(MCPServer[Any]):
     ) -> MountHandle:
         """Mount another server on this one, live (seed 001, "Basic Mounting"). At once when this one is running.
 
-        `as_proxy`: speak to it over memory streams, in sessions of its own. `tool_names` renames tools of the target;
-        `tools` says more of them (see `ToolOverride`). `include_tags` and `exclude_tags` filter this mount.
+        `as_proxy`: speak to it over memory streams, in sessions of its own. `isolate="process"`: run it in a child
+        process, where it can block, crash and fill its memory alone; `target` is then a name, "package.module:object"
+        or "./file.py:object", or a function at the top of a module that makes the server. `tool_names` renames tools
+        of the target; `tools` says more of them (see `ToolOverride`). `include_tags` and `exclude_tags` filter this
+        mount.
 
         Raises:
             NamespaceError: illegal characters in the namespace.
             MountCycle: this server is the target, or mounted somewhere below it.
-            MountError: the target is no server.
+            MountError: the target is no server, or cannot be isolated.
         """
-        checked = check_target(target)
+        checked = placed(target, isolate)
         handle = make_handle(
             self.mounts,
             create_proxy(checked) if as_proxy and not isinstance(checked, ProxyServer) else checked,

@@ -171,6 +171,26 @@ async def test_what_is_added_while_it_is_mounted_runs_under_the_limit_too(door: 
     assert door.most == 2
 
 
+async def test_what_a_sync_tool_adds_and_mounts_from_its_thread_is_there() -> None:
+    server, other = Server("grows"), Server("other")
+    other.tool(name="answer")(lambda: "mounted")
+
+    @server.tool
+    def grow() -> str:
+        server.add_tool(lambda: "added", "added")
+        server.mount(other, namespace="other")
+        return "grown"
+
+    with trio.fail_after(PATIENCE):
+        async with open_runtime(server) as runtime, runtime.client() as client:
+            await client.list_tools()
+            await client.call_tool("grow", {})
+            assert said(await client.call_tool("added", {})) == "added"
+            assert said(await client.call_tool("other_answer", {})) == "mounted"
+            while len((await client.list_tools(cache_mode="bypass")).tools) < 3:  # noqa: ASYNC110 - it is told in time
+                await trio.sleep(0.02)
+
+
 async def test_a_sync_tool_still_reaches_its_caller_from_its_thread() -> None:
     server = Server("talks")
 
