@@ -24,11 +24,12 @@ from mcpactors.targets import ClientFactory, Composite, ProxyServer, describe, t
 from mcpactors.transports.framing import StderrTail
 from mcpactors.transports.memory import memory_client
 from mcpactors.transports.streams import Streams
+from mcpactors.transports.values import StreamableHttpTransport
 
 __all__ = ["connector", "example_config", "load_server"]
 
 Connect = Callable[[], AbstractAsyncContextManager[Any]]
-"""Yields the SDK's (read, write), or a `ClientSession` that is connected already and stays so."""
+"""Yields the SDK's (read, write), an `HTTPDispatcher`, or a `ClientSession` that is connected already and stays so."""
 
 MODULE_OBJECTS: Final = ("server", "mcp", "app")
 """What a module's server is called, where its config does not say."""
@@ -60,6 +61,8 @@ def connector(proxy: ProxyServer, stderr: StderrTail, open_runtime: Open) -> Con
     if isinstance(target, ClientFactory):
         return lambda: _made(target, proxy.name, stderr, open_runtime)()
     transport = transport_of(target)
+    if isinstance(transport, StreamableHttpTransport):
+        return transport.dispatcher
     return lambda: transport.connect(stderr)
 
 

@@ -20,8 +20,8 @@ from mcpactors.runtime.routing import Kind
 __all__ = ["OURS", "OUR_INFO", "Backend", "Connect", "Introduction", "RootsChanged", "SessionEnded", "mapping"]
 
 Connect = Callable[[], AbstractAsyncContextManager[Any]]
-"""Opens a connection: an async context manager that yields the SDK's (read, write) of `SessionMessage`, or a
-`ClientSession` of the SDK that somebody else has connected and keeps."""
+"""Opens a connection: an async context manager that yields the SDK's (read, write) of `SessionMessage`, a `Dispatcher`
+(`wire.py`), or a `ClientSession` of the SDK that somebody else has connected and keeps."""
 AskClient = Callable[[str, str, Mapping[str, Any] | None], Awaitable[Outcome]]
 TellClient = Callable[[str, str, Mapping[str, Any]], None]
 

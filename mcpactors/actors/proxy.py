@@ -22,7 +22,7 @@ from mcpactors.actors.paging import CHANGES, UPDATED, read_all
 from mcpactors.actors.pool import SessionPool
 from mcpactors.actors.session import BackendSession
 from mcpactors.actors.wire import envelope
-from mcpactors.errors import BackendStartError, MCPActorsError
+from mcpactors.errors import CONNECTION_CLOSED, OVERLOADED, UNAVAILABLE, BackendStartError, MCPActorsError
 from mcpactors.runtime.actor import Actor, Request
 from mcpactors.runtime.methods import CATALOG, NAMED
 from mcpactors.runtime.reply import Outcome, ReplyChannel, Result
@@ -34,6 +34,9 @@ __all__ = ["Backend", "Connect", "ProxyActor"]
 logger = logging.getLogger("mcpactors")
 
 LIST_TIMEOUT: Final = 30.0
+LISTEN_AGAIN: Final = 1.0
+"""Seconds until a stream of changes that was cut is opened again; doubled each time, up to a limit."""
+LISTEN_AGAIN_LIMIT: Final = 30.0
 CLOSE_TIMEOUT: Final = 3.0
 """Seconds that the sessions beside the main one get to close in good order."""
 TELLS: Final[Mapping[str, tuple[Kind, ...]]] = {
@@ -52,8 +55,10 @@ class ProxyActor(Actor):
         self._name = name
         self._backend = backend
         self._main = self._session(OURS, shared=True)
+        self._main.renewed = self._begin_anew
         self._pool = SessionPool(name, backend.limits, self._start_session)
         self._listings: dict[Kind, Listing] = {}
+        self._schemas: dict[str, Any] = {}
         self._fresh_until: dict[Kind, float] = {}
         self._learning: dict[Kind, trio.Event] = {}
         self._unlearnt: dict[Kind, MCPActorsError] = {}
@@ -167,11 +172,7 @@ class ProxyActor(Actor):
 
     def _schema_of(self, tool: str) -> Any:
         """The `inputSchema` of a tool, as far as it is known."""
-        known = self._listings.get("tools")
-        for item in known.items if known is not None else ():
-            if item.get("name") == tool:
-                return item.get("inputSchema")
-        return None
+        return self._schemas.get(tool)
 
     # --- What the backend tells ------------------------------------------------------------------------------------
 
@@ -189,6 +190,13 @@ class ProxyActor(Actor):
             self._backend.changed(CHANGES[method])
         elif method == UPDATED:
             self._backend.updated(str(said.get("uri")))
+
+    def _begin_anew(self) -> None:
+        """The backend had forgotten the main session, as after a restart: it may have other things now."""
+        self._fresh_until.clear()
+        self._backend.changed(tuple(self._listings))
+        for uri in +self._backend.watched:
+            self._nursery.start_soon(self._watch_again, uri)
 
     # --- The catalog ----------------------------------------------------------------------------------------------
 
@@ -243,6 +251,7 @@ class ProxyActor(Actor):
         tags = self._backend.tags
         if kind == "tools" and wire.modern and self._backend.over_http:
             items = self._callable(items)
+            self._schemas = {item["name"]: item.get("inputSchema") for item in items}
         listed = tuple(with_tags(item, tags) for item in items) if tags else items
         self._listings[kind] = Listing(listed, fresh=told, learnt_at=now)
 
@@ -268,22 +277,30 @@ class ProxyActor(Actor):
 
     async def _listen(self) -> None:
         """Keep a `subscriptions/listen` stream open, where the backend has it, to be told of changes."""
+        wait = LISTEN_AGAIN
         for number in count(1):
             wanted: dict[str, Any] = dict.fromkeys(TELLS, True)
             if uris := sorted(+self._backend.watched):
                 wanted["resourceSubscriptions"] = uris
             self._rewatch = trio.CancelScope()
-            ended = False
+            begun = trio.current_time()
+            ended, refused = False, False
             with self._rewatch:
                 try:
                     asked = {"notifications": wanted, "_meta": envelope({})}
                     await self._main.wire.send("subscriptions/listen", asked, {"request_id": f"listen-{number}"})
                 except MCPError as error:
                     logger.debug("%s: no subscriptions/listen: %s", self._name, error.message)
+                    refused = error.code not in (CONNECTION_CLOSED, UNAVAILABLE, OVERLOADED)
                 ended = True
             self._told_of = frozenset()
-            if ended:
+            if refused:
                 return
+            if ended:  # over HTTP that may be all that one sees of a backend that is gone: asking again tells
+                self._fresh_until.clear()
+                wait = LISTEN_AGAIN if trio.current_time() - begun > LISTEN_AGAIN_LIMIT else wait
+                await trio.sleep(wait)
+                wait = min(2 * wait, LISTEN_AGAIN_LIMIT)
 
     async def _watch(self, request: Request) -> Outcome:
         """Count who watches a URI; the backend is told of the first and the last, by the means of its era."""

@@ -19,13 +19,11 @@ from typing import Any, Final
 import trio
 from attrs import field, frozen
 from mcp.client import ClientSession
-from mcp.shared.dispatcher import CallOptions, DispatchContext
+from mcp.shared.dispatcher import CallOptions
 from mcp.shared.exceptions import MCPError
-from mcp.shared.transport_context import TransportContext
 from mcp_types import (
     CLIENT_CAPABILITIES_META_KEY,
     CLIENT_INFO_META_KEY,
-    INVALID_REQUEST,
     LOG_LEVEL_META_KEY,
     METHOD_NOT_FOUND,
     PROTOCOL_VERSION_META_KEY,
@@ -34,8 +32,8 @@ from mcp_types import (
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from mcpactors.actors.backend import OURS, Backend, Introduction, mapping
-from mcpactors.actors.rounds import INPUT_REQUIRED, answer_rounds
-from mcpactors.actors.wire import ClientWire, StreamWire, Wire, envelope
+from mcpactors.actors.rounds import INPUT_REQUIRED, answer_rounds, refuse_switched_off
+from mcpactors.actors.wire import FORGOTTEN, ClientWire, OverStreams, StreamWire, Wire, envelope
 from mcpactors.errors import CONNECTION_CLOSED, ActorCrashed, BackendStartError, CallTimeout, QuestionRefused
 from mcpactors.runtime.actor import Caller, Request, part
 from mcpactors.runtime.methods import QUESTIONS
@@ -55,8 +53,6 @@ LEVEL_TIMEOUT: Final = 10.0
 ENVELOPE: Final = (PROTOCOL_VERSION_META_KEY, CLIENT_INFO_META_KEY, CLIENT_CAPABILITIES_META_KEY, LOG_LEVEL_META_KEY)
 CLOSED: Final = (CONNECTION_CLOSED, "Connection closed")
 """What the SDK's dispatcher says to whoever waits when the connection ends."""
-FORGOTTEN: Final = (INVALID_REQUEST, "Session terminated")
-"""What the SDK's HTTP client makes of a 404 on a session."""
 COMPLETED: Final = "notifications/elicitation/complete"
 ROOTS_CHANGED: Final = "notifications/roots/list_changed"
 SENT_AWAY: Final = 256
@@ -115,6 +111,8 @@ class BackendSession:
         self._is_open = False
         self._not_opened: BackendStartError | None = None
         self._asked = 0
+        self.renewed: Callable[[], None] = lambda: None
+        """Called when the backend had forgotten the session and it was begun anew."""
         self.asking: Callable[[bool], None] = lambda begins: None
         """Called when its calls begin to wait for their client's answer, and when they do not any more."""
         self.introduction = introduction
@@ -139,8 +137,9 @@ class BackendSession:
             if isinstance(given, ClientSession):
                 self.wire = ClientWire(given)
             else:
-                read, write = given
-                wire = self.wire = StreamWire(self._name, read, write, self._schema_of)
+                dispatcher = OverStreams(*given) if isinstance(given, tuple) else given
+                wire = self.wire = StreamWire(self._name, dispatcher, self._schema_of)
+                wire.renewed = self._renewed
                 await nursery.start(wire.run, self._on_request, self._on_notification)
                 capabilities = self._forward.allowed(self.introduction.capabilities)
                 await wire.negotiate(self.introduction, capabilities, self._expects_legacy)
@@ -153,6 +152,10 @@ class BackendSession:
             finally:
                 self._nursery = None
             nursery.cancel_scope.cancel()
+
+    def _renewed(self) -> None:
+        self._level = None
+        self.renewed()
 
     async def hold(self, forget: Callable[[BackendSession], None]) -> None:
         """Be connected, in a task of its own, until let go. Its loss costs its own calls only: nothing is raised."""
@@ -248,11 +251,14 @@ class BackendSession:
     ) -> Outcome:
         """What a modern backend asks in a result is passed on as it is to whoever can answer there, and put else."""
         asked: ReplyChannel | ClientWire = self.wire if isinstance(self.wire, ClientWire) else reply
+        forward = self._forward if asked is reply else FORWARD_ALL
+        refuse_switched_off(self._name, result, forward)
         if asked is reply and request.caller.revision in MODERN_PROTOCOL_VERSIONS:
             return Result(result)
 
-        async def again(more: dict[str, Any]) -> dict[str, Any]:
-            return await self.wire.send(request.method, {**params, **more}, options)
+        async def again(more: dict[str, Any]) -> Mapping[str, Any]:
+            next_one = await self.wire.send(request.method, {**params, **more}, options)
+            return refuse_switched_off(self._name, next_one, forward)
 
         return await answer_rounds(self._name, result, again, asked)
 
@@ -330,9 +336,7 @@ class BackendSession:
 
     # --- What the backend sends by itself -------------------------------------------------------------------------
 
-    async def _on_request(
-        self, context: DispatchContext[TransportContext], method: str, params: Mapping[str, Any] | None
-    ) -> dict[str, Any]:
+    async def _on_request(self, method: str, params: Mapping[str, Any] | None) -> dict[str, Any]:
         if method == "ping":
             return {}
         if method not in QUESTIONS:

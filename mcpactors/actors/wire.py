@@ -7,14 +7,14 @@ of the SDK's `ClientSession` are used in this file only, because its public ones
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import Context
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import trio
 from mcp.client import ClientSession
 from mcp.client.session import ClientRequestContext
-from mcp.shared.dispatcher import CallOptions, OnNotifyIntercept, OnRequest
+from mcp.shared.dispatcher import CallOptions, DispatchContext, OnNotifyIntercept
 from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import (
     MCP_METHOD_HEADER,
@@ -31,6 +31,7 @@ from mcp.shared.transport_context import TransportContext
 from mcp_types import (
     CLIENT_CAPABILITIES_META_KEY,
     CLIENT_INFO_META_KEY,
+    INVALID_REQUEST,
     PROTOCOL_VERSION_META_KEY,
     UNSUPPORTED_PROTOCOL_VERSION,
     ErrorData,
@@ -48,11 +49,13 @@ from mcpactors.actors.backend import OUR_INFO, Introduction, mapping
 from mcpactors.errors import BackendStartError, InvalidParams
 from mcpactors.runtime.reply import Failure, Outcome, Result
 
-__all__ = ["ClientWire", "StreamWire", "Wire", "envelope"]
+__all__ = ["FORGOTTEN", "ClientWire", "Dispatcher", "OverStreams", "StreamWire", "Wire", "envelope"]
 
 PROBE_TIMEOUT: Final = 5.0
 """Seconds a backend may take to say whether it speaks the modern protocol, before the old one is tried."""
 HANDSHAKE_TIMEOUT: Final = 15.0
+FORGOTTEN: Final = (INVALID_REQUEST, "Session terminated")
+"""What the SDK's HTTP client, and ours, makes of a 404 on a session: the request was not carried out."""
 
 _input_request: TypeAdapter[InputRequest] = TypeAdapter(InputRequest)
 
@@ -66,8 +69,76 @@ def envelope(capabilities: Mapping[str, Any], info: Mapping[str, Any] | None = N
     }
 
 
+OnRequest = Callable[[str, Mapping[str, Any] | None], Awaitable[dict[str, Any]]]
+"""Answers a request of the backend: method and params. Raises `MCPError`."""
+
+
+class Dispatcher(Protocol):
+    """What carries requests to a backend and its messages here: the SDK's `Dispatcher`, and what we want besides."""
+
+    name: str
+    """What the backend is called in errors."""
+
+    @property
+    def renews(self) -> bool:
+        """Whether a session that the backend has forgotten can be begun anew on it."""
+        ...
+
+    @property
+    def sender(self) -> Context | None:
+        """The context of the request on whose stream the last message came; None where there is no such thing."""
+        ...
+
+    async def run(
+        self, on_request: OnRequest, on_notification: OnNotifyIntercept, *, task_status: trio.TaskStatus[None]
+    ) -> None:
+        """Until the connection ends; notifications are taken in their order."""
+        ...
+
+    async def send_raw_request(
+        self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
+    ) -> dict[str, Any]: ...
+
+    async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None: ...
+
+    def forget_session(self) -> None:
+        """The next `initialize` begins another."""
+        ...
+
+
+class OverStreams:
+    """A `Dispatcher` over two streams of messages: the SDK's."""
+
+    renews: bool = False
+
+    def __init__(self, read: Any, write: Any) -> None:
+        self.name = ""
+        self._read = read
+        self._dispatcher: JSONRPCDispatcher[TransportContext] = JSONRPCDispatcher(read, write)
+        self.send_raw_request = self._dispatcher.send_raw_request
+        self.notify = self._dispatcher.notify
+
+    @property
+    def sender(self) -> Context | None:
+        context: Context | None = getattr(self._read, "last_context", None)
+        return context
+
+    async def run(
+        self, on_request: OnRequest, on_notification: OnNotifyIntercept, *, task_status: trio.TaskStatus[None]
+    ) -> None:
+        async def asked(
+            context: DispatchContext[TransportContext], method: str, params: Mapping[str, Any] | None
+        ) -> dict[str, Any]:
+            return await on_request(method, params)
+
+        await self._dispatcher.run(asked, _ignore, on_notification, task_status=task_status)
+
+    def forget_session(self) -> None:
+        """It has none of its own."""
+
+
 class StreamWire:
-    """A connection of ours: two streams of messages, and the SDK's dispatcher on them."""
+    """A connection of ours."""
 
     tells: bool = True
     """Whether what the backend says by itself comes to us."""
@@ -76,20 +147,24 @@ class StreamWire:
     server: Mapping[str, Any] = {}
     """What the backend said of itself: its `server/discover` or `initialize` result."""
 
-    def __init__(self, name: str, read: Any, write: Any, schema_of: Callable[[str], Any]) -> None:
-        self._name = name
-        self._read = read
+    def __init__(self, name: str, dispatcher: Dispatcher, schema_of: Callable[[str], Any]) -> None:
+        self._name = dispatcher.name = name
         self._schema_of = schema_of
-        self._dispatcher: JSONRPCDispatcher[TransportContext] = JSONRPCDispatcher(read, write)
+        self._mirrored: dict[str, tuple[Any, Mapping[tuple[str, ...], str]]] = {}
+        self._dispatcher = dispatcher
         self._scope = trio.CancelScope()
         self._why = f"{name} closed the connection"
         self._lost = False
+        self._hello: Mapping[str, Any] = {}
+        self._session = 0  # how often one was begun anew
+        self._renewing: trio.Event | None = None
+        self.renewed: Callable[[], None] = lambda: None
+        """Called when a session that the backend had forgotten was begun anew: it knows nothing of what it was told."""
 
     @property
     def sender(self) -> Context | None:
         """The context of the request on whose stream the last message came; None where the wire has no such thing."""
-        context: Context | None = getattr(self._read, "last_context", None)
-        return context
+        return self._dispatcher.sender
 
     async def run(
         self,
@@ -100,7 +175,7 @@ class StreamWire:
         """Read until the connection ends; raises `BackendStartError` then."""
         try:
             with self._scope:
-                await self._dispatcher.run(on_request, _ignore, on_notification, task_status=task_status)
+                await self._dispatcher.run(on_request, on_notification, task_status=task_status)
         finally:
             self._lost = True
         raise BackendStartError(self._why)
@@ -120,19 +195,22 @@ class StreamWire:
         """
         if not expects_legacy and await self._probe():
             return
-        hello = {
+        self._hello = {
             "protocolVersion": LATEST_HANDSHAKE_VERSION,
             "capabilities": dict(capabilities),
             "clientInfo": dict(introduction.info),
         }
         try:
-            said = await self._dispatcher.send_raw_request(
-                "initialize", hello, {"timeout": HANDSHAKE_TIMEOUT, "cancel_on_abandon": False}
-            )
+            await self._shake_hands()
         except MCPError as error:
             if error.code == UNSUPPORTED_PROTOCOL_VERSION and await self._probe():
                 return
             raise BackendStartError(f"{self._name} does not answer the handshake: {error.message}") from error
+
+    async def _shake_hands(self) -> None:
+        said = await self._dispatcher.send_raw_request(
+            "initialize", self._hello, {"timeout": HANDSHAKE_TIMEOUT, "cancel_on_abandon": False}
+        )
         revision = said.get("protocolVersion", "")
         if revision not in HANDSHAKE_PROTOCOL_VERSIONS:
             raise BackendStartError(f"{self._name} speaks protocol {revision!r}, which is not one we know")
@@ -148,6 +226,8 @@ class StreamWire:
         except MCPError as error:
             if self._lost:
                 raise BackendStartError(f"{self._name} closed the connection when it was asked who it is") from error
+            if error.code == BackendStartError.code and mapping(error.data).get("actor") == self._name:
+                raise BackendStartError(error.message) from error  # nobody is there
             supported = mapping(error.data).get("supported") if error.code == UNSUPPORTED_PROTOCOL_VERSION else None
             named = isinstance(supported, list) and LATEST_MODERN_VERSION in supported
             return named and again and await self._probe(again=False)
@@ -168,13 +248,43 @@ class StreamWire:
                 if method == "tools/call":
                     headers.update(self._param_headers(name, params.get("arguments") or {}))
         options: CallOptions = {**(opts or {}), "headers": headers}
-        return await self._dispatcher.send_raw_request(method, params, options)
+        session = self._session
+        try:
+            return await self._dispatcher.send_raw_request(method, params, options)
+        except MCPError as error:
+            if (error.code, error.message) != FORGOTTEN or not self._dispatcher.renews:
+                raise
+        await self._renew(session)
+        headers[MCP_PROTOCOL_VERSION_HEADER] = self.revision
+        return await self._dispatcher.send_raw_request(method, params, options)  # it was not carried out
+
+    async def _renew(self, forgotten: int) -> None:
+        """Begin the session anew, once however many find that it is forgotten. Raises `BackendStartError`."""
+        while self._renewing is not None:
+            await self._renewing.wait()
+        if self._session != forgotten:
+            return
+        self._renewing = trio.Event()
+        try:
+            self._dispatcher.forget_session()
+            await self._shake_hands()
+            self._session += 1
+            self.renewed()
+        except (MCPError, BackendStartError) as error:
+            why = f"{self._name} has forgotten the session and begins no other: {error.message}"
+            self.end(why)
+            raise BackendStartError(why) from error
+        finally:
+            self._renewing.set()
+            self._renewing = None
 
     def _param_headers(self, name: str, arguments: Mapping[str, Any]) -> dict[str, str]:
         schema = self._schema_of(name)
-        if schema is None or find_invalid_x_mcp_header(schema):
-            return {}
-        return mcp_param_headers(x_mcp_header_map(schema), arguments)
+        known = self._mirrored.get(name)
+        if known is None or known[0] is not schema:
+            bad = schema is None or find_invalid_x_mcp_header(schema)
+            known = self._mirrored[name] = (schema, {} if bad else x_mcp_header_map(schema))
+        return mcp_param_headers(known[1], arguments) if known[1] else {}
 
     async def notify(self, method: str) -> None:
         """One notification without params to the backend."""

@@ -21,6 +21,7 @@ from attrs import define, field, frozen
 from mcpactors.errors import BackendStartError, ConfigError
 from mcpactors.transports.framing import StderrTail
 from mcpactors.transports.http import http_client
+from mcpactors.transports.http_client import HTTPDispatcher, http_dispatcher
 from mcpactors.transports.stdio import stdio_client
 from mcpactors.transports.streams import Streams
 
@@ -210,6 +211,10 @@ class StreamableHttpTransport:
 
     def connect(self, stderr: StderrTail | None = None) -> Opened:
         return http_client(self.url, self.headers)
+
+    def dispatcher(self) -> AbstractAsyncContextManager[HTTPDispatcher]:
+        """A new connection for a backend: what takes its calls, without streams of messages between."""
+        return http_dispatcher(self.url, self.headers)
 
 
 @define(eq=False)

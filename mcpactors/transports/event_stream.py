@@ -1,0 +1,107 @@
+"""Server-sent events out of bytes (WHATWG HTML, 9.2.6).
+
+Rule: pure; any split of the same bytes gives the same events, in time linear in them, and no more is held than one
+event may have.
+"""
+
+from __future__ import annotations
+
+import re
+
+from attrs import define, field, frozen
+
+__all__ = ["Event", "EventReader", "EventTooLong"]
+
+BOM = b"\xef\xbb\xbf"
+_SENDABLE = re.compile(rb"[!-~]{1,1024}")
+"""An event id that can go into a header: with another one nothing can be asked for again."""
+
+
+class EventTooLong(ValueError):
+    """An event has more bytes than it may."""
+
+
+@frozen
+class Event:
+    """One event: its type, its data with the newlines between its lines, and the stream's last event id by then."""
+
+    kind: bytes
+    data: bytes
+    id: str | None
+
+
+@define(eq=False)
+class EventReader:
+    """Cuts the body of a `text/event-stream` into events of at most `limit` bytes."""
+
+    limit: int
+    last_id: str | None = None
+    """The last event id; None where the server gave none, or took it back."""
+    retry: float | None = None
+    """Seconds that the server wants to pass before the stream is asked for again."""
+    _line: list[bytes] = field(factory=list, init=False)  # the pieces of a line whose end has not come
+    _line_size: int = field(default=0, init=False)
+    _after_cr: bool = field(default=False, init=False)
+    _begun: bool = field(default=False, init=False)
+    _kind: bytes = field(default=b"", init=False)
+    _data: list[bytes] = field(factory=list, init=False)
+    _data_size: int = field(default=0, init=False)
+    _id: str | None = field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._id = self.last_id
+
+    def feed(self, data: bytes) -> list[Event]:
+        """The events that end in `data`. Raises `EventTooLong`."""
+        if self._after_cr and data:
+            self._after_cr = False
+            data = data.removeprefix(b"\n")
+        if not data:
+            return []
+        if b"\n" not in data and b"\r" not in data:
+            self._hold(data)
+            return []
+        if self._line:
+            data = b"".join((*self._line, data))
+            self._line.clear()
+            self._line_size = 0
+        if not self._begun:
+            self._begun, data = True, data.removeprefix(BOM)
+        self._after_cr = data.endswith(b"\r")
+        lines = data.splitlines()  # of bytes: at CR, LF and CRLF, and nowhere else
+        if not data.endswith((b"\n", b"\r")):
+            self._hold(lines.pop())
+        return [event for line in lines if (event := self._take(line)) is not None]
+
+    def _hold(self, piece: bytes) -> None:
+        self._line.append(piece)
+        self._line_size += len(piece)
+        self._check()
+
+    def _check(self) -> None:
+        if self._line_size + self._data_size > self.limit:
+            raise EventTooLong(f"an event has more than {self.limit} bytes")
+
+    def _take(self, line: bytes) -> Event | None:
+        """One whole line; the event that it ends."""
+        if not line:
+            return self._end()
+        name, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if name == b"data":
+            self._data.append(value)
+            self._data_size += len(value) + 1
+            self._check()
+        elif name == b"event":
+            self._kind = value
+        elif name == b"id" and b"\0" not in value:
+            self._id = value.decode("ascii") if _SENDABLE.fullmatch(value) else None
+        elif name == b"retry" and value.isdigit() and len(value) < 10:
+            self.retry = int(value) / 1000
+        return None
+
+    def _end(self) -> Event | None:
+        self.last_id = self._id
+        kind, data, self._kind, self._data = self._kind or b"message", self._data, b"", []
+        self._data_size = 0
+        return Event(kind, b"\n".join(data), self._id) if data else None

@@ -1,0 +1,135 @@
+"""What an HTTP answer that is no answer to an MCP request becomes: an error that names the backend and the cause.
+
+Rule: pure functions of what came. A JSON-RPC error in a body is the backend's own and is passed on as it is, whatever
+the status; of other bodies nothing is repeated but the kind, as a page may hold what is not the caller's to read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from time import time
+from typing import Any, Final
+
+from mcp.shared.exceptions import MCPError
+from mcp_types import METHOD_NOT_FOUND
+from pydantic_core import from_json
+
+from mcpactors.errors import CONNECTION_CLOSED, INTERNAL_ERROR, OVERLOADED, UNAVAILABLE
+from mcpactors.transports.framing import too_deep
+
+__all__ = [
+    "NESTING",
+    "Unreadable",
+    "error_in",
+    "is_forgotten",
+    "kind_of",
+    "lost",
+    "read_message",
+    "refusal",
+    "retry_after",
+    "strange",
+]
+
+NESTING: Final = 128
+MAX_WAIT: Final = 86_400.0
+_ADVICE: Final = {
+    401: "it wants credentials; give them in the headers of its mount",
+    403: "it does not allow this; check the credentials in the headers of its mount",
+    404: "nothing is served there; check its URL",
+    405: "nothing takes messages there; check its URL",
+}
+
+
+class Unreadable(ValueError):
+    """Bytes that are no JSON-RPC message; the message completes "it sent ..."."""
+
+
+def kind_of(fields: Mapping[str, str]) -> str:
+    """The media type of a body, without its parameters, in lower case; empty where nothing says it."""
+    return fields.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def read_message(data: bytes) -> dict[str, Any]:
+    """The JSON object that a body or an event is. Raises `Unreadable`."""
+    if too_deep(data, NESTING):
+        raise Unreadable(f"JSON that nests deeper than {NESTING}")
+    try:
+        said = from_json(data, allow_inf_nan=False)
+    except ValueError as error:
+        raise Unreadable(f"what is not JSON: {error}" if data.strip() else "nothing") from None
+    if not isinstance(said, dict) or said.get("jsonrpc") != "2.0":
+        raise Unreadable("JSON that is no JSON-RPC 2.0 message")
+    return said
+
+
+def error_in(said: Mapping[str, Any]) -> MCPError | None:
+    """The error that a JSON-RPC response carries, if it carries a good one."""
+    error = said.get("error")
+    if not isinstance(error, dict):
+        return None
+    code, message = error.get("code"), error.get("message")
+    if not isinstance(code, int) or isinstance(code, bool) or not isinstance(message, str):
+        return None
+    return MCPError(code, message, error.get("data"))
+
+
+def refusal(name: str, status: int, fields: Mapping[str, str]) -> MCPError:
+    """The error of a status that is none of success, where the body does not say more."""
+    try:
+        phrase = f"HTTP {status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        phrase = f"HTTP {status}"
+    data: dict[str, Any] = {"actor": name, "status": status}
+    advice = f"; {_ADVICE[status]}" if status in _ADVICE else ""
+    if (seconds := retry_after(fields)) is not None:
+        data["retryAfter"] = seconds
+        advice = f"; it wants to be asked again in {seconds:g} s"
+    if status in (301, 302, 303, 307, 308):
+        advice = "; it was not followed: only redirects that keep the method and the origin are"
+    html = "; what came with it is a web page" if kind_of(fields) == "text/html" and status not in _ADVICE else ""
+    return MCPError(_code_of(status), f"{name} answered {phrase}{advice}{html}", data)
+
+
+def _code_of(status: int) -> int:
+    if status == 429:
+        return OVERLOADED
+    if status in (502, 503, 504):
+        return UNAVAILABLE
+    return METHOD_NOT_FOUND if status == 404 else INTERNAL_ERROR
+
+
+def is_forgotten(status: int, error: MCPError | None) -> bool:
+    """Whether a request was refused because its session is not known (any more): it was not carried out.
+
+    A 404 says so (2025-11-25, "Session Management"), unless it is about the method. So does a 400 in the words of the
+    TypeScript SDK and of its examples, which many servers were made from.
+    """
+    if status == 404:
+        return error is None or error.code != METHOD_NOT_FOUND
+    said = error.message.lower() if error is not None else ""
+    return status == 400 and ("session id" in said or "server not initialized" in said)
+
+
+def retry_after(fields: Mapping[str, str]) -> float | None:
+    """Seconds, out of a `Retry-After` of either form (RFC 9110 10.2.3); None where there is none that makes sense."""
+    text = fields.get("retry-after", "").strip()
+    if text.isdecimal() and len(text) < 10:
+        return min(float(text), MAX_WAIT)
+    try:
+        return min(max(0.0, round(parsedate_to_datetime(text).timestamp() - time())), MAX_WAIT)
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def strange(name: str, what: str) -> MCPError:
+    """It answered in a way that the protocol does not have; `what` completes "it ..."."""
+    return MCPError(INTERNAL_ERROR, f"{name} {what}", {"actor": name})
+
+
+def lost(name: str, why: str) -> MCPError:
+    """The call was sent and its answer did not come; `why` completes "it ..."."""
+    return MCPError(
+        CONNECTION_CLOSED, f"{name} {why}: the outcome is unknown, and nothing was retried", {"actor": name}
+    )
