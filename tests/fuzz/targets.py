@@ -9,17 +9,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from math import isfinite
 from pathlib import Path
 from typing import Final
 
 from mcp.server.request_state import AESGCMRequestStateCodec, InvalidRequestState
 from mcp.shared.inbound import decode_header_value, encode_header_value
+from mcp_types.jsonrpc import jsonrpc_message_adapter
+from pydantic import ValidationError
 
 from mcpactors.errors import InvalidParams, NamespaceError
 from mcpactors.runtime.listing import Cursor
 from mcpactors.runtime.routing import KINDS, Namespace, UriFormat, validate_namespace
 from mcpactors.transports.framing import LineFramer, LongLine, salvage_id, too_deep, why_not_json
 from mcpactors.transports.http_parse import Head, ParseLimits, Refused, RequestReader
+from mcpactors.transports.strict import fault
 
 __all__ = ["CORPUS", "STATE", "TARGETS", "corpus_of"]
 
@@ -77,6 +81,48 @@ def _depth(value: object) -> int:
     if isinstance(value, _Pairs):
         return 1 + max((_depth(inner) for _, inner in value), default=0)
     return 1 + max(map(_depth, value), default=0) if isinstance(value, list) else 0
+
+
+def envelope(data: bytes) -> None:
+    """What is relayed of a child's line has the same values in it, and no line is relayed that two could read."""
+    try:
+        message = jsonrpc_message_adapter.validate_json(data)
+    except ValidationError:
+        return
+    try:
+        members = json.loads(data.decode(), object_pairs_hook=_Pairs)
+    except RecursionError:
+        return
+    keys = [key for key, _ in members if key in ("jsonrpc", "id", "method", "params", "result", "error")]
+    kinds = [key for key in keys if key in ("method", "result", "error")]
+    if len(keys) > len(set(keys)) or len(kinds) != 1 or not all(map(isfinite, _numbers(members))):
+        assert fault(data) is not None
+    if fault(data) is None:
+        relayed = json.loads(message.model_dump_json(by_alias=True, exclude_unset=True))
+        said = json.loads(data)
+        for key in set(keys):
+            assert _same(relayed.get(key), said[key]), key
+
+
+def _numbers(value: object) -> Iterator[float]:
+    if isinstance(value, float):
+        yield value
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _numbers(inner)
+
+
+def _same(relayed: object, said: object) -> bool:
+    """Equal, types and all: `1`, `1.0` and `true` are three values."""
+    if isinstance(said, dict):
+        return (
+            isinstance(relayed, dict)
+            and relayed.keys() == said.keys()
+            and all(_same(relayed[key], value) for key, value in said.items())
+        )
+    if isinstance(said, list):
+        return isinstance(relayed, list) and len(relayed) == len(said) and all(map(_same, relayed, said))
+    return type(relayed) is type(said) and relayed == said
 
 
 def headers(data: bytes) -> None:
@@ -166,7 +212,7 @@ def _requests(pieces: Iterator[bytes] | list[bytes]) -> list[object]:
 
 
 TARGETS: Final[Mapping[str, Callable[[bytes], None]]] = {
-    target.__name__: target for target in (framer, headers, names, cursor, state, requests)
+    target.__name__: target for target in (framer, envelope, headers, names, cursor, state, requests)
 }
 
 
