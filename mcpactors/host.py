@@ -209,8 +209,8 @@ class Runtime:
     def __init__(self, name: str, nursery: trio.Nursery, main: object | None, settings: RuntimeSettings) -> None:
         self.name = name
         self.settings = settings
-        self._nursery = nursery
         self._thread, self._token = threading.get_ident(), trio.lowlevel.current_trio_token()
+        self._nursery = nursery
         self._supervisor = Supervisor(nursery, self._on_change, limit=settings.restart_limit)
         self._running: dict[int, _Running] = {}
         self._retiring: dict[int, _Running] = {}
@@ -245,8 +245,8 @@ class Runtime:
         target: object,
         namespace: str | None = None,
         *,
-        tool_names: Mapping[str, str] | None = None,
         isolate: Isolation | None = None,
+        tool_names: Mapping[str, str] | None = None,
         tools: Mapping[str, ToolOverride] | None = None,
         include_tags: Iterable[str] = (),
         exclude_tags: Iterable[str] = (),
@@ -399,10 +399,10 @@ class Runtime:
 
     def _reconcile(self) -> None:
         """Make what runs equal to what is described: start what is new, publish the trees, end what is gone."""
-        used: dict[_Running, None] = {}
         if threading.get_ident() != self._thread:  # a sync tool has mounted something
             trio.from_thread.run_sync(self._reconcile, trio_token=self._token)
             return
+        used: dict[_Running, None] = {}
         mounted: set[MountHandle] = set()
         for tree in (self._tree, *self._sources.values()) if hasattr(self, "_tree") else ():
             tree.router.remount(self._root_mount(tree, used, mounted))
@@ -614,10 +614,10 @@ class Runtime:
                 tree.router.changed(ref, ask=state == "running")
 
     def _changed(self, ref: ActorRef, kinds: tuple[Kind, ...]) -> None:
-        for tree in (self._tree, *self._sources.values()):
         if threading.get_ident() != self._thread:  # a sync tool has added or removed something
             trio.from_thread.run_sync(self._changed, ref, kinds, trio_token=self._token)
             return
+        for tree in (self._tree, *self._sources.values()):
             tree.router.changed(ref, kinds)
 
     def _updated(self, ref: ActorRef, uri: str) -> None:
@@ -756,6 +756,12 @@ async def open_runtime(main: object = "main", *, settings: RuntimeSettings | Non
                 nursery.cancel_scope.cancel()
 
 
+def _from_config(server: ServerConfig) -> object:
+    if not isinstance(server, ModuleServer):
+        return create_proxy(server)
+    return check_target(load_server(server)) if server.isolate is None else isolated(server)
+
+
 async def _copy_apart(handle: MountHandle) -> None:
     """Take the copy of an import in a runtime of its own; in both URI formats, where nested URIs differ by them."""
     formats: tuple[UriFormat, ...] = ("path", "protocol") if any(below(handle.target)) else ("path",)
@@ -764,12 +770,6 @@ async def _copy_apart(handle: MountHandle) -> None:
     for uri_format in reversed(formats):
         handle.catalog = None
         async with open_runtime("import", settings=RuntimeSettings(resource_prefix_format=uri_format)) as runtime:
-def _from_config(server: ServerConfig) -> object:
-    if not isinstance(server, ModuleServer):
-        return create_proxy(server)
-    return check_target(load_server(server)) if server.isolate is None else isolated(server)
-
-
             try:
                 await runtime.take_copy(handle)
                 copies[uri_format] = handle.copy_in(uri_format)
