@@ -5,11 +5,13 @@ Rule: the reader and the writer are the transport's own, so that garbage means h
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import trio
 
+from mcpactors.transports.framing import Skip
 from mcpactors.transports.stdio_streams import StdioLimits, StdioReader, StdioWriter
 
 __all__ = ["framed"]
@@ -17,11 +19,18 @@ __all__ = ["framed"]
 
 @asynccontextmanager
 async def framed(
-    name: str, stdin: trio.abc.SendStream, stdout: trio.abc.ReceiveStream, limits: StdioLimits = StdioLimits()
+    name: str,
+    stdin: trio.abc.SendStream,
+    stdout: trio.abc.ReceiveStream,
+    limits: StdioLimits = StdioLimits(),
+    dropped: Counter[Skip] | None = None,
 ) -> AsyncIterator[tuple[StdioReader, StdioWriter]]:
-    """Messages to and from a peer called `name`. Leaving it closes both streams, in bounded time."""
+    """Messages to and from a peer called `name`. Leaving it closes both streams, in bounded time.
+
+    What the reader drops is counted in `dropped`, by kind.
+    """
     writer = StdioWriter(limits.outgoing)
-    reader = StdioReader(name, stdout, writer, limits)
+    reader = StdioReader(name, stdout, writer, limits, Counter() if dropped is None else dropped)
     written = trio.Event()
 
     async def write() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ from mcpactors.config import StdioServer
 from mcpactors.testing import script as program
 from mcpactors.testing.framed import framed
 from mcpactors.testing.script import Crashed, Message, Script, perform, to_json
-from mcpactors.transports.framing import StderrTail
+from mcpactors.transports.framing import Skip, StderrTail
 from mcpactors.transports.stdio_streams import StdioLimits, StdioWriter
 from mcpactors.transports.streams import Streams
 
@@ -65,6 +66,8 @@ class ScriptedBackend:
         """Lives that have begun."""
         self.heard: list[Message] = []
         """The messages that it got, in all its lives."""
+        self.dropped: Counter[Skip] = Counter()
+        """What the runtime has dropped of what it said, by kind: rubbish, and replies that nobody waits for."""
 
     def said_of(self, method: str) -> list[Message]:
         """The messages of one method that it got."""
@@ -89,7 +92,7 @@ class ScriptedBackend:
         limits = StdioLimits()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(live)
-            async with framed(self.name, ours.send_stream, ours.receive_stream, limits) as (read, write):
+            async with framed(self.name, ours.send_stream, ours.receive_stream, limits, self.dropped) as (read, write):
                 nursery.start_soon(_notice, stdin.closed, write)
                 yield read, write
             with trio.move_on_after(limits.exit_grace, shield=True):
