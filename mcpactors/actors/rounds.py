@@ -11,11 +11,12 @@ from typing import Any, Final, Protocol
 
 import trio
 
-from mcpactors.errors import BackendMisbehaved
+from mcpactors.errors import BackendMisbehaved, QuestionRefused
 from mcpactors.runtime.methods import QUESTIONS
+from mcpactors.runtime.policy import Forwarding
 from mcpactors.runtime.reply import Failure, Outcome, Result
 
-__all__ = ["INPUT_REQUIRED", "ROUNDS", "STATE_SIZE", "answer_rounds"]
+__all__ = ["INPUT_REQUIRED", "ROUNDS", "STATE_SIZE", "answer_rounds", "refuse_switched_off"]
 
 INPUT_REQUIRED: Final = "input_required"
 ROUNDS: Final = 10
@@ -61,6 +62,16 @@ async def answer_rounds(name: str, first: Mapping[str, Any], again: Again, reply
         if result.get("resultType") != INPUT_REQUIRED:
             return Result(result)
     raise BackendMisbehaved(f"{name} asked for more input after {ROUNDS} rounds; the call was given up")
+
+
+def refuse_switched_off(name: str, result: Mapping[str, Any], forward: Forwarding) -> Mapping[str, Any]:
+    """The result itself; raises `QuestionRefused` where it asks for what is switched off for the backend `name`."""
+    wanted = result.get("inputRequests")
+    for asked in wanted.values() if isinstance(wanted, Mapping) else ():
+        method = asked.get("method") if isinstance(asked, Mapping) else None
+        if isinstance(method, str) and not forward.passes(method):
+            raise QuestionRefused(f"{method} is switched off for {name}, by forward= of its mount")
+    return result
 
 
 def _check(name: str, wanted: object, state: object) -> None:

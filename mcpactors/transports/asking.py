@@ -30,6 +30,7 @@ __all__ = [
     "INPUT_REQUIRED",
     "LOG_LEVELS",
     "CallClient",
+    "cannot_answer",
     "input_requests",
     "line_to",
     "refuse_all",
@@ -147,11 +148,7 @@ class CallClient:
 
     def _lacks(self, question: Question) -> Failure | None:
         """The refusal of a question for which this client has not declared what it takes."""
-        needed = capability_for(question.method, question.params, self._caller.capabilities)
-        if not needed:
-            return None
-        said = f"the client of this call did not declare {next(iter(needed))}, which {question.method} needs"
-        return Failure.of(CapabilityMissing(said, {"requiredCapabilities": needed}))
+        return _lacking(self._caller, question.method, question.params)
 
     async def _tell(self, notice: Notice) -> None:
         if notice.method == PROGRESS:
@@ -191,6 +188,26 @@ def input_requests(call: OpenCall) -> dict[str, Any]:
         params = reworded_question(question.method, question.params, modern=True)
         requests[key] = {"method": question.method} if params is None else {"method": question.method, "params": params}
     return requests
+
+
+def cannot_answer(result: Mapping[str, Any], caller: Caller) -> Failure | None:
+    """The refusal of an `input_required` result of a modern server that asks its client for what this cannot do."""
+    wanted = result.get("inputRequests")
+    for asked in wanted.values() if isinstance(wanted, Mapping) else ():
+        method, params = (asked.get("method"), asked.get("params")) if isinstance(asked, Mapping) else (None, None)
+        if isinstance(method, str):
+            refusal = _lacking(caller, method, params if isinstance(params, Mapping) else None)
+            if refusal is not None:
+                return refusal
+    return None
+
+
+def _lacking(caller: Caller, method: str, params: Mapping[str, Any] | None) -> Failure | None:
+    needed = capability_for(method, params, caller.capabilities)
+    if not needed:
+        return None
+    said = f"the client of this call did not declare {next(iter(needed))}, which {method} needs"
+    return Failure.of(CapabilityMissing(said, {"requiredCapabilities": needed}))
 
 
 def refuse_all(call: OpenCall) -> None:

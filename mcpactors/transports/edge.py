@@ -52,6 +52,7 @@ from mcpactors.transports.asking import (
     INPUT_REQUIRED,
     LOG_LEVELS,
     CallClient,
+    cannot_answer,
     input_requests,
     line_to,
     refuse_all,
@@ -403,8 +404,11 @@ class _Edge:
                 code = not_found_code(code, outcome.data, modern=modern)
             raise MCPError(code, *outward_error(outcome.message, outcome.data, namespace))
         result = outcome.value
-        if result.get("resultType") == INPUT_REQUIRED and isinstance(state := result.get("requestState"), str):
-            result = {**result, "requestState": PASSED + state}
+        if result.get("resultType") == INPUT_REQUIRED:
+            if (refusal := cannot_answer(result, request.caller)) is not None:
+                raise MCPError(refusal.code, refusal.message, refusal.data)
+            if isinstance(state := result.get("requestState"), str):
+                result = {**result, "requestState": PASSED + state}
         return self._shaped(request, outward_result(request.method, result, namespace))
 
     def _shaped(self, request: Request, result: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,12 +6,15 @@ The client's own error names what it lacks; a tool that copes with the refusal g
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import httpx
 import pytest
 from mcp.shared.exceptions import MCPError
 
+from mcpactors import create_proxy, open_runtime
+from tests.backends.asking import in_memory, make
 from tests.bridge.backends import fresh, mounted
 from tests.bridge.clients import BOTH, ModernClient, legacy, modern
 from tests.bridge.questions import FORM, QUESTIONS, ROOTS, SAMPLING, URL, accepting
@@ -121,3 +124,27 @@ async def web_post(web: httpx.AsyncClient, url: str, params: dict[str, Any]) -> 
         "type": response.headers["content-type"],
         "body": response.json(),
     }
+
+
+@pytest.mark.parametrize(("declared", "question", "needed"), LACKS)
+async def test_what_a_modern_backend_asks_of_a_modern_client_that_cannot_answer_is_refused(
+    declared: Any, question: Any, needed: Any, autojump_clock
+) -> None:
+    async with mounted("memory", "modern") as runtime, modern(runtime, capabilities=declared) as client:
+        with pytest.raises(MCPError, match=f"did not declare {next(iter(needed))}") as caught:
+            await client.begin("ask", id="a", rounds=[[question]])
+        assert (caught.value.code, caught.value.data) == (-32021, {"requiredCapabilities": needed})
+
+
+@pytest.mark.parametrize("connect", [legacy, modern])
+async def test_what_is_switched_off_for_a_modern_backend_is_refused_in_every_round(
+    connect: Any, autojump_clock
+) -> None:
+    server, _ = make(modern=True)
+    target = create_proxy(partial(in_memory, server, True), name="off", sampling=None)
+    async with open_runtime("main") as runtime, connect(runtime, accepting) as client:
+        await runtime.mount(target)
+        for number, rounds in enumerate([[[SAMPLING]], [[FORM, SAMPLING]], [[FORM], [SAMPLING]]]):
+            with pytest.raises(MCPError, match="sampling/createMessage is switched off for off, by forward= of its"):
+                await client.tool("ask", id=str(number), rounds=rounds)
+    assert {method for method, _ in client.asked} == {"elicitation/create"}
