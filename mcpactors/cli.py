@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 import trio
 
 from mcpactors.errors import ConfigError, MCPActorsError
-from mcpactors.host import MountHandle, example_config, load_config, open_runtime
+from mcpactors.host import MountHandle, Runtime, RuntimeSettings, example_config, load_config, open_runtime
 
 __all__ = ["main"]
 
 CONFIG_ERROR: Final = 2
+LAST_STEPS: Final = 12.0
+"""Seconds, beyond the drain, after which a process that was told to stop and is still there is ended by an alarm."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,6 +55,13 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", default="127.0.0.1", help="the address to listen on; default: %(default)s")
     serve.add_argument("--port", type=_port, default=8000, help="0 takes a free one; default: %(default)s")
     serve.add_argument(
+        "--drain",
+        type=_seconds,
+        default=30.0,
+        metavar="SECONDS",
+        help="how long calls in flight may take to end after SIGTERM or Ctrl-C; default: %(default)g",
+    )
+    serve.add_argument(
         "--log-level",
         choices=("debug", "info", "warning", "error"),
         default="warning",
@@ -70,12 +81,22 @@ def _port(text: str) -> int:
     return port
 
 
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1
+    if not 0 <= seconds <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to 86400")
+    return seconds
+
+
 def _serve(options: argparse.Namespace) -> int:
     try:
-        trio.run(_serve_until_told, options)
+        return trio.run(_serve_until_told, options)
     except* MCPActorsError as group:  # a runtime's block is a nursery block
         raise _first(group) from None
-    return 0
+    return 1
 
 
 def _first(group: BaseExceptionGroup[MCPActorsError]) -> MCPActorsError:
@@ -86,38 +107,81 @@ def _first(group: BaseExceptionGroup[MCPActorsError]) -> MCPActorsError:
     return error
 
 
-async def _serve_until_told(options: argparse.Namespace) -> None:
+async def _serve_until_told(options: argparse.Namespace) -> int:
     config = load_config(options.config) if options.config else example_config()
     for warning in config.warnings:
         _tell(warning)
     if not config.servers:
         raise ConfigError(f"{options.config} has no servers; add one under mcpServers")
-    async with open_runtime("mcpactors") as runtime, trio.open_nursery() as nursery:
-        await nursery.start(_stop_on_signal, nursery.cancel_scope)
-        mounted = runtime.mount_config(config)
-        if options.transport == "stdio":
-            nursery.start_soon(_tell_what_came_up, mounted)
-            await runtime.serve_stdio()
-        else:
-            async with runtime.serve_http(options.host, options.port) as url:
-                _tell(f"serving {url}")
-                await _tell_what_came_up(mounted)
-                _tell(f'connect a client with: {{"mcpServers": {{"mcpactors": {{"type": "http", "url": "{url}"}}}}}}')
-                await trio.sleep_forever()
-        nursery.cancel_scope.cancel()
+    told = _Told(options.drain)
+    with told.by_signals():
+        async with open_runtime("mcpactors", settings=RuntimeSettings(drain=options.drain, subreaper=True)) as runtime:
+            mounted = runtime.mount_config(config)
+            with told.now:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_end_listening, runtime, told.stop)
+                    if options.transport == "stdio":
+                        nursery.start_soon(_tell_what_came_up, mounted)
+                        await runtime.serve_stdio(told.stop)
+                    else:
+                        async with runtime.serve_http(options.host, options.port) as url:
+                            _tell(f"serving {url}")
+                            nursery.start_soon(_tell_what_came_up, mounted, url)
+                            await told.stop.wait()
+                    nursery.cancel_scope.cancel()
+    return 1 if told.now.cancel_called else 0
 
 
-async def _stop_on_signal(scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]) -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        task_status.started()
-        async for number in signals:
-            _tell(f"stopping ({signal.Signals(number).name})")
-            scope.cancel()
-            return
+class _Told:
+    """What signals make of serving: the first one drains, the second one stops now.
+
+    A loop that does not turn any more (a handler that computes, or waits in C) hears neither; and a thread that writes
+    to a stdout which nobody reads keeps the loop. So each signal sets an alarm, whose default is to end the process.
+    """
+
+    def __init__(self, drain: float) -> None:
+        self.stop = trio.Event()
+        self.now = trio.CancelScope()
+        self._drain = drain
+        self._count = 0
+
+    @contextmanager
+    def by_signals(self) -> Iterator[None]:
+        """Take SIGINT and SIGTERM while the block lasts."""
+        token = trio.lowlevel.current_trio_token()
+
+        def take(number: int, frame: object) -> None:
+            self._count += 1
+            if hasattr(signal, "alarm"):
+                signal.alarm(math.ceil(LAST_STEPS + (self._drain if self._count == 1 else 0)))
+            token.run_sync_soon(self._hear, signal.Signals(number).name, self._count)
+
+        before = {number: signal.signal(number, take) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            if hasattr(signal, "alarm"):
+                signal.alarm(0)
+
+    def _hear(self, name: str, count: int) -> None:
+        if count == 1:
+            _tell(f"stopping ({name}): calls in flight have {self._drain:g} s to end; once more stops now")
+            self.stop.set()
+        elif count == 2:
+            _tell(f"stopping now ({name})")
+            self.stop.set()
+            self.now.cancel()
 
 
-async def _tell_what_came_up(mounted: dict[str, MountHandle | MCPActorsError]) -> None:
-    """A line a server, in the order of the file, as soon as it is known what became of it."""
+async def _end_listening(runtime: Runtime, stop: trio.Event) -> None:
+    await stop.wait()
+    runtime.end_listening()
+
+
+async def _tell_what_came_up(mounted: dict[str, MountHandle | MCPActorsError], url: str | None = None) -> None:
+    """A line a server, in the order of the file, as soon as it is known what became of it; then how to connect."""
     width = max((len(name) for name in mounted), default=0)
     for name, handle in mounted.items():
         if isinstance(handle, MCPActorsError):
@@ -133,6 +197,8 @@ async def _tell_what_came_up(mounted: dict[str, MountHandle | MCPActorsError]) -
             _tell(f"  {name:{width}}  not up, is tried again: {handle.info().last_exit}")
             for line in handle.stderr()[-3:]:
                 _tell(f"  {'':{width}}    {line}")
+    if url is not None:
+        _tell(f'connect a client with: {{"mcpServers": {{"mcpactors": {{"type": "http", "url": "{url}"}}}}}}')
 
 
 def _tell(line: str) -> None:

@@ -66,6 +66,7 @@ from mcpactors.targets import ClientFactory, ProxyServer, called, check_target, 
 from mcpactors.transports.edge import Face, Surroundings, edge_server
 from mcpactors.transports.framing import StderrTail
 from mcpactors.transports.http import serve_http
+from mcpactors.transports.http_host import HostLimits
 from mcpactors.transports.orphans import own_orphans
 from mcpactors.transports.parking import ParkedCall, Parking
 from mcpactors.transports.stdio_server import serve_stdio
@@ -101,7 +102,7 @@ class RuntimeSettings:
     restart_limit: RestartLimit = RestartLimit()
     """How fast restarts may follow one another, those of all children together."""
     drain: float = 30.0
-    """How long calls in flight are waited for when something is unmounted."""
+    """How long calls in flight are waited for when something is unmounted, and when serving ends."""
     on_conflict: ConflictPolicy = "newest"
     """Which mount has a name that several offer; "error" refuses the mount."""
     resource_prefix_format: UriFormat = "path"
@@ -717,11 +718,18 @@ class Runtime:
 
     def serve_http(self, host: str = "127.0.0.1", port: int = 8000) -> AbstractAsyncContextManager[str]:
         """Serve streamable HTTP, both eras on one endpoint, while the block lasts; yields the endpoint's URL."""
-        return serve_http(self.server, host, port, routes=self.routes)
+        return serve_http(self.server, host, port, routes=self.routes, limits=HostLimits(drain=self.settings.drain))
 
-    async def serve_stdio(self) -> None:
-        """Serve one client on this process's stdin and stdout until it closes them."""
-        await serve_stdio(self.server)
+    async def serve_stdio(self, stopping: trio.Event | None = None) -> None:
+        """Serve one client on this process's stdin and stdout until it closes them, or until `stopping` is set.
+
+        Then what it has asked has `RuntimeSettings.drain` seconds to be answered, and nothing new is begun.
+        """
+        await serve_stdio(self.server, stopping, self.settings.drain)
+
+    def end_listening(self) -> None:
+        """End the streams of changes of modern clients in good order: serving is about to end (promise P10)."""
+        self._closing.set()
 
 
 @asynccontextmanager

@@ -14,7 +14,6 @@ from typing import Any, Final, Literal, TypeAlias
 from attrs import Attribute, evolve, field, frozen
 
 __all__ = [
-    "DEFAULT_LIMIT",
     "Exit",
     "Record",
     "Restart",
@@ -200,9 +199,6 @@ class RestartLimit:
     def _check_burst(self, attribute: Attribute[int], value: Any) -> None:
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"burst: expected an integer >= 1, got {value!r}")
-
-
-DEFAULT_LIMIT: Final = RestartLimit()
 
 
 @frozen

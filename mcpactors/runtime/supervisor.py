@@ -21,7 +21,7 @@ from attrs import asdict, define, evolve, field, frozen
 from mcpactors.errors import ActorStopped, MCPActorsError
 from mcpactors.runtime.actor import Actor, ActorRef, Down, MailboxStatistics, part, run_actor
 from mcpactors.runtime.poison import Suspects
-from mcpactors.runtime.restart import DEFAULT_LIMIT, Record, RestartLimit, RestartPolicy, Spread, should_restart
+from mcpactors.runtime.restart import Record, RestartLimit, RestartPolicy, Spread, should_restart
 
 __all__ = ["ActorInfo", "ChildSpec", "ChildState", "Supervisor"]
 
@@ -114,7 +114,7 @@ class Supervisor:
         nursery: trio.Nursery,
         on_change: Callable[[ActorRef, ChildState], None] = lambda ref, state: None,
         jitter: Callable[[], float] = random.random,
-        limit: RestartLimit = DEFAULT_LIMIT,
+        limit: RestartLimit = RestartLimit(),
     ) -> None:
         self._nursery = nursery
         self._on_change = on_change
