@@ -85,6 +85,10 @@ $(VENV)/.installed-fuzz: pyproject.toml $(VENV)/.installed-test
 fuzz: $(VENV)/.installed-fuzz ## Fuzz what reads bytes from outside, a few seconds each
 	@$(PY) -m tests.fuzz.run $(FUZZ_ARGS) || test $$? -eq 77
 
+# 77: not here, and what was printed says why.
+soak: $(VENV)/.installed-test ## Two minutes of chaos from a seed, the promises checked each second
+	@$(PY) -m tests.soak.soak $(SOAK_ARGS) || test $$? -eq 77
+
 fmt: $(VENV)/.installed-test ## Format, and mend what lint can mend
 	$(PY) -m ruff check --fix --exit-zero --quiet
 	$(PY) -m ruff format
