@@ -243,6 +243,7 @@ class _Backend:
         if method in self._expected:
             self._waiting.append(message)
             self._more.set()
+            self._more = trio.Event()
         elif method == "tools/call" and isinstance(tool, str) and tool in self.script.on:
             nursery.start_soon(self._steps, self.script.on[tool], message)
         elif method == "tools/call" and not self._over:
@@ -328,7 +329,6 @@ class _Backend:
                 if message["method"] == wanted.method and wanted.tool in (None, tool):
                     self._expected.remove(wanted.method)
                     return self._waiting.pop(place)
-            self._more = trio.Event()
             await self._more.wait()
 
     async def _reply(self, step: Reply, call: Message | None) -> None:

@@ -5,7 +5,7 @@ Rule: no dispatcher, no session; what came back under which id is written down a
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -37,7 +37,8 @@ class Peer:
     """What goes with each request."""
     endings: Endings = field(factory=Endings)
     answers: dict[int | str, list[JSONRPCResponse | JSONRPCError]] = field(factory=dict)
-    heard: list[JSONRPCNotification] = field(factory=list)
+    hear: Callable[[str, dict[str, Any]], None] = lambda method, params: None
+    """Told each notification; set it to be."""
     _more: trio.Event = field(factory=trio.Event)
 
     async def request(self, request_id: int | str, method: str, **params: Any) -> None:
@@ -62,7 +63,6 @@ class Peer:
 
     async def answered(self, request_id: int | str) -> None:
         while request_id not in self.answers:
-            self._more = trio.Event()
             await self._more.wait()
 
     def forget(self) -> None:
@@ -87,8 +87,9 @@ class Peer:
             assert message.id is not None
             self.answers.setdefault(message.id, []).append(message)
             self._more.set()
+            self._more = trio.Event()
         elif isinstance(message, JSONRPCNotification):
-            self.heard.append(message)
+            self.hear(message.method, message.params or {})
 
 
 @asynccontextmanager

@@ -1,17 +1,14 @@
 """An actor crashes at the very instant of a stop, of a reply, of a cancellation, and of any two or three of them.
 
-Rule: 5,000 schedules of the kernel, all of whose events fall on one moment of virtual time; which of them come, and in
+Rule: 3,000 schedules of the kernel, all of whose events fall on one moment of virtual time; which of them come, and in
 which order, is drawn. However that goes, each call ends once, the books balance, and nothing is left (P1, P3, P11).
 """
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
-from collections.abc import Iterator
 from random import Random
 
-import pytest
 import trio
 
 from mcpactors.errors import ActorCrashed, ActorStopped, MCPActorsError
@@ -22,21 +19,11 @@ from mcpactors.runtime.supervisor import ChildSpec, Supervisor
 from mcpactors.testing import simulate_many
 from tests.runtime.actors import Call, Scripted, Wire, assert_books_balance, make_ref
 
-SCHEDULES = 5_000
+SCHEDULES = 3_000
 MOMENT = 1
 """When everything happens."""
 SOON = RestartPolicy(backoff_initial=0, backoff_max=0, jitter=0)
 CALLS = 2
-
-
-@pytest.fixture(autouse=True)
-def _no_log() -> Iterator[None]:
-    """Thousands of crashes, formatted, would take longer than the crashes."""
-    logger = logging.getLogger("mcpactors")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    yield
-    logger.setLevel(level)
 
 
 async def crash_race(draw: Random) -> tuple[str, ...]:
@@ -109,5 +96,5 @@ def test_f1_f22_a_crash_at_the_instant_of_a_stop_a_reply_and_a_cancel_costs_each
     for run in runs:
         ends.update(run.value)
     assert ends.total() == SCHEDULES * CALLS
-    assert min(ends[end] for end in ("answered", "crashed", "left", "stopped")) > 500
+    assert min(ends[end] for end in ("answered", "crashed", "left", "stopped")) > 300
     assert len({run.digest for run in runs}) > 0.9 * SCHEDULES, "these were not so many schedules"
