@@ -60,6 +60,7 @@ from mcpactors.transports.asking import (
     without_visits,
 )
 from mcpactors.transports.changes import LISTS_TOLD, Changes, Listener, notification
+from mcpactors.transports.http_exchange import STOPPING
 from mcpactors.transports.parking import OpenCall, Parking, Spawn
 from mcpactors.transports.shaping import for_legacy
 
@@ -274,7 +275,8 @@ class _Edge:
                     honoured["resourceSubscriptions"] = watched
                 await channel.notify(ACKNOWLEDGED, {"notifications": honoured, "_meta": meta})
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(changes.end_when, self._surroundings.closing)
+                    for ending in (self._surroundings.closing, *_front_stopping(ctx)):
+                        nursery.start_soon(changes.end_when, ending)
                     async for change in changes:
                         method, said = notification(change)
                         await channel.notify(method, {**said, "_meta": meta})
@@ -431,6 +433,12 @@ def _let_go(connection: Connection, uri: object) -> bool:
         return False
     changes.uris.remove(uri)
     return True
+
+
+def _front_stopping(ctx: _Context) -> Sequence[trio.Event]:
+    """Set when the front that took the request stops, where fronts come and go: see http.py."""
+    state: Mapping[str, Any] = ctx.request.scope.get("state", {}) if ctx.request is not None else {}
+    return [state[STOPPING]] if STOPPING in state else []
 
 
 def _set_level(connection: Connection, caller: Caller, params: Mapping[str, Any]) -> EmptyResult:

@@ -21,7 +21,7 @@ from mcp.server.transport_security import TransportSecuritySettings
 from starlette.routing import Match, Route
 
 from mcpactors.errors import ConfigError
-from mcpactors.transports.http_exchange import ASGIApp, Receive, Scope, Send
+from mcpactors.transports.http_exchange import STOPPING, ASGIApp, Receive, Scope, Send
 from mcpactors.transports.http_host import HostLimits, serve
 from mcpactors.transports.streams import Streams
 
@@ -31,8 +31,6 @@ LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
 BACKLOG: Final = 256
 GONE_TIMEOUT: Final = 30.0
 """Seconds after which a client whose machine says nothing any more to what we send has gone: comments are sent."""
-STOPPING: Final = "mcpactors.stopping"
-"""In the `state` of a request's scope: the event that the front which took it has begun to stop."""
 EVENT_LIMIT: Final = 16 * 1024 * 1024
 CONNECT_TIMEOUT: Final = 10.0
 SILENCE_TIMEOUT: Final = 330.0

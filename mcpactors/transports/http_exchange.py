@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, Final
@@ -20,7 +20,7 @@ from attrs import define, field
 from mcpactors.transports.http_parse import Head, Refused
 from mcpactors.transports.http_wire import AHEAD, ClientGone, Wire
 
-__all__ = ["ASGIApp", "Exchange", "Message", "Receive", "Scope", "Send", "plain_response"]
+__all__ = ["STOPPING", "ASGIApp", "Exchange", "Message", "Receive", "Scope", "Send", "plain_response"]
 
 logger = logging.getLogger("mcpactors.http")
 
@@ -30,9 +30,13 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+STOPPING: Final = "mcpactors.stopping"
+"""In the `state` of a scope: an event that is set when what serves begins to stop."""
 BODY_RATE: Final = 8 * 1024
 """Bytes a second that a body has to come at, once the body timeout is spent."""
 
+RETRY: Final = b"retry-after: 1\r\n"
+"""Whoever is not served now is told when to come again, also by applications that do not care."""
 _STATUS_LINES: Final = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
 _OURS: Final = frozenset((b"connection", b"keep-alive", b"transfer-encoding", b"upgrade", b"content-length", b"date"))
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -129,6 +133,8 @@ class Exchange:
             if not 200 <= message["status"] <= 999:
                 raise ValueError(f"{message['status']} is not the status of a response")
             self._start = message
+            if _is_event_stream(message):  # whose client waits to know that it listens, however long nothing happens
+                await self._send_body(b"", True)
         elif kind == "http.response.body" and self._start is not None and not self._done:
             await self._send_body(bytes(message.get("body", b"")), bool(message.get("more_body", False)))
         else:
@@ -229,6 +235,8 @@ class Exchange:
                 if lower != b"date":
                     continue
             parts.append(b"%b: %b\r\n" % (name, value))
+        if status == HTTPStatus.SERVICE_UNAVAILABLE and not any(p.lower().startswith(b"retry-after:") for p in parts):
+            parts.append(RETRY)
         empty = status == HTTPStatus.NO_CONTENT
         self._bodiless = empty or status == HTTPStatus.NOT_MODIFIED or self.head.method == "HEAD"
         length = declared if declared is not None else length
@@ -278,15 +286,18 @@ class Exchange:
         return True
 
 
-def plain_response(status: int, why: str, fields: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
+def plain_response(status: int, why: str) -> bytes:
     """A whole response in the host's own name, after which the connection ends."""
     body = why.encode() + b"\n"
-    parts = [
-        _STATUS_LINES[status],
-        b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n" % len(body),
-        *(b"%b: %b\r\n" % pair for pair in fields),
-    ]
-    return _ended(parts, False, True, lines=len(parts) + 1) + body
+    fields = [b"content-type: text/plain; charset=utf-8\r\n", b"content-length: %d\r\n" % len(body)]
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        fields.append(RETRY)
+    return _ended([_STATUS_LINES[status], *fields], False, True) + body
+
+
+def _is_event_stream(start: Message) -> bool:
+    fields = start.get("headers", ())
+    return any(name.lower() == b"content-type" and value.startswith(b"text/event-stream") for name, value in fields)
 
 
 _dated: tuple[int, bytes] = (0, b"")
@@ -300,10 +311,9 @@ def _date() -> bytes:
     return _dated[1]
 
 
-def _ended(parts: list[bytes], dated: bool, closing: bool, lines: int | None = None) -> bytes:
-    """The parts (a line each, unless `lines` says how many) as one head, with our own fields. Raises ValueError."""
-    lines = len(parts) if lines is None else lines
-    head = b"".join(parts)
-    if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
+def _ended(lines: list[bytes], dated: bool, closing: bool) -> bytes:
+    """The lines as one head, with our own fields. Raises ValueError."""
+    head = b"".join(lines)
+    if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or b"\0" in head:
         raise ValueError("a header field of the response has a line end or NUL in it")
     return head + (b"" if dated else _date()) + (b"connection: close\r\n\r\n" if closing else b"\r\n")

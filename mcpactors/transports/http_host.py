@@ -138,8 +138,7 @@ class HTTPHost:
                 with trio.move_on_after(LAST_WORD + self.limits.linger):
                     async with trio.open_nursery() as nursery:
                         wire = Wire(stream, RequestReader(self.limits.parse), nursery, math.inf)
-                        away = plain_response(503, "too many connections; try again", [(b"retry-after", b"1")])
-                        await wire.write(away)
+                        await wire.write(plain_response(503, "too many connections; try again"))
                         await wire.linger(self.limits.linger)
         except ClientGone:
             pass

@@ -129,6 +129,17 @@ async def test_a_streamed_response_comes_in_chunks_as_it_is_sent() -> None:
         assert (await client.reply()).body == b"data: 1\n\ndata: 2\n\n"
 
 
+async def test_the_head_of_an_event_stream_does_not_wait_for_an_event() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start(200, (b"Content-Type", b"text/event-stream; charset=utf-8")))
+        await receive()
+        await receive()
+
+    async with hosted(app) as served, served.client() as client:
+        await client.write(get())
+        assert (await client.until(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+
+
 async def test_to_http_1_0_a_stream_is_ended_by_the_close_and_has_no_chunks() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send(start())
@@ -286,6 +297,12 @@ async def test_above_the_cap_of_connections_a_client_is_told_to_come_again() -> 
                     await trio.lowlevel.checkpoint()
             assert (await served.ask(get())).status == 200
         assert served.host.statistics().turned_away == 1
+
+
+@pytest.mark.parametrize(("says", "after"), [((b"x-a", b"b"), "1"), ((b"Retry-After", b"60"), "60")])
+async def test_every_503_says_when_to_come_again(says: tuple[bytes, bytes], after: str) -> None:
+    async with hosted(partial(_answer_with, 503, b"full", says)) as served:
+        assert (await served.ask(get())).fields[says[0].decode() if after == "60" else "retry-after"] == after
 
 
 # --- Applications that do not behave ----------------------------------------------------------------------------------
