@@ -12,14 +12,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final
 
 import trio
 
 from mcpactors.transports import processes
-from mcpactors.transports.processes import ALL_MARKS, Process, family, is_marked, look, signal_all
+from mcpactors.transports.processes import ALL_MARKS, LEADERS, Process, family, look, signal_all
 
 __all__ = ["own_orphans"]
 
@@ -33,11 +33,13 @@ _PR_GET_CHILD_SUBREAPER: Final = 37
 
 
 @asynccontextmanager
-async def own_orphans(nursery: trio.Nursery) -> AsyncIterator[None]:
+async def own_orphans(nursery: trio.Nursery, look_every: float = LOOK_EVERY) -> AsyncIterator[None]:
     """While the block lasts, orphans below us are ours: reaped when they end, and ended with the block.
 
-    A guardian (a process of its own) ends them when we cannot, because we were killed. Elsewhere than on Linux nothing
-    of that can be had: a warning says so. One block in a process at a time; `nursery` must be left after the block.
+    An orphan is a child of ours in another session that nobody here has started as a backend; what a program starts
+    itself in a session of its own while the block lasts is taken for one. A guardian (a process of its own) ends what
+    we started when we cannot, because we were killed. Elsewhere than on Linux nothing of that can be had: a warning
+    says so. One block in a process at a time; `nursery` must be left after the block.
     """
     if sys.platform != "linux":
         logger.warning(
@@ -48,15 +50,16 @@ async def own_orphans(nursery: trio.Nursery) -> AsyncIterator[None]:
         yield
         return
     scope = trio.CancelScope()
+    before = {child.pid for child in await _children()}
     with _as_subreaper():
-        async with _guarded():
-            nursery.start_soon(_reap_now_and_then, scope)
+        async with _guarded() as guardian:
+            nursery.start_soon(_reap_now_and_then, scope, look_every)
             try:
                 yield
             finally:
                 scope.cancel()
                 with trio.move_on_after(END_PATIENCE, shield=True):
-                    await _end_adopted()
+                    await _end_orphans(before | {guardian})
 
 
 @contextmanager
@@ -74,15 +77,16 @@ def _as_subreaper() -> Iterator[None]:
 # --- Orphans that are ours by now ---------------------------------------------------------------------------------
 
 
-async def _reap_now_and_then(scope: trio.CancelScope) -> None:
-    """Reap who has ended and whom nobody waits for: whoever started a process of its own has `LOOK_EVERY` to."""
+async def _reap_now_and_then(scope: trio.CancelScope, look_every: float) -> None:
+    """Reap who has ended and whom nobody waits for: whoever has started a process itself has until the next look."""
     ended: set[tuple[int, int]] = set()
     with scope:
         while True:
-            await trio.sleep(LOOK_EVERY)
+            await trio.sleep(look_every)
             before, ended = ended, {(child.pid, child.started) for child in await _children() if child.dead}
             for pid, _ in before & ended:
-                _reap(pid)
+                if pid not in LEADERS:
+                    _reap(pid)
 
 
 async def _children() -> list[Process]:
@@ -95,18 +99,18 @@ def _reap(pid: int) -> None:
         os.waitpid(pid, os.WNOHANG)
 
 
-async def _end_adopted() -> None:
-    """End what descends from our children, and what must be an orphan: it is of a session that is none of ours."""
+async def _end_orphans(others: Collection[int]) -> None:
+    """End the orphans, and what they have started; `others` are children of ours that are none."""
     own = os.getsid(0)
 
     def find() -> list[Process]:
         everybody = look()
-        adopted = {
+        orphans = {
             process.pid: process.started
             for process in everybody.values()
-            if process.parent == os.getpid() and process.session not in (own, process.pid)
+            if process.parent == os.getpid() and process.session != own and process.pid not in {*others, *LEADERS}
         }
-        return family(everybody, lambda pid: is_marked(pid, ALL_MARKS), known=adopted)
+        return family(everybody, lambda pid: False, known=orphans)
 
     while left := await trio.to_thread.run_sync(find, limiter=trio.CapacityLimiter(1)):
         signal_all(left, signal.SIGKILL)
@@ -124,8 +128,8 @@ async def _end_adopted() -> None:
 
 
 @asynccontextmanager
-async def _guarded() -> AsyncIterator[None]:
-    """With a guardian. A word before the end of its stdin tells it that we were not killed."""
+async def _guarded() -> AsyncIterator[int]:
+    """With a guardian; yields its pid. A word before the end of its stdin tells it that we were not killed."""
     guardian = await trio.lowlevel.open_process(
         [sys.executable, "-I", "-S", processes.__file__, ALL_MARKS],
         stdin=subprocess.PIPE,
@@ -136,7 +140,7 @@ async def _guarded() -> AsyncIterator[None]:
     )
     assert guardian.stdin is not None
     try:
-        yield
+        yield guardian.pid
     finally:
         with trio.CancelScope(shield=True):
             with trio.move_on_after(END_PATIENCE), suppress(trio.BrokenResourceError):

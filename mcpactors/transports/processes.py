@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import select
 import signal
 import sys
 import time
@@ -22,12 +23,25 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-__all__ = ["ALL_MARKS", "VARIABLE", "Process", "family", "is_marked", "look", "new_mark", "signal_all"]
+__all__ = [
+    "ALL_MARKS",
+    "LEADERS",
+    "VARIABLE",
+    "Process",
+    "family",
+    "is_marked",
+    "look",
+    "look_at",
+    "new_mark",
+    "signal_all",
+]
 
 VARIABLE: Final = "MCPACTORS_CHILD"
 """The environment variable with the marks: of every life that this process is part of, the outermost first."""
 ALL_MARKS: Final = secrets.token_hex(8) + "."
 """What the marks of all our children begin with."""
+LEADERS: Final[set[int]] = set()
+"""Children of ours that some session looks after, of all runtimes of this process."""
 _numbers = count(1)
 _ENVIRON: Final = f"{VARIABLE}=".encode()
 
@@ -113,6 +127,7 @@ def signal_all(processes: Iterable[Process], number: int) -> None:
 
 # --- The guardian -------------------------------------------------------------------------------------------------
 
+LOOK_EVERY: Final = 2.0
 EXIT_GRACE: Final = 1.0
 TERM_GRACE: Final = 1.5
 KILL_GRACE: Final = 1.0
@@ -123,13 +138,16 @@ def guard(mark: str) -> None:
     """Wait for stdin to close. Without a word before it, whoever held it was killed: end what it had started.
 
     Its children have noticed already that their stdin was closed; they have `EXIT_GRACE` seconds to go by themselves,
-    `TERM_GRACE` from SIGTERM to SIGKILL.
+    `TERM_GRACE` from SIGTERM to SIGKILL. Who belongs to whom is looked at every `LOOK_EVERY` seconds, while parents
+    live who may die before their children.
     """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    if sys.stdin.buffer.read():
-        return
+    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ignored, signal.SIG_IGN)
     known: dict[int, int] = {}
+    while not select.select([0], [], [], LOOK_EVERY)[0]:
+        _left(mark, known)
+    if os.read(0, 1):
+        return
     for grace, number in (EXIT_GRACE, signal.SIGTERM), (TERM_GRACE, signal.SIGKILL):
         if _gone_within(grace, mark, known):
             return
@@ -150,7 +168,15 @@ def _gone_within(seconds: float, mark: str, known: dict[int, int]) -> bool:
 
 
 def _left(mark: str, known: dict[int, int]) -> list[Process]:
-    left = family(look(), lambda pid: is_marked(pid, mark), known=known)
+    return left_of(look(), lambda pid: is_marked(pid, mark), known)
+
+
+def left_of(processes: Mapping[int, Process], marked: Callable[[int], bool], known: dict[int, int]) -> list[Process]:
+    """Those that live of the marked, of their sessions, of the `known`, and all below them; who is then the known."""
+    with_mark = {process.pid for process in processes.values() if not process.dead and marked(process.pid)}
+    near = with_mark | {pid for pid, started in known.items() if pid in processes and processes[pid].started == started}
+    left = family(processes, with_mark.__contains__, {processes[pid].session for pid in near}, known)
+    known.clear()
     known.update((process.pid, process.started) for process in left)
     return left
 

@@ -22,7 +22,7 @@ import trio
 from mcpactors.errors import BackendStartError
 from mcpactors.transports.framing import StderrTail, text
 from mcpactors.transports.owed import Owed
-from mcpactors.transports.processes import VARIABLE, Process, family, is_marked, look, new_mark, signal_all
+from mcpactors.transports.processes import LEADERS, VARIABLE, Process, family, is_marked, look, new_mark, signal_all
 from mcpactors.transports.stdio_streams import ReadStatistics, StdioLimits, StdioReader, StdioWriter
 
 __all__ = [
@@ -79,6 +79,7 @@ async def stdio_client(
     mark = new_mark()
     marks = os.environ.get(VARIABLE, "") + mark
     process = await _start(command, args, {**child_environment(os.environ, env), VARIABLE: marks}, cwd)
+    LEADERS.add(process.pid)
     stdin, stdout, stderr_pipe = pipes = _pipes(process)
     tail = StderrTail() if stderr is None else stderr
     writer = StdioWriter(limits.outgoing, Owed(limits.requests, limits.request_bytes))
@@ -96,6 +97,7 @@ async def stdio_client(
             with trio.CancelScope(shield=True):
                 writer.close()
                 await _end(process, mark, pipes, limits, heard)
+                LEADERS.discard(process.pid)
             nursery.cancel_scope.cancel()
 
 

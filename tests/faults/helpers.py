@@ -1,0 +1,100 @@
+"""A runtime with a sick child (`child.py`) and a well one beside it; and who of them lives.
+
+Rule: nothing sleeps as synchronisation; that a process ends is waited for by its pidfd.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from attrs import frozen
+from mcp.client import Client
+from mcp_types import TextContent
+
+from mcpactors import RestartPolicy, RuntimeSettings, StdioTransport, create_proxy, open_runtime
+from mcpactors.host import Runtime
+from mcpactors.runtime.restart import RestartLimit
+
+CHILD = str(Path(__file__).parent / "child.py")
+SICK = StdioTransport(sys.executable, ("-I", "-S", CHILD))
+PATIENCE = 60.0
+"""Seconds for what must happen soon; only a failing test waits so long."""
+AGAIN_AT_ONCE = RestartPolicy(intensity=10**9, backoff_initial=0, backoff_max=0, poison_after=0)
+UNLIMITED = RestartLimit(burst=10**6)
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="subreaper, pidfd and /proc are Linux's")
+
+
+@frozen
+class Ward:
+    """A runtime, a client of it, and its children `sick` and `well`."""
+
+    runtime: Runtime
+    client: Client
+
+    async def call(self, tool: str, child: str = "sick", **arguments: Any) -> Any:
+        """What the tool gives, as a value."""
+        with trio.fail_after(PATIENCE):
+            result = await self.client.call_tool(f"{child}_{tool}", arguments)
+        [content] = result.content
+        assert isinstance(content, TextContent)
+        return json.loads(content.text)
+
+    def dropped(self, child: str = "sick") -> dict[str, int]:
+        """What ps says of it."""
+        [row] = [row for row in self.runtime.ps().children if row.name == child]
+        return dict(row.dropped)
+
+    def restarts(self, child: str = "sick") -> int:
+        [row] = [row for row in self.runtime.ps().children if row.name == child]
+        return row.restarts
+
+
+@asynccontextmanager
+async def ward(**settings: Any) -> AsyncIterator[Ward]:
+    """Open a runtime over the two children."""
+    settings = {"restart": AGAIN_AT_ONCE, "restart_limit": UNLIMITED, "stall": None, **settings}
+    async with open_runtime("ward", settings=RuntimeSettings(**settings)) as runtime:
+        for name in ("sick", "well"):
+            await runtime.mount(create_proxy(SICK, name=name), namespace=name)
+        async with runtime.client() as client:
+            yield Ward(runtime, client)
+
+
+def runs(pid: int) -> bool:
+    """Whether the process lives; one that only waits to be reaped does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+async def ended(pid: int) -> None:
+    """Wait until a process, whoever's it is, runs no more."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        with trio.fail_after(PATIENCE):
+            await trio.lowlevel.wait_readable(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def descriptors() -> list[str]:
+    """What is open in this process."""
+    return sorted(os.readlink(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd") if _open(number))
+
+
+def _open(number: str) -> bool:
+    return os.path.lexists(f"/proc/self/fd/{number}")
