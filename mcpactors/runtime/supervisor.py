@@ -29,7 +29,7 @@ logger = logging.getLogger("mcpactors")
 
 ChildState = Literal["starting", "running", "backoff", "quarantined", "stopped"]
 SOON: Final = 2.0
-"""Seconds until a restart for which calls wait; when it takes longer they fail at once."""
+"""Seconds that calls wait, in all, for the restart of what has crashed; when it takes longer they fail at once."""
 STOP_PATIENCE: Final = 10.0
 """Seconds `stop_child` waits for an end before it says who does not end; every cleanup has a bound of its own."""
 
@@ -92,6 +92,8 @@ class _Child:
     scope: trio.CancelScope = field(factory=trio.CancelScope)
     serving: trio.CancelScope | None = None
     """What it does inside its lifespan, while it is running."""
+    patience: trio.CancelScope = field(factory=trio.CancelScope)
+    """That of its callers, while they wait for its restart."""
     stopping: bool = False
     settled: trio.Event = field(factory=trio.Event)
     """Set once it has started, or failed to, for the first time."""
@@ -205,6 +207,8 @@ class Supervisor:
     def _enter(self, child: _Child, state: ChildState) -> None:
         child.enter(state)
         child.spec.ref.state = state
+        if state in ("running", "stopped"):
+            child.patience.cancel()
         self._on_change(child.spec.ref, state)
 
     async def _supervise(self, child: _Child) -> None:
@@ -221,6 +225,9 @@ class Supervisor:
                 self._enter(child, wait.state)
                 if wait.state == "quarantined" or wait.seconds > SOON:
                     self._turn_away(child)
+                elif lived is not None:
+                    child.patience = trio.CancelScope()
+                    self._nursery.start_soon(self._lose_patience, child, child.patience)
                 logger.info(
                     "actor %s: %s for %.2f s after: %s", spec.ref.name, wait.state, wait.seconds, child.last_exit
                 )
@@ -228,6 +235,13 @@ class Supervisor:
                 child.restarts += 1
         finally:
             self._end(child)
+
+    async def _lose_patience(self, child: _Child, patience: trio.CancelScope) -> None:
+        """Turn the waiting calls away, and those to come, when the restart is not over soon: it may hang."""
+        with patience:
+            await trio.sleep(SOON)
+            if not patience.cancel_called:
+                self._turn_away(child)
 
     async def _until_restart(self, child: _Child, at: float) -> None:
         """Wait for this child's own time, and then for its turn among all that restart now; a stop ends both."""

@@ -32,6 +32,7 @@ class Backend:
     name: str = "b"
     dead: bool = False
     hangs: bool = False
+    starts_after: float = 0
     tools: list[str] = field(factory=lambda: ["one"])
     _life: trio.CancelScope = field(factory=trio.CancelScope)
 
@@ -47,6 +48,7 @@ class Backend:
             raise OSError("no route to it")
         if self.hangs:
             await trio.sleep_forever()
+        await trio.sleep(self.starts_after)
         server: Server[Any] = Server(self.name, on_list_tools=self._list, on_call_tool=self._call)
         async with memory_client(server) as (read, write), trio.open_nursery() as nursery:
 
@@ -185,3 +187,45 @@ async def test_calls_wait_for_a_restart_that_is_near_and_for_no_other(
             with pytest.raises(MCPError, match=r"b is down since 0\.5 s: OSError: it fell over"):
                 await client.call("b_one")
             assert trio.current_time() == before
+
+
+async def test_calls_wait_for_two_seconds_in_all_however_the_restart_hangs(autojump_clock: MockClock) -> None:
+    backend, other = Backend(), Backend("other")
+    async with open_runtime("main", settings=SETTINGS) as runtime, modern(runtime) as client:
+        for one in (backend, other):
+            await runtime.mount(one.proxy(), one.name)
+        await listed(client)
+        backend.hangs = True
+        backend.crash()
+        await trio.sleep(0.5)
+        before = trio.current_time()
+        with pytest.raises(
+            MCPError, match=r"b is down since 2\.0 s: OSError: it fell over; it is tried again"
+        ) as caught:
+            await client.call("b_one")
+        assert trio.current_time() == pytest.approx(before + 1.5, abs=0.01)
+        assert caught.value.error.data["actor"] == "b"
+        await trio.sleep(1)
+        before = trio.current_time()
+        with pytest.raises(MCPError, match=r"b is down since 3\.0 s"):
+            await client.call("b_one")
+        assert trio.current_time() == before
+        assert await says(client, "other_one") == "one of other"
+        backend.hangs = False
+        await trio.sleep(30)
+        assert await says(client, "b_one") == "one of b"
+
+
+@pytest.mark.parametrize("moment", [1.9, 2.0, 2.1])
+async def test_a_restart_that_is_over_as_patience_ends_takes_calls(moment: float, autojump_clock: MockClock) -> None:
+    backend = Backend()
+    settings = RuntimeSettings(restart=RestartPolicy(backoff_initial=0.1, jitter=0))
+    async with open_runtime("main", settings=settings) as runtime, modern(runtime) as client:
+        await runtime.mount(backend.proxy(), "b")
+        await listed(client)
+        backend.starts_after = moment - 0.1
+        backend.crash()
+        await trio.sleep(moment + 0.1)
+        assert await says(client, "b_one") == "one of b"
+        await trio.sleep(5)
+        assert await says(client, "b_one") == "one of b"
