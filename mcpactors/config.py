@@ -31,6 +31,7 @@ from cattrs import BaseConverter, BaseValidationError, ClassValidationError, Ite
 from cattrs.gen import make_dict_structure_fn
 
 from mcpactors.errors import ConfigError
+from mcpactors.runtime.definitions import ChangePolicy
 from mcpactors.runtime.policy import DEFAULT_LIMITS, FORWARD_ALL, Forwarding, PoolLimits, Sessions
 from mcpactors.runtime.restart import RestartPolicy
 
@@ -156,15 +157,16 @@ def _keys_only(value: Mapping[str, Any]) -> str:
 class _Shared:
     """Fields of every server: `timeout` in seconds for a call in all (None: the runtime's), empty tags: no filter.
 
-    `start_timeout` and `restart` are for this server where the runtime has others. A name of two words may be written
-    as `startTimeout`. `extra` has the fields this format does not know, as they were (not copied): other clients'
-    settings survive.
+    `start_timeout`, `restart` and `on_tool_change` are for this server where the runtime has others. A name of several
+    words may be written as `startTimeout`. `extra` has the fields this format does not know, as they were (not
+    copied): other clients' settings survive.
     """
 
     timeout: float | None = None
     start_timeout: float | None = None
     restart: RestartPolicy | None = None
     disabled: bool = False
+    on_tool_change: ChangePolicy | None = None
     include_tags: tuple[str, ...] = field(default=(), converter=_texts)
     exclude_tags: tuple[str, ...] = field(default=(), converter=_texts)
     extra: Mapping[str, Any] = field(factory=dict, converter=_frozen_map, repr=_keys_only)
@@ -437,7 +439,7 @@ def _converter(environ: Mapping[str, str]) -> BaseConverter:
     converter.register_structure_hook(str, _string)
     converter.register_structure_hook(bool, _boolean)
     converter.register_structure_hook(float, _seconds)
-    for words in (Sessions, Isolation):
+    for words in (Sessions, Isolation, ChangePolicy):
         converter.register_structure_hook_func(partial(_is_choice, words), partial(_one_of, words))
     for policy in (Forwarding, PoolLimits, RestartPolicy):
         converter.register_structure_hook(policy, _policy)
@@ -614,7 +616,7 @@ def _read(source: str) -> Any:
     return document
 
 
-_TWO_WORDS: Final = ("start_timeout",)
+_TWO_WORDS: Final = ("start_timeout", "on_tool_change")
 """Fields that are written in the manner of JSON; those of tags are written as FastMCP does."""
 _EXPANDED_FIELDS: Final = ("command", "args", "env", "cwd", "url", "headers", "module")
 

@@ -6,8 +6,9 @@ mounts is kept here by handles and published to the router as one immutable valu
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -41,6 +42,7 @@ from mcpactors.isolation import isolated, placed
 from mcpactors.mounts import Catalog, CatalogDiff, MountHandle, Mounts, below, itself, make_handle
 from mcpactors.runtime.actor import Actor, ActorRef, Mailbox, Request
 from mcpactors.runtime.clients import Clients
+from mcpactors.runtime.definitions import ChangePolicy, Definitions, ToolChange
 from mcpactors.runtime.methods import CATALOG
 from mcpactors.runtime.reply import CallDeadlines, Failure
 from mcpactors.runtime.restart import RestartLimit, RestartPolicy
@@ -58,7 +60,7 @@ from mcpactors.runtime.routing import (
 )
 from mcpactors.runtime.supervisor import ActorInfo, ChildSpec, ChildState, Supervisor
 from mcpactors.runtime.threads import ThreadLimit
-from mcpactors.runtime.visibility import ToolOverride
+from mcpactors.runtime.visibility import SHOW_ALL, Rule, ToolOverride, Visibility
 from mcpactors.runtime.watchdog import Watchdog, watchdog
 from mcpactors.server import Server, bus_of, create_proxy, routes_of, sync_handlers_in_threads
 from mcpactors.snapshots import difference, load_snapshot, save_snapshot
@@ -83,6 +85,8 @@ __all__ = [
     "save_snapshot",
 ]
 
+logger = logging.getLogger("mcpactors")
+
 VERSION: Final = "0.1.0"
 STOP_TIMEOUT: Final = 10.0
 _EMPTY: Final[Catalog] = dict.fromkeys(KINDS, Listing())
@@ -103,6 +107,8 @@ class RuntimeSettings:
     """How fast restarts may follow one another, those of all children together."""
     drain: float = 30.0
     """How long calls in flight are waited for when something is unmounted, and when serving ends."""
+    on_tool_change: ChangePolicy = "warn"
+    """What becomes of a backend's tool whose definition is not what it was when it was first seen."""
     on_conflict: ConflictPolicy = "newest"
     """Which mount has a name that several offer; "error" refuses the mount."""
     resource_prefix_format: UriFormat = "path"
@@ -138,6 +144,9 @@ class _Running:
     target: object
     """What was mounted."""
     stderr: StderrTail | None = None
+    definitions: Definitions = field(factory=Definitions)
+    policies: set[ChangePolicy] = field(factory=set)
+    """What its mounts say about tools that change."""
     threads: ThreadLimit | None = None
     """Of a server of this process: how many threads its sync handlers may be in."""
     said: Mapping[str, Any] = field(factory=dict)
@@ -193,6 +202,18 @@ class _LiveMount:
                 counts[kind] = len((await _copied(self.running.ref, kind)).items)
         return counts
 
+    def changed_tools(self) -> tuple[ToolChange, ...]:
+        return self.running.definitions.changes
+
+    def approve(self, tools: tuple[str, ...]) -> tuple[str, ...]:
+        approved = self.running.definitions.approve(tools)
+        for handle in (*below(self.handle.target), *self.handle.on_it):
+            if handle.live is not None:
+                approved += handle.live.approve(tools)
+        if approved:
+            self.runtime._reconcile()
+        return approved
+
     async def refresh(self) -> CatalogDiff:
         if self.handle.catalog is None:
             raise MountError("only an import can be refreshed; a live mount shows what its target has")
@@ -247,6 +268,7 @@ class Runtime:
         namespace: str | None = None,
         *,
         isolate: Isolation | None = None,
+        on_tool_change: ChangePolicy | None = None,
         tool_names: Mapping[str, str] | None = None,
         tools: Mapping[str, ToolOverride] | None = None,
         include_tags: Iterable[str] = (),
@@ -271,6 +293,7 @@ class Runtime:
             tools=tools,
             include_tags=include_tags,
             exclude_tags=exclude_tags,
+            on_tool_change=on_tool_change,
         )
         self._tree.mounts.put(handle)
         await handle.settled()
@@ -380,6 +403,7 @@ class Runtime:
                 self.settings.restart,
             )
         )
+        router.examine = self._examine
         tree = _Tree(router, Mounts(check_target), main)
         self._hear(tree.mounts)
         return tree
@@ -405,6 +429,8 @@ class Runtime:
             return
         used: dict[_Running, None] = {}
         mounted: set[MountHandle] = set()
+        for running in self._running.values():
+            running.policies.clear()
         for tree in (self._tree, *self._sources.values()) if hasattr(self, "_tree") else ():
             tree.router.remount(self._root_mount(tree, used, mounted))
         dropped = [handle for handle in self._sources if handle.catalog is not None and handle not in mounted]
@@ -441,6 +467,7 @@ class Runtime:
         used: dict[_Running, None],
         mounted: set[MountHandle],
         more: tuple[MountHandle, ...] = (),
+        policy: ChangePolicy | None = None,
     ) -> Mount[ActorRef]:
         target, identity = handle.target, _identity(handle)
         if handle.namespace is not None:
@@ -452,6 +479,9 @@ class Runtime:
         running = self._running.get(id(identity)) or self._start(handle, identity, name)
         used[running] = None
         mounted.add(handle)
+        policy = self._policy(handle, policy)
+        usual = self.settings.on_tool_change if running.ref.kind == ProxyActor.kind else "allow"
+        running.policies.add(policy or usual)
         handle.live = _LiveMount(self, running, handle)
         inside = [] if handle.catalog is not None else sorted((*below(target), *handle.on_it, *more), key=self._rank)
         if handle.catalog is None:
@@ -459,11 +489,38 @@ class Runtime:
             if isinstance(target, Server):
                 self._hear(target.mounts)
         deeper = "" if handle.name == f"{self.name}.own" else f"{running.ref.name}/"
-        children = tuple(self._mount_of(child, (*above, identity), deeper, used, mounted) for child in inside)
+        inner = (*above, identity)
+        children = tuple(self._mount_of(child, inner, deeper, used, mounted, (), policy) for child in inside)
         own_rules = (target.visibility,) if isinstance(target, Server) and handle.catalog is None else ()
-        filters = tuple(rules for rules in (*own_rules, handle.visibility) if rules.rules)
+        filters = tuple(
+            rules for rules in (*own_rules, handle.visibility, _hiding(running, policy or usual)) if rules.rules
+        )
         wraps = isinstance(target, Server) and bool(target.own_middleware) and handle.catalog is None
         return Mount(running.ref, handle.namespace, children, filters, handle.tools, wraps)
+
+    def _policy(self, handle: MountHandle, above: ChangePolicy | None) -> ChangePolicy | None:
+        """What this mount says about tools that change; else its config, or the mount above it."""
+        config = self._configs.get(handle) or getattr(handle.target, "target", None)
+        said = config.on_tool_change if isinstance(config, StdioServer | HTTPServer | ModuleServer) else None
+        return handle.on_tool_change or said or above
+
+    def _examine(self, ref: ActorRef, tools: Sequence[Mapping[str, Any]]) -> None:
+        """Hold tools that are about to be listed against what they were; hide those that are to be in quarantine."""
+        running = next((each for each in self._running.values() if each.ref is ref), None)
+        if running is None:
+            return
+        before = running.definitions.changes
+        for change in running.definitions.look(tools):
+            logger.log(
+                logging.INFO if running.policies <= {"allow"} else logging.WARNING,
+                "%s: the tool %r is not what it was when it was first seen: %s changed%s",
+                ref.name,
+                change.tool,
+                ", ".join(change.fields),
+                "; it is hidden until approve() of its mount" if "quarantine" in running.policies else "",
+            )
+        if "quarantine" in running.policies and running.definitions.changes != before:
+            self._reconcile()
 
     def _rank(self, handle: MountHandle) -> tuple[bool, int]:
         """Oldest first; what is ahead of all others stands where the policy looks first."""
@@ -691,7 +748,9 @@ class Runtime:
         threads = running.threads.borrowed_tokens if running is not None and running.threads is not None else 0
         stalls = self._watchdog.stalls[ref.name] if self._watchdog is not None else 0
         dropped = dict(running.stderr.dropped) if running is not None and running.stderr is not None else {}
-        return evolve(self._supervisor.info(ref.name), threads=threads, stalls=stalls, dropped=dropped)
+        changed = tuple(change.tool for change in running.definitions.changes) if running is not None else ()
+        info = self._supervisor.info(ref.name)
+        return evolve(info, changed_tools=changed, threads=threads, stalls=stalls, dropped=dropped)
 
     def parked(self) -> tuple[ParkedCall, ...]:
         """The calls of modern clients that wait for their clients' answers, the oldest first."""
@@ -768,6 +827,12 @@ def _from_config(server: ServerConfig) -> object:
     if not isinstance(server, ModuleServer):
         return create_proxy(server)
     return check_target(load_server(server)) if server.isolate is None else isolated(server)
+
+
+def _hiding(running: _Running, policy: ChangePolicy) -> Visibility:
+    """Hides the tools that are in quarantine."""
+    changed = [change.tool for change in running.definitions.changes] if policy == "quarantine" else []
+    return Visibility((Rule(False, names=changed, components={"tool"}),)) if changed else SHOW_ALL
 
 
 async def _copy_apart(handle: MountHandle) -> None:

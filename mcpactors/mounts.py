@@ -13,6 +13,7 @@ from typing import Protocol, final
 from attrs import define, evolve, field, frozen
 
 from mcpactors.errors import MountCycle, MountError
+from mcpactors.runtime.definitions import ChangePolicy, ToolChange, check_policy
 from mcpactors.runtime.routing import Kind, Listing, UriFormat, validate_name, validate_namespace
 from mcpactors.runtime.supervisor import ActorInfo, ChildState
 from mcpactors.runtime.visibility import SHOW_ALL, ToolOverride, Visibility
@@ -47,6 +48,8 @@ class Live(Protocol):
     async def gone(self) -> None: ...
     async def offers(self) -> Mapping[Kind, int]: ...
     async def refresh(self) -> CatalogDiff: ...
+    def changed_tools(self) -> tuple[ToolChange, ...]: ...
+    def approve(self, tools: tuple[str, ...]) -> tuple[str, ...]: ...
 
 
 class Mounts:
@@ -129,6 +132,8 @@ class MountHandle:
     """The copy that an import serves; None for a live mount."""
     name: str | None = None
     """What the actor is called, where the namespace does not say it."""
+    on_tool_change: ChangePolicy | None = None
+    """What becomes of a tool, here and in all that is mounted below, whose definition changes after first sight."""
     live: Live | None = field(default=None, repr=False)
     """What became of it in the runtime that runs it; None while nothing does."""
     age: int = field(default=0, repr=False)
@@ -168,6 +173,17 @@ class MountHandle:
     async def refresh(self) -> CatalogDiff:
         """Take an import's copy anew; returns what is different. Raises `MountError` for what is no import."""
         return await self._alive().refresh()
+
+    def changed_tools(self) -> tuple[ToolChange, ...]:
+        """The tools of this mount whose definitions are not what they were at first, under their own names."""
+        return self._alive().changed_tools()
+
+    def approve(self, *tools: str) -> tuple[str, ...]:
+        """Take these tools as they are now for what they are to be, and show those that were hidden; none named: all.
+
+        Names are the server's own. Returns those that had changed. Raises `MountError` while no runtime runs this.
+        """
+        return self._alive().approve(tools)
 
     async def mount(
         self, target: object, namespace: str | None = None, *, tool_names: Mapping[str, str] | None = None
@@ -223,13 +239,16 @@ def make_handle(
     exclude_tags: Iterable[str] = (),
     catalog: Catalog | None = None,
     name: str | None = None,
+    on_tool_change: ChangePolicy | None = None,
 ) -> MountHandle:
     """A handle that is not in its place yet (`within.put` does that).
 
     Raises:
         NamespaceError: illegal characters in the namespace.
         InvalidParams: a new name of a tool is empty or too long.
+        MountError: there is no such policy.
     """
+    check_policy(on_tool_change)
     if namespace is not None:
         validate_namespace(namespace)
     overrides = {old: ToolOverride(name=new) for old, new in (tool_names or {}).items()} | dict(tools or {})
@@ -237,7 +256,7 @@ def make_handle(
         if override.name is not None:
             validate_name("tool", override.name)
     visibility = Visibility.by_tags(include_tags, exclude_tags)
-    handle = MountHandle(target, namespace, within, overrides, visibility, catalog, name)
+    handle = MountHandle(target, namespace, within, overrides, visibility, catalog, name, on_tool_change)
     handle.on_it.fits = handle.on_it.fits_below = within.fits_below
     return handle
 

@@ -31,6 +31,7 @@ from mcpactors.errors import InvalidParams
 from mcpactors.isolation import placed
 from mcpactors.mirrored import Copies, LocalCopy, Mirrored, find_mirrored
 from mcpactors.mounts import CatalogDiff, MountHandle, Mounts, make_handle, refuse_cycle
+from mcpactors.runtime.definitions import ChangePolicy
 from mcpactors.runtime.routing import Kind, shape_of, validate_name
 from mcpactors.runtime.threads import in_thread
 from mcpactors.runtime.visibility import SHOW_ALL, TAGS_KEY, Rule, ToolOverride, Visibility
@@ -387,6 +388,7 @@ class Server(MCPServer[Any]):
         *,
         as_proxy: bool = False,
         isolate: Isolation | None = None,
+        on_tool_change: ChangePolicy | None = None,
         tool_names: Mapping[str, str] | None = None,
         tools: Mapping[str, ToolOverride] | None = None,
         include_tags: Words = (),
@@ -396,9 +398,10 @@ class Server(MCPServer[Any]):
 
         `as_proxy`: speak to it over memory streams, in sessions of its own. `isolate="process"`: run it in a child
         process, where it can block, crash and fill its memory alone; `target` is then a name, "package.module:object"
-        or "./file.py:object", or a function at the top of a module that makes the server. `tool_names` renames tools
-        of the target; `tools` says more of them (see `ToolOverride`). `include_tags` and `exclude_tags` filter this
-        mount.
+        or "./file.py:object", or a function at the top of a module that makes the server. `on_tool_change`:
+        what becomes of a tool whose definition is not what it was when it was first seen ("allow", "warn",
+        "quarantine"; see `ChangePolicy`). `tool_names` renames tools of the target; `tools` says more of them (see
+        `ToolOverride`). `include_tags` and `exclude_tags` filter this mount.
 
         Raises:
             NamespaceError: illegal characters in the namespace.
@@ -414,6 +417,7 @@ class Server(MCPServer[Any]):
             tools=tools,
             include_tags=include_tags,
             exclude_tags=exclude_tags,
+            on_tool_change=on_tool_change,
         )
         self.mounts.put(handle)
         return handle

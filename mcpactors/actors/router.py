@@ -73,6 +73,7 @@ class RouterRef(ActorRef):
         "_recent",
         "_root",
         "_version",
+        "examine",
         "key",
         "table",
         "tree",
@@ -90,6 +91,8 @@ class RouterRef(ActorRef):
         self._listeners: dict[Callable[[Change], None], None] = {}
         self._recent: dict[Kind, dict[int, Sequence[Mapping[str, Any]]]] = {kind: {0: ()} for kind in KINDS}
         self._version = 0
+        self.examine: Callable[[ActorRef, Sequence[Mapping[str, Any]]], None] = lambda ref, tools: None
+        """Shown the tools of an actor before they are published, whenever they are not what they were; may remount."""
         self.key = token_bytes(16)
         """Seals the cursors of this run."""
 
@@ -139,6 +142,10 @@ class RouterRef(ActorRef):
         }
         if not news:
             return
+        if kind == "tools":
+            for ref, listing in news.items():
+                if ref not in known or known[ref].items != listing.items:
+                    self.examine(ref, listing.items)
         listings = {**known, **news}
         if any(ref not in known or known[ref].items != listing.items for ref, listing in news.items()):
             before = self.table.of(kind)

@@ -1,0 +1,96 @@
+"""What a tool was when it was first seen: a definition that changes later may ask for what nobody has agreed to.
+
+Rule: PURE. It compares and remembers; who hides a tool, or tells of it, decides by what it says (promise F41). A tool
+that goes and comes back is held against what it was at first, too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Literal, TypeAlias, get_args
+
+from attrs import define, field, frozen
+
+from mcpactors.errors import MountError
+
+__all__ = ["ChangePolicy", "Definitions", "ToolChange", "check_policy"]
+
+ChangePolicy: TypeAlias = Literal["allow", "warn", "quarantine"]
+"""What becomes of a tool whose definition changes.
+
+allow: nothing. warn: it is told, as a warning. quarantine: it is hidden and refused as well, until it is approved.
+"""
+COMPARED: Final = ("title", "description", "inputSchema", "outputSchema", "annotations")
+"""The fields of a tool that models and people decide by."""
+REMEMBERED: Final = 10_000
+"""Tools of one actor whose first definition is kept; the oldest go first."""
+
+_Digests = Mapping[str, bytes]
+
+
+@frozen
+class ToolChange:
+    """A tool whose definition is not what it was when it was first seen."""
+
+    tool: str
+    """Its name, as its own server uses it."""
+    fields: tuple[str, ...]
+    """What is different: "description", "inputSchema", ..."""
+
+
+@define(eq=False)
+class Definitions:
+    """The definitions of one actor's tools: as they were at first, or were approved, and as they are."""
+
+    _first: dict[str, _Digests] = field(factory=dict, init=False)
+    _now: dict[str, _Digests] = field(factory=dict, init=False)
+
+    def look(self, tools: Iterable[Mapping[str, Any]]) -> list[ToolChange]:
+        """Take what the actor lists now; returns what is different from the first sight and was not at the last."""
+        news: list[ToolChange] = []
+        for tool in tools:
+            name = str(tool.get("name"))
+            digests = _digests(tool)
+            first = self._first.setdefault(name, digests)
+            if digests != self._now.get(name, first) and digests != first:
+                news.append(_change(name, first, digests))
+            self._now[name] = digests
+        while len(self._first) > REMEMBERED:
+            oldest = next(iter(self._first))
+            del self._first[oldest], self._now[oldest]
+        return news
+
+    @property
+    def changes(self) -> tuple[ToolChange, ...]:
+        """Every tool that is not what it was, and that nobody has approved."""
+        return tuple(
+            _change(name, self._first[name], now) for name, now in self._now.items() if now != self._first[name]
+        )
+
+    def approve(self, tools: Iterable[str]) -> tuple[str, ...]:
+        """Take these tools as they are now for what they are to be; without any, all. Returns which had changed."""
+        wanted = frozenset(tools)
+        approved = tuple(change.tool for change in self.changes if not wanted or change.tool in wanted)
+        self._first.update({name: self._now[name] for name in approved})
+        return approved
+
+
+def _digests(tool: Mapping[str, Any]) -> _Digests:
+    return {
+        key: hashlib.sha256(json.dumps(tool[key], sort_keys=True, default=repr).encode()).digest()
+        for key in COMPARED
+        if tool.get(key) is not None
+    }
+
+
+def _change(name: str, before: _Digests, after: _Digests) -> ToolChange:
+    return ToolChange(name, tuple(key for key in COMPARED if before.get(key) != after.get(key)))
+
+
+def check_policy(policy: ChangePolicy | None) -> ChangePolicy | None:
+    """The policy itself when it is one. Raises `MountError`."""
+    if policy is not None and policy not in get_args(ChangePolicy):
+        raise MountError(f"on_tool_change={policy!r} is unknown; known are {', '.join(get_args(ChangePolicy))}")
+    return policy
