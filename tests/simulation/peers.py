@@ -55,11 +55,8 @@ class Peer:
         await self.notify("notifications/cancelled", requestId=request_id)
 
     def texts(self, request_id: int | str) -> list[str]:
-        """What came under an id: the text of each result, or the code of each error."""
-        return [
-            answer.result["content"][0]["text"] if isinstance(answer, JSONRPCResponse) else str(answer.error.code)
-            for answer in self.answers.get(request_id, [])
-        ]
+        """What came under an id: the text of each result (or else all of it), or the code of each error."""
+        return [_text(answer) for answer in self.answers.get(request_id, [])]
 
     async def answered(self, request_id: int | str) -> None:
         while request_id not in self.answers:
@@ -90,6 +87,15 @@ class Peer:
             self._more = trio.Event()
         elif isinstance(message, JSONRPCNotification):
             self.hear(message.method, message.params or {})
+
+
+def _text(answer: JSONRPCResponse | JSONRPCError) -> str:
+    if isinstance(answer, JSONRPCError):
+        return str(answer.error.code)
+    try:
+        return str(answer.result["content"][0]["text"])
+    except LookupError:
+        return str(answer.result)
 
 
 @asynccontextmanager

@@ -1,6 +1,6 @@
 """An actor crashes at the very instant of a stop, of a reply, of a cancellation, and of any two or three of them.
 
-Rule: 3,000 schedules of the kernel, all of whose events fall on one moment of virtual time; which of them come, and in
+Rule: 2,500 schedules of the kernel, all of whose events fall on one moment of virtual time; which of them come, and in
 which order, is drawn. However that goes, each call ends once, the books balance, and nothing is left (P1, P3, P11).
 """
 
@@ -19,7 +19,7 @@ from mcpactors.runtime.supervisor import ChildSpec, Supervisor
 from mcpactors.testing import simulate_many
 from tests.runtime.actors import Call, Scripted, Wire, assert_books_balance, make_ref
 
-SCHEDULES = 3_000
+SCHEDULES = 2_500
 MOMENT = 1
 """When everything happens."""
 SOON = RestartPolicy(backoff_initial=0, backoff_max=0, jitter=0)
