@@ -51,6 +51,10 @@ class EventReader:
     def __attrs_post_init__(self) -> None:
         self._id = self.last_id
 
+    def resumed(self) -> EventReader:
+        """A reader of the stream that goes on after the last event: of one that was cut short nothing is left."""
+        return EventReader(self.limit, self.last_id, self.retry)
+
     def feed(self, data: bytes) -> list[Event]:
         """The events that end in `data`. Raises `EventTooLong`."""
         if self._after_cr and data:

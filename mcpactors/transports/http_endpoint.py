@@ -8,6 +8,7 @@ from __future__ import annotations
 import ssl
 from base64 import b64encode
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Final
 from urllib.request import getproxies, proxy_bypass
 
@@ -16,7 +17,7 @@ from attrs import define, field
 
 from mcpactors.errors import BackendStartError
 from mcpactors.transports.http_over_httpx import ClientExchange
-from mcpactors.transports.http_pool import CONNECT_TIMEOUT, Answer, Exchange, Pool
+from mcpactors.transports.http_pool import CONNECT_TIMEOUT, Answer, AnswerLost, Exchange, Pool
 
 __all__ = ["Endpoint"]
 
@@ -55,43 +56,75 @@ class Endpoint:
 
     given: str
     headers: Mapping[str, str]
-    target: str = field(init=False)
-    """Path and query, as they are asked for; another one once a redirect said that it is for good."""
+    client: Any = None
+    """An httpx or httpx2 client to send through, which stays its owner's."""
     _url: httpx2.URL = field(init=False)
+    _target: str = field(init=False)  # path and query; others once a redirect said that they are so for good
+    _exchange: Exchange = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         try:
             self._url = httpx2.URL(self.given)
         except httpx2.InvalidURL as error:
-            raise BackendStartError(f"{self.given!r} is no URL: {error}") from error
+            raise BackendStartError(f"the URL of a backend is none: {error}") from None
         if self._url.scheme not in _PORTS or not self._url.host:
             raise BackendStartError(f"{self._url.copy_with(userinfo=b'')} is no URL of HTTP with a host in it")
-        self.target = self._url.raw_path.decode("ascii")
+        self._target = self._url.raw_path.decode("ascii")
+        self._exchange = self._reached_by()
 
     def __str__(self) -> str:
         """Without what may be secret: user, password and query."""
         return str(self._url.copy_with(userinfo=b"", query=None, fragment=None))
 
-    def exchange(self, client: Any = None) -> Exchange:
-        """By what it is reached: `client`, an httpx or httpx2 client that stays its owner's; else our own pool, or a
-        client of httpx2 where the environment names a proxy for this host.
+    async def run(self) -> None:
+        """What idle connections need; runs beside the requests."""
+        await self._exchange.run()
+
+    async def aclose(self) -> None:
+        """Close all connections, under whoever uses one."""
+        await self._exchange.aclose()
+
+    async def send(self, method: str, fields: Mapping[str, str], body: bytes, *, safe: bool) -> Answer:
+        """One request, and what answers it once redirects were followed that stay here and keep the method.
+
+        `safe`: it may be sent again where it is not known whether the backend has seen it. Raises as `Exchange` does.
         """
-        if client is not None:
-            return ClientExchange(client, self._origin, self._fields(host=False), owned=False)
+        target, followed = self._target, 0
+        while True:
+            try:
+                answer = await self._exchange.send(method, target, fields, body)
+            except AnswerLost as error:
+                if not (error.stale and safe):
+                    raise
+                answer = await self._exchange.send(method, target, fields, body, fresh=True)
+            if answer.status not in REDIRECTS:
+                return answer
+            following = self._next_target(method, target, answer)
+            if following is None or followed == MAX_REDIRECTS:
+                return answer
+            await answer.aclose(done=True)
+            target, followed = following, followed + 1
+            if answer.status == 308:
+                self._target = target
+
+    def _reached_by(self) -> Exchange:
+        """The client that was given; else our own pool, or a client of ours where the environment names a proxy."""
+        if self.client is not None:
+            return ClientExchange(self.client, self._origin, self._fields(host=False), owned=False)
         if self._is_proxied():
             timeout = httpx2.Timeout(CONNECT_TIMEOUT, read=None, write=None, pool=None)
             limits = httpx2.Limits(max_connections=None, max_keepalive_connections=256, keepalive_expiry=4)
             owned = httpx2.AsyncClient(timeout=timeout, limits=limits)
             return ClientExchange(owned, self._origin, self._fields(host=False), owned=True)
         url = self._url
-        tls = ssl.create_default_context() if url.scheme == "https" else None
+        tls = _system_tls() if url.scheme == "https" else None
         try:
             host = url.raw_host.decode("ascii").strip("[]")
             return Pool(host, url.port or _PORTS[url.scheme], tls, self._fields(host=True))
         except ValueError as error:
             raise BackendStartError(f"the headers for {self} cannot be sent: {error}") from error
 
-    def next_target(self, method: str, target: str, answer: Answer) -> str | None:
+    def _next_target(self, method: str, target: str, answer: Answer) -> str | None:
         """Where a redirect leads that is to be followed: on this origin, and for the same method."""
         location = answer.fields.get("location")
         if location is None or not (answer.status in KEEP_METHOD or method == "GET"):
@@ -120,3 +153,9 @@ class Endpoint:
         proxies = getproxies()
         named = self._url.scheme in proxies or "all" in proxies
         return named and not proxy_bypass(self._url.host)
+
+
+@cache
+def _system_tls() -> ssl.SSLContext:
+    """What the system trusts, or what SSL_CERT_FILE and SSL_CERT_DIR name; reading it takes a while."""
+    return ssl.create_default_context()

@@ -1,6 +1,6 @@
 """What an HTTP answer that is no answer to an MCP request becomes: an error that names the backend and the cause.
 
-Rule: pure functions of what came. A JSON-RPC error in a body is the backend's own and is passed on as it is, whatever
+Rule: functions of what came; nothing is sent. A JSON-RPC error in a body is the backend's own and passed on, whatever
 the status; of other bodies nothing is repeated but the kind, as a page may hold what is not the caller's to read.
 """
 
@@ -13,26 +13,33 @@ from time import time
 from typing import Any, Final
 
 from mcp.shared.exceptions import MCPError
-from mcp_types import METHOD_NOT_FOUND
+from mcp_types import METHOD_NOT_FOUND, RequestId
 from pydantic_core import from_json
 
 from mcpactors.errors import CONNECTION_CLOSED, INTERNAL_ERROR, OVERLOADED, UNAVAILABLE
 from mcpactors.transports.framing import too_deep
+from mcpactors.transports.http_pool import Answer, AnswerLost
 
 __all__ = [
     "NESTING",
     "Unreadable",
+    "body_of",
     "error_in",
+    "error_of",
     "is_forgotten",
     "kind_of",
     "lost",
     "read_message",
     "refusal",
+    "refuse_compressed",
+    "result_in",
     "retry_after",
     "strange",
 ]
 
 NESTING: Final = 128
+ERROR_LIMIT: Final = 64 * 1024
+"""Bytes that are read of what comes with a refusal."""
 MAX_WAIT: Final = 86_400.0
 _ADVICE: Final = {
     401: "it wants credentials; give them in the headers of its mount",
@@ -44,6 +51,35 @@ _ADVICE: Final = {
 
 class Unreadable(ValueError):
     """Bytes that are no JSON-RPC message; the message completes "it sent ..."."""
+
+
+async def body_of(name: str, answer: Answer, limit: int) -> bytes:
+    """All of a body. Raises `Unreadable`: it has more than `limit` bytes; `MCPError`: it is compressed."""
+    refuse_compressed(name, answer)
+    body = await answer.receive()
+    pieces, size = [body], len(body)
+    while body and (body := await answer.receive()):
+        pieces.append(body)
+        size += len(body)
+        if size > limit:
+            raise Unreadable(f"more than {limit} bytes")
+    return b"".join(pieces)
+
+
+async def error_of(answer: Answer) -> MCPError | None:
+    """The JSON-RPC error that a refusal brings in its body, if it brings one."""
+    if kind_of(answer.fields) != "application/json":
+        return None
+    try:
+        return error_in(read_message(await body_of("", answer, ERROR_LIMIT)))
+    except (Unreadable, AnswerLost, MCPError):
+        return None
+
+
+def refuse_compressed(name: str, answer: Answer) -> None:
+    """Nothing is unpacked here, so that few bytes are never many. Raises `MCPError`."""
+    if answer.fields.get("content-encoding", "identity").lower() != "identity":
+        raise strange(name, "compressed its reply, although identity was asked for")
 
 
 def kind_of(fields: Mapping[str, str]) -> str:
@@ -73,6 +109,20 @@ def error_in(said: Mapping[str, Any]) -> MCPError | None:
     if not isinstance(code, int) or isinstance(code, bool) or not isinstance(message, str):
         return None
     return MCPError(code, message, error.get("data"))
+
+
+def result_in(name: str, identity: RequestId, said: Mapping[str, Any]) -> dict[str, Any]:
+    """The result in the response to the request `identity`. Raises `MCPError`: what the response says, or is not."""
+    error, theirs = said.get("error"), said.get("id")
+    unnamed = theirs is None and error is not None  # as where the request could not be read
+    if theirs != identity and str(theirs) != str(identity) and not unnamed:
+        raise strange(name, "replied with the id of another request")
+    if error is not None:
+        raise error_in(said) or strange(name, "sent an error without a code and a message")
+    result = said.get("result")
+    if not isinstance(result, dict):
+        raise strange(name, "sent a reply that is neither a result nor an error")
+    return result
 
 
 def refusal(name: str, status: int, fields: Mapping[str, str]) -> MCPError:
