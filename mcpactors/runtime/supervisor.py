@@ -240,8 +240,7 @@ class Supervisor:
         """Turn the waiting calls away, and those to come, when the restart is not over soon: it may hang."""
         with patience:
             await trio.sleep(SOON)
-            if not patience.cancel_called:
-                self._turn_away(child)
+            self._turn_away(child)
 
     async def _until_restart(self, child: _Child, at: float) -> None:
         """Wait for this child's own time, and then for its turn among all that restart now; a stop ends both."""
