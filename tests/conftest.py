@@ -1,4 +1,4 @@
-"""What every test shares: the Hypothesis profiles.
+"""What every test shares: the Hypothesis profiles, and a look at the books of all actors when it is over (P11).
 
 Rule: a fixture stands beside its users (the `conftest.py` of their folder) until two folders need it; then it comes
 here.
@@ -13,10 +13,24 @@ Layout:
 """
 
 import os
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import settings
+
+from tests.books import Books
 
 # No deadline: wall time says nothing about a test on virtual time, and CI machines stall.
 settings.register_profile("dev", deadline=None, max_examples=100)
 settings.register_profile("ci", deadline=None, max_examples=200, derandomize=False, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+
+@pytest.fixture(autouse=True)
+def _the_books_balance() -> Iterator[None]:
+    """accepted == answered + failed + cancelled + forwarded + in flight + waiting, of every actor that there was."""
+    books = Books()
+    with books.kept():
+        yield
+    wrong = books.wrong()
+    assert not wrong, "\n".join(wrong)

@@ -43,6 +43,7 @@ __all__ = [
     "Tally",
     "part",
     "run_actor",
+    "witnesses",
 ]
 
 logger = logging.getLogger("mcpactors")
@@ -219,6 +220,10 @@ class Down:
     outlook: str = "it is tried again by itself"
 
 
+witnesses: Final[list[Callable[[ActorRef], None]]] = []
+"""Called with every address that is made, before anything is sent to it: how tests see the books of all that lives."""
+
+
 class ActorRef:
     """An actor's address. It keeps its meaning across restarts, so routing tables never churn."""
 
@@ -236,6 +241,8 @@ class ActorRef:
         self.down: Down | None = None
         """Set while it has gone down, or could not start, and is not up again."""
         self.suspects = Suspects()
+        for witness in witnesses:
+            witness(self)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"

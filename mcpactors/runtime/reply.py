@@ -29,6 +29,8 @@ NOTICES_KEPT: Final = 64
 QUESTIONS_OPEN: Final = 64
 SWEEP_AT: Final = 256
 PROGRESS: Final = "notifications/progress"
+PROGRESS_RATE: Final = 20
+"""Progress notices of one call that are passed on in any second."""
 _ROOT: Final = Namespace()
 
 
@@ -116,6 +118,7 @@ class ReplyChannel:
     __slots__ = (
         "_event",
         "_feed",
+        "_held_back",
         "_open_questions",
         "_paused",
         "_paused_at",
@@ -133,11 +136,12 @@ class ReplyChannel:
         self.late = 0
         """Outcomes and notices that came after the end and were dropped."""
         self.dropped = 0
-        """Notices dropped because the caller reads slower than the callee talks."""
+        """Notices dropped because the callee talks faster than its caller reads, or tells of progress too often."""
         self.namespace = _ROOT
         """Where in the tree the callee is mounted; what it says is renamed by this on the way back."""
         self._event = trio.Event()
         self._feed: deque[Notice | Question] | None = None
+        self._held_back = False  # all that waits to be read is one progress notice, and its reader will come for it
         self._open_questions: dict[Question, float] | None = None  # when each was asked, the oldest first
         self._paused = 0.0  # seconds with a question open, up to `_paused_at` if one is open now
         self._paused_at = 0.0
@@ -166,6 +170,10 @@ class ReplyChannel:
         feed = self._feed
         if feed is None:
             feed = self._feed = deque()
+        elif self._held_back and method == PROGRESS and len(feed) == 1:
+            feed[-1] = Notice(method, params)
+            self.dropped += 1
+            return
         elif len(feed) >= NOTICES_KEPT and not self._make_room(feed, method):
             return
         feed.append(Notice(method, params))
@@ -322,7 +330,17 @@ class Replies:
     a `CallTimeout` failure as its outcome, and the callee is cancelled.
     """
 
-    __slots__ = ("_clock", "_deadlines", "_due", "_idle_at", "_total_at", "_waits_until", "_watched_until", "channel")
+    __slots__ = (
+        "_clock",
+        "_deadlines",
+        "_due",
+        "_idle_at",
+        "_progress",
+        "_total_at",
+        "_waits_until",
+        "_watched_until",
+        "channel",
+    )
 
     def __init__(self, deadlines: CallDeadlines = CallDeadlines()) -> None:
         self.channel = ReplyChannel()
@@ -333,6 +351,7 @@ class Replies:
         self._waits_until = math.inf  # when the wait that goes on now ends at the latest
         self._watched_until = math.inf  # when the clock looks at this call next
         self._due = False
+        self._progress: deque[float] | None = None  # when the last 20 were passed on, once there were any
         self._clock = _clock_of_this_run()
 
     def __enter__(self) -> Self:
@@ -367,6 +386,9 @@ class Replies:
         channel = self.channel
         while True:
             if channel._feed:
+                if channel._feed[0].method == PROGRESS and (wait := self._coalesce(channel._feed)) > 0:
+                    await self._hold_back(wait)
+                    continue
                 event = channel._feed.popleft()
                 self._sign_of_life()
                 return event
@@ -381,6 +403,36 @@ class Replies:
             elif channel._event.is_set():
                 channel._event = trio.Event()  # set for what was read already
             await self._wait()
+
+    def _coalesce(self, feed: deque[Notice | Question]) -> float:
+        """For how many seconds the progress that is to be read next is kept back: newer may come, and is kept then.
+
+        The last one is never lost, nor does it come after what was said later: whatever follows it sends it on.
+        """
+        self._sign_of_life()
+        now, channel = trio.current_time(), self.channel
+        passed = self._progress
+        if passed is None:
+            passed = self._progress = deque(maxlen=PROGRESS_RATE)
+        wait = passed[0] + 1 - now if len(passed) == PROGRESS_RATE else 0
+        if wait > 0:
+            while len(feed) > 1 and feed[1].method == PROGRESS:
+                feed.popleft()
+                channel.dropped += 1
+            if len(feed) == 1 and channel.outcome is None:
+                return wait
+        passed.append(now)
+        return 0
+
+    async def _hold_back(self, wait: float) -> None:
+        """Wait while nothing is said but progress, of which each takes the place of the one before."""
+        channel = self.channel
+        channel._event, channel._held_back = trio.Event(), True
+        try:
+            with trio.move_on_at(min(trio.current_time() + wait, self._next_deadline())):
+                await channel._event.wait()
+        finally:
+            channel._held_back = False
 
     async def _wait(self) -> None:
         self._waits_until = self._next_deadline()

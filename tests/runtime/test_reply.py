@@ -12,8 +12,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from mcpactors.errors import INVALID_REQUEST
 from mcpactors.runtime.actor import Envelope, Request
-from mcpactors.runtime.reply import Failure, Notice, Outcome, Question, Replies, ReplyChannel, Result
-from tests.runtime.actors import PATIENT, Scripted, ask, living, make_ref, place
+from mcpactors.runtime.reply import CallDeadlines, Failure, Notice, Outcome, Question, Replies, ReplyChannel, Result
+from tests.runtime.actors import PATIENT, Call, Scripted, ask, living, make_ref, place
 
 PROGRESS, LOG, ASK = "notifications/progress", "notifications/message", "elicitation/create"
 DONE, OTHER = Result({"done": True}), Result({"done": False})
@@ -112,6 +112,68 @@ def test_progress_does_not_replace_a_log_line_that_came_after_the_last_progress(
         channel.notice(LOG, {"n": n})
     channel.notice(PROGRESS, {"n": 64})
     assert kept(channel) == list(range(1, 65))
+
+
+@pytest.mark.parametrize(("count", "apart"), [(1_000, 0.001), (100_000, 0), (2_000, 0.0101)])
+async def test_p5_progress_is_coalesced_to_twenty_a_second_keeping_the_last(count, apart, autojump_clock) -> None:
+    async def flood(request: Request, reply: ReplyChannel) -> Outcome:
+        for n in range(count):
+            reply.notice(PROGRESS, {"n": n})
+            await trio.sleep(apart)
+        return DONE
+
+    read: list[tuple[float, int]] = []
+    async with living(Scripted(flood)) as ref:
+        with Replies() as replies:
+            ref.offer(Envelope(Request("flood", {}), replies.channel))
+            async for event in replies:
+                assert isinstance(event, Notice)
+                read.append((trio.current_time(), event.params["n"]))
+        assert trio.current_time() == pytest.approx(count * apart)  # the reply is not held up
+    assert [n for _, n in read] == sorted({n for _, n in read})
+    assert read[-1][1] == count - 1
+    assert len(read) + replies.channel.dropped == count
+    for at, _ in read[:-1]:  # the last one comes with the reply
+        assert sum(at <= other < at + 1 for other, _ in read[:-1]) <= 20
+    if apart:
+        assert len(read) >= 20 * count * apart
+
+
+async def test_progress_that_is_held_back_goes_out_before_what_is_said_after_it(autojump_clock) -> None:
+    async def work(request: Request, reply: ReplyChannel) -> Outcome:
+        for n in range(50):
+            reply.notice(PROGRESS, {"n": n})
+            await trio.sleep(0.001)
+        reply.notice(LOG, {"n": 50})
+        for n in range(51, 60):
+            reply.notice(PROGRESS, {"n": n})
+        return await reply.question(ASK, {"n": 60})
+
+    read: list[tuple[float, object]] = []
+    async with living(Scripted(work)) as ref:
+        with Replies(PATIENT) as replies:
+            ref.offer(Envelope(Request("work", {}), replies.channel))
+            async for event in replies:
+                read.append((round(trio.current_time(), 3), said([event])[0]))
+                if isinstance(event, Question):
+                    event.answer(DONE)
+    assert read[20:] == [(0.05, 49), (0.05, 50), (0.05, 59), (0.05, 60)]
+    assert [n for _, n in read[:20]] == list(range(20))
+
+
+async def test_held_back_progress_is_a_sign_of_life_and_puts_the_total_off_by_nothing(autojump_clock) -> None:
+    async def flood(request: Request, reply: ReplyChannel) -> Outcome:
+        while True:
+            reply.notice(PROGRESS, {})
+            await trio.sleep(0.01)
+
+    async with living(Scripted(flood)) as ref, trio.open_nursery() as nursery:
+        call = Call(ref, Request("flood", {}), CallDeadlines(idle=0.2, total=7.5))
+        nursery.start_soon(call)
+        await trio.sleep(20)
+        assert call.done_at == pytest.approx(7.5)
+        assert isinstance(call.read, Failure)
+        assert "not finished within 7.5 s" in call.read.message
 
 
 async def test_notice_for_which_only_questions_would_make_room_is_dropped(autojump_clock) -> None:
