@@ -109,7 +109,7 @@ def test_f17_late_reply_at_any_moment_around_the_deadline_leaves_one_outcome_and
                 assert backend.dropped == ({"late_reply": 1} if late else {})
                 ends.append(tuple(client.texts("a")))
 
-    simulate_many(scenario, range(100))
+    simulate_many(scenario, range(50))
     assert {('{"mine": "a"}',), ("-32001",)} == set(ends)
 
 

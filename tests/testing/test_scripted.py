@@ -193,4 +193,7 @@ async def test_script_runs_as_a_process_one_script_a_life(tmp_path: Path) -> Non
             await runtime.mount(create_proxy(lives.as_process(tmp_path)))
             async with runtime.client() as client:
                 assert (await call(client)).said == -32000
-                assert (await call(client, n=1)).said == '{"n": 1}'
+                again = await call(client, n=1)
+                while again.said == -32000:  # taken by the life that was just ending
+                    again = await call(client, n=1)
+                assert again.said == '{"n": 1}'
