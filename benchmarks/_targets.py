@@ -20,10 +20,10 @@ from attrs import frozen
 
 from benchmarks._proxy_client import QUESTIONS, HTTPPeer, Peer, Pipes, Question
 
-__all__ = ["FASTMCP", "Target", "fastmcp_python", "http_target", "running", "stdio_target"]
+__all__ = ["FASTMCP", "Target", "fastmcp_python", "http_target", "python_with", "running", "stdio_target"]
 
 FASTMCP: Final = "fastmcp==4.1.2"
-CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mcpactors-benchmarks" / FASTMCP
+CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mcpactors-benchmarks"
 START_LIMIT: Final = 60.0
 
 
@@ -103,16 +103,22 @@ async def running(command: Sequence[str], **pipes: int) -> AsyncIterator[tuple[t
 
 
 def fastmcp_python() -> str | None:
-    """A Python that has FastMCP, made in the user's cache folder at the first run; None where that fails."""
-    python = CACHE / "bin" / "python"
-    done = CACHE / "done"
-    if not done.exists():
-        print(f"installing {FASTMCP} into {CACHE}", file=sys.stderr)
+    """A Python that has FastMCP; None where that cannot be had."""
+    return python_with(FASTMCP, [FASTMCP])
+
+
+def python_with(name: str, packages: Sequence[str]) -> str | None:
+    """A Python that has `packages`, made in the user's cache folder at the first run; None where that fails."""
+    folder = CACHE / name
+    python, done = folder / "bin" / "python", folder / "done"
+    wanted = " ".join(packages)
+    if not done.exists() or done.read_text() != wanted:
+        print(f"installing {wanted} into {folder}", file=sys.stderr)
         try:
-            subprocess.run([sys.executable, "-m", "venv", "--clear", str(CACHE)], check=True)
-            subprocess.run([str(python), "-m", "pip", "install", "--quiet", FASTMCP], check=True, stdout=sys.stderr)
+            subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+            subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True, stdout=sys.stderr)
         except (OSError, subprocess.CalledProcessError) as error:
-            print(f"without FastMCP: {error}", file=sys.stderr)
+            print(f"without {wanted}: {error}", file=sys.stderr)
             return None
-        done.touch()
+        done.write_text(wanted)
     return str(python)
