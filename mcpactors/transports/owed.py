@@ -38,6 +38,11 @@ class Owed:
     _asked: dict[RequestId, int] = field(factory=dict, init=False)
     _held: int = field(default=0, init=False)
 
+    @property
+    def open(self) -> int:
+        """How many requests of the peer are unanswered."""
+        return len(self._asked)
+
     # --- What we asked --------------------------------------------------------------------------------------------
 
     def sent(self, message: JSONRPCMessage) -> None:

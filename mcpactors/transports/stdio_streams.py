@@ -181,7 +181,8 @@ def _line(message: JSONRPCMessage) -> bytes:
 class StdioReader:
     """Messages from the peer: the SDK's `ReadStream`, for one reading task. Reads `stdout` itself.
 
-    What it drops it counts in `skipped`. With `complains` the peer is told also of what nobody can tell the id of.
+    What it drops it counts in `skipped`. With `serving` the peer is a client: it is told also of what nobody can tell
+    the id of, and may close its end of one pipe and still read from the other.
     """
 
     name: str
@@ -189,7 +190,7 @@ class StdioReader:
     writer: StdioWriter
     limits: StdioLimits
     skipped: Counter[Skip] = field(factory=Counter)
-    complains: bool = False
+    serving: bool = False
     _framer: LineFramer = field(init=False)
     _lines: deque[bytes | LongLine] = field(factory=deque, init=False)
     _seen: int = field(default=0, init=False)
@@ -264,7 +265,8 @@ class StdioReader:
     def _end(self) -> None:
         """Half a connection is none: nothing can be asked of a child whose answers cannot come."""
         self._ended = True
-        self.writer.hang_up()
+        if not self.serving:
+            self.writer.hang_up()
         if self._framer.unfinished:
             self._seen += 1
             self._skip("unfinished")
@@ -316,9 +318,9 @@ class StdioReader:
         return self._admit(error, 0)
 
     def _complain(self, kind: Skip, request: int | str | None) -> None:
-        """Answer what may have been a request; nothing is said of what was none, unless this reader `complains`."""
+        """Answer what may have been a request; nothing is said of what was none, unless to a client."""
         self._skip(kind)
-        if request is not None or (self.complains and kind not in ("blank", "unfinished")):
+        if request is not None or (self.serving and kind not in ("blank", "unfinished")):
             code = INVALID_REQUEST if kind in _NO_REQUEST else PARSE_ERROR
             said = ErrorData(code=code, message=f"The message could not be read: {WHY[kind]}.")
             self.writer.offer(JSONRPCError(jsonrpc="2.0", id=request, error=said))

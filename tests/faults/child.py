@@ -108,7 +108,7 @@ def close_stdout(identity: object) -> None:
 def ask_and_never_read(identity: object, requests: int) -> None:
     """Requests of its own, and not a byte read of what they are answered with."""
     for number in range(requests):
-        send(id=f"mine-{number}", method="ping", params={"padding": "x" * 1000})
+        send(id=f"{number:01000}", method="ping")  # an id of 1,000 bytes, which each answer repeats
     write(reply(identity, {"asked": requests}))
     time.sleep(3600)
 

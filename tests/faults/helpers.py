@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 import trio
 from attrs import frozen
 from mcp.client import Client
+from mcp.shared.exceptions import MCPError
 from mcp_types import TextContent
 
 from mcpactors import RestartPolicy, RuntimeSettings, StdioTransport, create_proxy, open_runtime
@@ -47,6 +49,15 @@ class Ward:
         [content] = result.content
         assert isinstance(content, TextContent)
         return json.loads(content.text)
+
+    async def pid_of_next_life(self, before: int) -> int:
+        """Wait until the sick child is another process that answers; calls amid the crash may fail, too."""
+        with trio.fail_after(PATIENCE):
+            while True:
+                with suppress(MCPError):
+                    if (pid := (await self.call("echo"))["pid"]) != before:
+                        return int(pid)
+                await trio.lowlevel.checkpoint()
 
     def dropped(self, child: str = "sick") -> dict[str, int]:
         """What ps says of it."""
@@ -92,9 +103,7 @@ async def ended(pid: int) -> None:
 
 
 def descriptors() -> list[str]:
-    """What is open in this process."""
-    return sorted(os.readlink(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd") if _open(number))
-
-
-def _open(number: str) -> bool:
-    return os.path.lexists(f"/proc/self/fd/{number}")
+    """The kinds of what is open in this process: each pipe has another number."""
+    folder = "/proc/self/fd"
+    numbers = [number for number in os.listdir(folder) if os.path.lexists(f"{folder}/{number}")]
+    return sorted(re.sub(r"[0-9]+", "", os.readlink(f"{folder}/{number}")) for number in numbers)

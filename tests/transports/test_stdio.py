@@ -302,10 +302,10 @@ async def test_f7_f10_a_request_that_cannot_be_read_is_answered(line: bytes, cod
     assert [(answer["id"], answer["error"]["code"]) for answer in answers] == [(5, code)]
 
 
-@pytest.mark.parametrize(("complains", "answers"), [(True, [(None, -32700), (None, -32600)]), (False, [])])
-async def test_rubbish_is_answered_only_where_every_line_is_a_message(complains: bool, answers: list[Any]) -> None:
+@pytest.mark.parametrize(("serving", "answers"), [(True, [(None, -32700), (None, -32600)]), (False, [])])
+async def test_rubbish_is_answered_only_where_every_line_is_a_message(serving: bool, answers: list[Any]) -> None:
     too_long = b'{"jsonrpc":"2.0","id":"%s","method":"ping"}' % (b"x" * 1025)
-    _, reader, said = await taken(b"\nrubbish\n" + too_long + b"\n", StdioLimits(), complains=complains)
+    _, reader, said = await taken(b"\nrubbish\n" + too_long + b"\n", StdioLimits(), serving=serving)
     assert [(answer["id"], answer["error"]["code"]) for answer in said] == answers
     assert reader.statistics().skipped == {"blank": 1, "not_json": 1, "long_id": 1}
 
