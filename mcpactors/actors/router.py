@@ -56,6 +56,7 @@ CHANGE_WINDOW: Final = 0.25
 _Listings = Mapping[ActorRef, Listing]
 _Answers = dict[ActorRef, tuple[int, Listing]]
 """What actors answered, with how many changes they had told when they were asked."""
+_NOTHING: Final = Listing()
 _LOOK: Final = "some actors have changed"
 REMEMBERED: Final = 16
 """Versions of a list that are kept for clients that are between two pages of it."""
@@ -72,6 +73,7 @@ class RouterRef(ActorRef):
         "_policy",
         "_recent",
         "_root",
+        "_there",
         "_version",
         "examine",
         "key",
@@ -85,6 +87,7 @@ class RouterRef(ActorRef):
         self._policy = policy
         self._root = Namespace((), uri_format)
         self.table: RoutingTable[ActorRef] = RoutingTable(tuple(self.tree.flatten(policy, self._root)))
+        self._there: set[ActorRef] = {self}
         self._listings: dict[Kind, _Listings] = {kind: {} for kind in KINDS}
         self._changed: dict[ActorRef, None] = {}
         self._changes: Counter[tuple[ActorRef, Kind]] = Counter()
@@ -122,7 +125,7 @@ class RouterRef(ActorRef):
     def remount(self, tree: Mount[ActorRef]) -> None:
         """Put another tree in the place of the one there is. Conflicts are resolved; who refuses them asks `table`."""
         places = tuple(tree.flatten(self._policy, self._root))
-        there = {place.target for place in places}
+        self._there = there = {place.target for place in places}
         kept = {kind: {ref: it for ref, it in self._listings[kind].items() if ref in there} for kind in KINDS}
         tables = [KindTable.build(kind, places, kept[kind]) for kind in KINDS]
         self.tree, self._listings = tree, dict(kept)
@@ -134,20 +137,19 @@ class RouterRef(ActorRef):
     def learn(self, kind: Kind, learnt: Mapping[ActorRef, Listing]) -> None:
         """Publish what was learnt; the table is made anew only when something in it is different."""
         known = self._listings[kind]
-        there = {place.target for place in self.table.places}
         news = {
             ref: listing
             for ref, listing in learnt.items()
-            if ref in there and (ref not in known or known[ref].learnt_at <= listing.learnt_at)
+            if ref in self._there and (ref not in known or known[ref].learnt_at <= listing.learnt_at)
         }
         if not news:
             return
         if kind == "tools":
             for ref, listing in news.items():
-                if ref not in known or known[ref].items != listing.items:
+                if known.get(ref, _NOTHING).items != listing.items:
                     self.examine(ref, listing.items)
         listings = {**known, **news}
-        if any(ref not in known or known[ref].items != listing.items for ref, listing in news.items()):
+        if any(known.get(ref, _NOTHING).items != listing.items for ref, listing in news.items()):
             before = self.table.of(kind)
             changes: dict[str, Any] = {kind: KindTable.build(kind, self.table.places, listings)}
             self.table = evolve(self.table, **changes)

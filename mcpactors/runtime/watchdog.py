@@ -44,12 +44,17 @@ class Stall:
     """What the loop was doing when it had not turned for too long."""
 
     actors: tuple[str, ...]
-    """Whose task it ran: the innermost actor first; empty for a task of the embedding program."""
+    """Whose task ran all the while: the innermost actor first; empty for one of the embedding program, and for many."""
     stack: str
+    """Of that task, the innermost frame last; of many, of the last one."""
+    many: bool = False
+    """Whether one task ran after the other: then none of them is to blame."""
 
     @property
     def who(self) -> str:
         """Whom to blame, for people."""
+        if self.many:
+            return "many tasks at once, each but for a moment,"
         return f"actor {self.actors[0]}" if self.actors else "a task outside of any actor"
 
 
@@ -67,7 +72,7 @@ class Watchdog:
         self._over = threading.Event()
         self._turned = True
         self._asked_at = math.inf
-        self._unanswered = 0
+        self._seen: list[object] = []
         self._stall: Stall | None = None
         self._thread = threading.Thread(target=self.run, name="mcpactors watchdog", daemon=True)
 
@@ -93,14 +98,13 @@ class Watchdog:
                 lasted = time.monotonic() - self._asked_at
                 logger.log(_level(self._stall), "the loop turns again: %s had it for %.2f s", self._stall.who, lasted)
                 self._stall = None
-            self._unanswered = 0
+            self._seen.clear()
             if not self._waits():
                 self._turned, self._asked_at = False, time.monotonic()
                 self._token.run_sync_soon(self._turn)
             return
-        self._unanswered += 1
-        if self._unanswered == TICKS - 1:
-            self._report()
+        if len(self._seen) < TICKS - 1:
+            self._look_closer()
 
     def _turn(self) -> None:
         self._turned = True
@@ -110,11 +114,17 @@ class Watchdog:
         frame = sys._current_frames().get(self._loop)
         return frame is not None and frame.f_code.co_name == "get_events"
 
-    def _report(self) -> None:
+    def _look_closer(self) -> None:
+        """Note which task runs; after enough ticks without a turn, tell of it."""
         frame = sys._current_frames().get(self._loop)
         if frame is None:
             return
-        self._stall = stall = read(frame)
+        task, frames = read(frame)
+        self._seen.append(task)
+        if len(self._seen) < TICKS - 1:
+            return
+        many = any(seen is not task for seen in self._seen)
+        self._stall = stall = Stall(() if many else tuple(_actors(task)), _shown(frames), many)
         self.stalls.update(stall.actors)
         logger.log(
             _level(stall),
@@ -130,8 +140,8 @@ def _level(stall: Stall) -> int:
     return logging.WARNING if stall.actors else logging.INFO
 
 
-def read(frame: FrameType) -> Stall:
-    """Who runs in this frame, which is the innermost of the loop's thread, and the stack of its task."""
+def read(frame: FrameType) -> tuple[object, list[FrameType]]:
+    """The task that runs in this frame, which is the innermost of the loop's thread, and its frames from there on."""
     frames: list[FrameType] = []
     task: object = None
     here: FrameType | None = frame
@@ -140,8 +150,12 @@ def read(frame: FrameType) -> Stall:
         here = here.f_back
         if here is not None and here.f_code.co_name == "unrolled_run":  # trio's loop; it has no public way to ask
             task = here.f_locals.get("task")
+    return task, frames
+
+
+def _shown(frames: list[FrameType]) -> str:
     shown = traceback.StackSummary.extract((each, each.f_lineno) for each in reversed(frames[:DEEPEST]))
-    return Stall(tuple(_actors(task)), "".join(shown.format()).rstrip())
+    return "".join(shown.format()).rstrip()
 
 
 def _actors(task: object) -> Iterator[str]:

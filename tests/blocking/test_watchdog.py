@@ -147,6 +147,20 @@ async def test_f58_one_stall_is_told_once_and_the_next_one_anew(log: Log) -> Non
         await trio.testing.wait_all_tasks_blocked()
 
 
+async def test_f58_where_many_tasks_run_in_one_turn_none_is_blamed(log: Log) -> None:
+    dog = Watchdog(1.0)
+
+    async def short() -> None:
+        dog.look()
+
+    async with trio.open_nursery() as nursery:  # all of them in one turn
+        for _ in range(TICKS):
+            nursery.start_soon(short, name="actor busy")
+    [stall] = [line for line in log.said if STALL in line]
+    assert stall.startswith("INFO many tasks at once, ")
+    assert not dog.stalls
+
+
 async def test_f31_a_program_that_was_suspended_has_not_stalled(log: Log) -> None:
     dog = Watchdog(1e-9)  # any time at all is too long; but both threads stood still
     dog.look()
