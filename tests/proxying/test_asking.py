@@ -72,3 +72,17 @@ async def test_calls_that_come_at_once_and_all_ask_have_no_more_sessions_than_ma
                         nursery.start_soon(begin, identity)
                 assert sorted(outcomes) == ["backend"] * 3 + ["input_required"] * 2
                 assert len(runtime.parked()) == 2
+
+
+async def test_of_two_modern_clients_on_a_shared_session_none_is_asked_for_the_other() -> None:
+    server, _ = make(modern=False)
+    target = create_proxy(partial(in_memory, server, False), sessions="shared")
+    async with open_runtime("main") as runtime, modern(runtime) as ada, modern(runtime) as eve:
+        await runtime.mount(target)
+        with trio.fail_after(PATIENCE):
+            asked = await ada.begin("ask", id="a", rounds=Q)
+            [[refused]] = (await eve.begin("ask", id="b", rounds=Q))["structuredContent"]["answers"]
+            assert 'sessions="per_client"' in refused["error"]["message"]
+            answers = dict.fromkeys(asked["inputRequests"], YES)
+            done = await ada.retry(asked, "ask", answers, id="a", rounds=Q)
+            assert done["structuredContent"]["answers"] == [[YES]]
