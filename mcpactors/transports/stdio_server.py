@@ -1,27 +1,31 @@
 """Serving one client on this process's own stdin and stdout.
 
-Rule: the SDK's server end does the wire, and keeps stray prints off it. What cannot be written as JSON costs its own
-call only: the SDK's writer would end, and with it the whole process. Stdin is read in a thread that nobody waits for,
-so that a client which says nothing does not keep us; to stop is to read no further once what it asked is answered.
+Rule: what reads and writes is what does it towards backends, with the same limits; here the two descriptors are made
+ours, and stray prints are kept off them. What cannot be written as JSON costs its own call only. To stop is to read no
+further once what was asked is answered. Promises F6 to F13, P10.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager, suppress
-from types import TracebackType
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, Self
 
+import anyio
 import trio
 from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
+from mcp.shared.dispatcher import coerce_request_id
 from mcp.shared.message import SessionMessage
+from mcp.shared.subscriptions import SUBSCRIPTION_ID_META_KEY
 from mcp_types.jsonrpc import (
     INTERNAL_ERROR,
     ErrorData,
     JSONRPCError,
+    JSONRPCMessage,
     JSONRPCNotification,
     JSONRPCRequest,
     JSONRPCResponse,
@@ -29,15 +33,15 @@ from mcp_types.jsonrpc import (
 from pydantic_core import PydanticSerializationError
 
 from mcpactors.errors import ActorStopped
-from mcpactors.transports.streams import ReadStream, Streams, WriteStream
+from mcpactors.transports.owed import CANCELLED, Owed
+from mcpactors.transports.stdio_streams import StdioLimits, StdioReader, StdioWriter
 
 __all__ = ["serve_stdio"]
 
 logger = logging.getLogger("mcpactors")
 
-CHUNK: Final = 65536
-LINE_LIMIT: Final = 16 * 1024 * 1024
-TOO_LONG: Final = "a line of more than 16 MiB"
+LIMITS: Final = StdioLimits(endless=256 * 1024 * 1024)
+_MARK: Final = "\0"
 
 
 async def serve_stdio(server: Server[Any], stopping: trio.Event | None = None, drain: float = 30.0) -> None:
@@ -45,101 +49,87 @@ async def serve_stdio(server: Server[Any], stopping: trio.Event | None = None, d
 
     Then nothing new is begun, and what the client has asked has `drain` seconds to be answered.
     """
-    with _own_stdin() as lines:
-        given: Any = lines  # the SDK iterates over it, and does nothing else with it
-        client: AbstractAsyncContextManager[Streams] = stdio_server(given)
-        async with client as (read, write), trio.open_nursery() as nursery:
-            desk = _Desk(read, write)
+    options = server.create_initialization_options()
+    if sys.platform == "win32":  # no pipe of ours can be waited for there
+        async with stdio_server() as (read, write):
+            await server.run(read, write, options)
+        return
+    with _own_descriptors() as (stdin, stdout):
+        async with _connected(stdin, stdout) as (reader, writer), trio.open_nursery() as nursery:
+            desk = _Desk(reader, writer)
             if stopping is not None:
-                nursery.start_soon(desk.drain, stopping, drain, lines)
-            await server.run(desk, _Writable(write, desk), server.create_initialization_options())
+                nursery.start_soon(desk.drain, stopping, drain)
+            await server.run(desk, _Counter(desk), options)
             nursery.cancel_scope.cancel()
 
 
-class _Lines:
-    """The lines of our stdin, until its end or ours; one that is too long comes as `TOO_LONG`, which is no JSON."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._pending = bytearray()
-        self._searched = 0
-        self._skipping = False
-        self._ended = False
-        self._reading = trio.CancelScope()
-
-    def end(self) -> None:
-        """Read no further. The thread that waits for the next line is left behind; it ends with the process."""
-        self._ended = True
-        self._reading.cancel()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> str:
-        while (end := self._pending.find(b"\n", self._searched)) < 0:
-            self._searched = len(self._pending)
-            if self._searched > LINE_LIMIT:
-                self._pending.clear()
-                self._searched, self._skipping = 0, True
-            if not (chunk := await self._read()):
-                raise StopAsyncIteration
-            self._pending += chunk
-        line = bytes(self._pending[:end])
-        del self._pending[: end + 1]
-        self._searched = 0
-        whole, self._skipping = not self._skipping, False
-        return line.decode(errors="replace") if whole else TOO_LONG
-
-    async def _read(self) -> bytes:
-        if not self._ended:
-            with trio.CancelScope() as self._reading:
-                # by the descriptor: the interpreter cannot end while a thread waits inside of a file object
-                return await trio.to_thread.run_sync(os.read, self._descriptor, CHUNK, abandon_on_cancel=True)
-        return b""
-
-
 @contextmanager
-def _own_stdin() -> Iterator[_Lines]:
-    """Read what is stdin now; meanwhile everybody else finds it empty, as the SDK has it with stdout."""
-    wire = os.dup(0)  # never closed: a thread may still wait in it
+def _own_descriptors() -> Iterator[tuple[int, int]]:
+    """What are stdin and stdout now; meanwhile everybody else finds the one empty, and prints to stderr."""
+    sys.stdout.flush()
+    wire = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
+    os.dup2(2, 1)
     try:
-        yield _Lines(wire)
+        yield wire
     finally:
-        os.dup2(wire, 0)
+        sys.stdout.flush()
+        for number, descriptor in enumerate(wire):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+
+
+@asynccontextmanager
+async def _connected(stdin: int, stdout: int) -> AsyncIterator[tuple[StdioReader, StdioWriter]]:
+    """Messages on two descriptors, which are as they were afterwards. What was accepted is written, in bounded time."""
+    incoming, outgoing = trio.lowlevel.FdStream(os.dup(stdin)), trio.lowlevel.FdStream(os.dup(stdout))
+    writer = StdioWriter(LIMITS.outgoing, Owed(LIMITS.requests, LIMITS.request_bytes))
+    reader = StdioReader("the client", incoming, writer, LIMITS, serving=True)
+    written = trio.Event()
+
+    async def write() -> None:
+        await writer.run(outgoing)
+        written.set()
+        await reader.wake()  # a client that takes no answer has gone
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(write)
+        try:
+            yield reader, writer
+        finally:
+            with trio.CancelScope(shield=True):
+                writer.close()
+                with trio.move_on_after(LIMITS.exit_grace):
+                    await written.wait()
+                await outgoing.aclose()
+                await incoming.aclose()
+            nursery.cancel_scope.cancel()
 
 
 class _Desk:
-    """The read stream, with a count of what the client has asked and not been answered."""
+    """The read stream: takes what the client asks, and turns it away once this process is stopping."""
 
-    def __init__(self, read: ReadStream[SessionMessage | Exception], write: WriteStream[SessionMessage]) -> None:
-        self._read = read
-        self._write = write
-        self._open: set[tuple[type, object]] = set()
+    def __init__(self, reader: StdioReader, writer: StdioWriter) -> None:
+        self._reader = reader
+        self.writer = writer
         self._stopping = False
         self._idle = trio.Event()
 
-    @property
-    def last_context(self) -> Any:
-        """The SDK's dispatcher wants it of its read stream."""
-        return getattr(self._read, "last_context", None)
-
-    async def drain(self, stopping: trio.Event, patience: float, lines: _Lines) -> None:
+    async def drain(self, stopping: trio.Event, patience: float) -> None:
         """Once `stopping` is set, end the reading as soon as nothing is open, or when the patience is over."""
         await stopping.wait()
         self._stopping = True
         with trio.move_on_after(patience):
-            while self._open:
+            while self.writer.owed.open:
                 self._idle = trio.Event()
                 await self._idle.wait()
-        lines.end()
+        await self._reader.aclose()
 
-    def answered(self, request_id: object) -> None:
-        """This request has its answer, or needs none any more."""
-        self._open.discard((type(request_id), request_id))
-        if not self._open:
+    def look(self) -> None:
+        """Something has been answered, or needs no answer any more."""
+        if not self.writer.owed.open:
             self._idle.set()
 
     def __aiter__(self) -> Self:
@@ -148,64 +138,92 @@ class _Desk:
     async def __anext__(self) -> SessionMessage | Exception:
         try:
             return await self.receive()
-        except (trio.EndOfChannel, StopAsyncIteration):
+        except anyio.EndOfStream:
             raise StopAsyncIteration from None
 
     async def receive(self) -> SessionMessage | Exception:
         while True:
-            item = await anext(aiter(self._read))
-            message = item.message if isinstance(item, SessionMessage) else None
-            if isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
-                self.answered((message.params or {}).get("requestId"))
-            elif isinstance(message, JSONRPCRequest):
-                if self._stopping:
-                    await self._turn_away(message)
-                    continue
-                self._open.add((type(message.id), message.id))
-            return item
-
-    async def _turn_away(self, request: JSONRPCRequest) -> None:
-        said = ErrorData(code=ActorStopped.code, message="this server is stopping: nothing new is begun")
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            await self._write.send(SessionMessage(JSONRPCError(jsonrpc="2.0", id=request.id, error=said)))
+            try:
+                item = await self._reader.receive()
+            except anyio.BrokenResourceError as error:
+                logger.error("%s", error)
+                raise anyio.EndOfStream from None
+            assert isinstance(item, SessionMessage)
+            self.look()
+            if not (self._stopping and isinstance(item.message, JSONRPCRequest)):
+                return SessionMessage(_apart(item.message))
+            said = ErrorData(code=ActorStopped.code, message="this server is stopping: nothing new is begun")
+            await self.writer.send(SessionMessage(JSONRPCError(jsonrpc="2.0", id=item.message.id, error=said)))
 
     async def aclose(self) -> None:
-        await self._read.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-
-class _Writable:
-    """A write stream that passes on what can be written, and for a result that cannot, an error."""
-
-    def __init__(self, inner: WriteStream[SessionMessage], desk: _Desk) -> None:
-        self._inner = inner
-        self._desk = desk
-
-    async def send(self, item: SessionMessage) -> None:
-        try:
-            item.message.model_dump_json(by_alias=True, exclude_unset=True)
-        except (PydanticSerializationError, UnicodeError, ValueError) as error:
-            logger.warning("a message cannot be written as JSON: %s", error)
-            if not isinstance(item.message, JSONRPCResponse):
-                return
-            said = ErrorData(code=INTERNAL_ERROR, message="the result cannot be written as JSON (no valid Unicode?)")
-            item = SessionMessage(JSONRPCError(jsonrpc="2.0", id=item.message.id, error=said))
-        await self._inner.send(item)
-        if isinstance(item.message, JSONRPCResponse | JSONRPCError):
-            self._desk.answered(item.message.id)
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
+        await self._reader.aclose()
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         await self.aclose()
+
+
+class _Counter:
+    """The write stream: passes on what can be written, and for a result that cannot, an error."""
+
+    def __init__(self, desk: _Desk) -> None:
+        self._desk = desk
+
+    async def send(self, item: SessionMessage) -> None:
+        message = _as_given(item.message)
+        try:
+            await self._desk.writer.send(SessionMessage(message))
+        except (PydanticSerializationError, UnicodeError, ValueError) as error:
+            logger.warning("a message cannot be written as JSON: %s", error)
+            if isinstance(message, JSONRPCResponse):
+                said = "the result cannot be written as JSON (no valid Unicode?)"
+                failed = ErrorData(code=INTERNAL_ERROR, message=said)
+                failure = JSONRPCError(jsonrpc="2.0", id=message.id, error=failed)
+                await self._desk.writer.send(SessionMessage(failure))
+        self._desk.look()
+
+    async def aclose(self) -> None:
+        await self._desk.writer.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
+
+
+# --- Ids: the SDK's dispatcher takes "1" for 1, and a client may use both at once -----------------------------------
+
+
+def _apart(message: JSONRPCMessage) -> JSONRPCMessage:
+    """With an id that the dispatcher cannot take for another one."""
+    if isinstance(message, JSONRPCRequest) and (marked := _marked(message.id)) is not message.id:
+        return message.model_copy(update={"id": marked})
+    if isinstance(message, JSONRPCNotification) and message.method == CANCELLED and message.params:
+        given_up = message.params.get("requestId")
+        return message.model_copy(update={"params": {**message.params, "requestId": _marked(given_up)}})
+    return message
+
+
+def _as_given(message: JSONRPCMessage) -> JSONRPCMessage:
+    """With the id that the client has given, where its own stands."""
+    if isinstance(message, JSONRPCResponse | JSONRPCError) and (given := _unmarked(message.id)) is not message.id:
+        return message.model_copy(update={"id": given})
+    if isinstance(message, JSONRPCNotification) and message.params:
+        meta = message.params.get("_meta")
+        if isinstance(meta, dict) and (own := meta.get(SUBSCRIPTION_ID_META_KEY)) is not None:
+            meta = {**meta, SUBSCRIPTION_ID_META_KEY: _unmarked(own)}
+            return message.model_copy(update={"params": {**message.params, "_meta": meta}})
+    return message
+
+
+def _marked(identity: Any) -> Any:
+    if not isinstance(identity, str) or not (isinstance(coerce_request_id(identity), int) or identity[:1] == _MARK):
+        return identity
+    return _MARK + identity
+
+
+def _unmarked(identity: Any) -> Any:
+    return identity[1:] if isinstance(identity, str) and identity[:1] == _MARK else identity
