@@ -12,6 +12,7 @@ from mcp.shared.exceptions import MCPError
 from mcpactors import create_proxy, open_runtime
 from mcpactors.runtime.policy import PoolLimits
 from tests.backends.asking import in_memory, make
+from tests.backends.peer import Peer
 from tests.bridge.clients import modern
 from tests.bridge.questions import form
 from tests.processes import PATIENCE
@@ -75,14 +76,12 @@ async def test_calls_that_come_at_once_and_all_ask_have_no_more_sessions_than_ma
 
 
 async def test_of_two_modern_clients_on_a_shared_session_none_is_asked_for_the_other() -> None:
-    server, _ = make(modern=False)
-    target = create_proxy(partial(in_memory, server, False), sessions="shared")
+    peer = Peer(form("one"), asks=("tools/call",))
     async with open_runtime("main") as runtime, modern(runtime) as ada, modern(runtime) as eve:
-        await runtime.mount(target)
+        await runtime.mount(create_proxy(peer.connect, sessions="shared"))
         with trio.fail_after(PATIENCE):
-            asked = await ada.begin("ask", id="a", rounds=Q)
-            [[refused]] = (await eve.begin("ask", id="b", rounds=Q))["structuredContent"]["answers"]
-            assert 'sessions="per_client"' in refused["error"]["message"]
-            answers = dict.fromkeys(asked["inputRequests"], YES)
-            done = await ada.retry(asked, "ask", answers, id="a", rounds=Q)
-            assert done["structuredContent"]["answers"] == [[YES]]
+            asked = await ada.begin("tool")
+            refused = await eve.begin("tool")
+            assert 'sessions="per_client"' in refused["answer"]["error"]["message"]
+            done = await ada.retry(asked, "tool", dict.fromkeys(asked["inputRequests"], YES))
+            assert done["answer"] == {"result": YES}
