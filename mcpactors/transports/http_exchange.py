@@ -277,7 +277,8 @@ class Exchange:
 
     def _log(self, error: Exception) -> bool:
         """Whether it counts as a failure: of an application whose client has left, nothing is expected."""
-        if isinstance(error, OSError) and (self.wire.gone or self._refused is not None):
+        group = error if isinstance(error, ExceptionGroup) else ExceptionGroup("", [error])
+        if group.split(OSError)[1] is None and (self.wire.gone or self._refused is not None):
             return False
         if self._over and not self._done:
             logger.debug("%s %s ended with its client", self.head.method, self.head.path, exc_info=error)

@@ -114,6 +114,19 @@ async def test_sending_to_nobody_raises_an_oserror(caplog: pytest.LogCaptureFixt
     assert not caplog.records  # a client may leave: nothing failed
 
 
+async def test_a_client_that_leaves_amid_the_last_of_its_answer_is_no_failure(caplog: pytest.LogCaptureFixture) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start())
+        async with trio.open_nursery() as nursery:  # what it raises comes in a group
+            nursery.start_soon(send, part(b"x" * 16 * MIB, more=False))
+
+    async with hosted(app) as served, served.client() as client:
+        await client.write(get())
+        await client.until(b"x")
+        reset(client)
+    assert not caplog.records
+
+
 async def test_the_answer_is_sent_before_a_listener_learns_that_it_is_over() -> None:
     """As the SDK does it: who listens cancels everything once told, the sending too."""
 
