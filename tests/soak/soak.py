@@ -173,7 +173,7 @@ class Soak:
                 await trio.sleep(0.1)
         for sentence in found:
             self.ledger.breaks(f"after the end {sentence}")
-        if trace := [index for index, text in enumerate(served.lines) if text.startswith("Traceback")]:
+        if trace := [index for index, text in enumerate(served.lines) if "Traceback (most recent" in text]:
             lines = served.lines[max(0, trace[0] - 2) : trace[0] + 40]
             self.ledger.breaks(f"{len(trace)} tracebacks in the log, the first:\n" + "\n".join(lines))
 
