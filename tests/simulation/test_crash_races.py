@@ -32,8 +32,7 @@ async def crash_race(draw: Random) -> tuple[str, ...]:
 
     async def answer(request: Request, reply: ReplyChannel) -> Outcome:
         begun[reply] += 1
-        await trio.sleep_until(MOMENT)
-        await steps()
+        await ready.wait()  # once it is set, not even a cancellation keeps this from going on
         reply.notice("notifications/progress", {"progress": 1})
         return Result({"number": request.params["number"]})
 
@@ -54,15 +53,19 @@ async def crash_race(draw: Random) -> tuple[str, ...]:
     async def place(call: Call) -> None:
         try:
             await call()
+            decided.append((call, call.channel.outcome))
         except MCPActorsError:
             assert not call.accepted
 
+    ready = trio.Event()
+    decided: list[tuple[Call, Outcome | None]] = []
     calls = [Call(ref, Request("work", {"number": number})) for number in range(CALLS)]
     async with trio.open_nursery() as nursery:
         supervisor = Supervisor(nursery)
         supervisor.start_child(ChildSpec(ref, lambda: Scripted(answer, wire.lifespan, 1), SOON))
         async with trio.open_nursery() as people:
             people.start_soon(at_the_moment, wire.cut)
+            people.start_soon(at_the_moment, ready.set)
             if draw.random() < 0.5:
                 people.start_soon(stop)
             for call in calls:
@@ -75,6 +78,7 @@ async def crash_race(draw: Random) -> tuple[str, ...]:
     assert wire.made == [] or len(wire.left) == len(wire.made)
     assert (len(ref.in_flight), ref.mailbox.statistics().waiting) == (0, 0)
     assert_books_balance(ref)
+    assert all(call.channel.outcome is outcome for call, outcome in decided), "an end was not the end"
     assert max(begun.values(), default=0) <= 1, "a call was begun twice (promise P3)"
     return tuple(how_it_ended(call) for call in calls)
 
