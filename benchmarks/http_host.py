@@ -37,7 +37,7 @@ ECHO: Final = evolve(CALL, answer=b"20000")
 EVENTS: Final = Question("tools/call", {"name": "count", "arguments": {"to": 100}}, b"counted", {"progressToken": 1})
 ASKED: Final = (("echo", "echo", ECHO), ("call", "mcp", CALL), ("events", "mcp", EVENTS))
 """What is measured, on which application, with which request."""
-BOUNDS: Final = {"hypercorn": {"echo": 0.25, "call": 0.75, "events": 0.75}, "uvicorn": {"echo": 2.0, "call": 1.1}}
+BOUNDS: Final = {"hypercorn": {"echo": 0.25, "call": 0.75, "events": 0.75}, "uvicorn": {"echo": 3.0, "call": 1.25}}
 """What is claimed of our CPU a request, beside theirs."""
 
 Key = tuple[str, int, str]

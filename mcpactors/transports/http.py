@@ -1,7 +1,7 @@
 """Streamable HTTP, both ends.
 
-Rule: the protocol is the SDK's (session manager, both eras on one endpoint, Host and Origin checks); this file
-connects it to our host (http_host.py) and to a client.
+Rule: the protocol is the SDK's (session manager, both eras on one endpoint); this file connects it to our host
+(http_host.py), behind our guard (http_guard.py), and to a client.
 """
 
 from __future__ import annotations
@@ -22,15 +22,17 @@ from starlette.routing import Match, Route
 
 from mcpactors.errors import ConfigError
 from mcpactors.transports.http_exchange import STOPPING, ASGIApp, Receive, Scope, Send
+from mcpactors.transports.http_guard import names_of, refusal
 from mcpactors.transports.http_host import HostLimits, serve
 from mcpactors.transports.streams import Streams
 
 __all__ = ["http_client", "serve_http"]
 
-LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
 BACKLOG: Final = 256
 GONE_TIMEOUT: Final = 30.0
 """Seconds after which a client whose machine says nothing any more to what we send has gone: comments are sent."""
+UNGUARDED: Final = TransportSecuritySettings(enable_dns_rebinding_protection=False)
+"""The SDK's checks come after the body, and for the endpoint only."""
 EVENT_LIMIT: Final = 16 * 1024 * 1024
 CONNECT_TIMEOUT: Final = 10.0
 SILENCE_TIMEOUT: Final = 330.0
@@ -67,7 +69,8 @@ async def serve_http(
     Raises:
         ConfigError: the address cannot be bound.
     """
-    manager = StreamableHTTPSessionManager(server, security_settings=_security(host))
+    manager = StreamableHTTPSessionManager(server, security_settings=UNGUARDED)
+    app = _guarded(names_of(host), _app(manager, path, routes))
     stopping = trio.Event()
 
     def lasts(scope: Scope) -> bool:  # the stream of an old session; those of modern clients end by `STOPPING`
@@ -77,7 +80,7 @@ async def serve_http(
         url = f"http://{_authority(host, listener.socket.getsockname()[1])}{path}"
         async with (
             manager.run(),
-            serve(_app(manager, path, routes), [listener], limits, lasts, state={STOPPING: stopping}),
+            serve(app, [listener], limits, lasts, state={STOPPING: stopping}),
         ):
             try:
                 yield url
@@ -116,6 +119,17 @@ def _app(manager: StreamableHTTPSessionManager, path: str, routes: Callable[[], 
     return app
 
 
+def _guarded(names: frozenset[str] | None, app: ASGIApp) -> ASGIApp:
+    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        refused = refusal(names, scope["headers"])
+        if refused is not None:
+            await _say(send, *refused)
+        else:
+            await app(scope, receive, send)
+
+    return guarded
+
+
 async def _beside(routes: Iterable[Route], scope: Scope, receive: Receive, send: Send) -> bool:
     """Let the first route that fits answer; one that fits but for its method only when no other does."""
     almost: tuple[Route, Scope] | None = None
@@ -136,19 +150,6 @@ async def _say(send: Send, status: int, text: str) -> None:
     headers = [(b"content-type", b"text/plain; charset=utf-8")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": text.encode() + b"\n"})
-
-
-def _security(host: str) -> TransportSecuritySettings:
-    """Host and Origin checks: the loopback names, and the name that is served when it is another."""
-    bracketed = f"[{host}]" if ":" in host else host
-    names = list(dict.fromkeys((*LOOPBACK, bracketed)))
-    if host in ("0.0.0.0", "::"):  # whoever binds every address is reached by names that we cannot know
-        return TransportSecuritySettings(enable_dns_rebinding_protection=False)
-    return TransportSecuritySettings(
-        enable_dns_rebinding_protection=True,
-        allowed_hosts=[*names, *(f"{name}:*" for name in names)],
-        allowed_origins=[f"{scheme}://{name}:*" for scheme in ("http", "https") for name in names],
-    )
 
 
 def _cannot_bind(error: OSError, host: str, port: int) -> str:

@@ -1,0 +1,104 @@
+"""Whose requests are served, by Host and Origin: promise F33. The table, and the wire."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcpactors import Server, open_runtime
+from mcpactors.transports.http_guard import names_of, refusal
+from tests.transports.http_raw import connected
+
+
+def judged(bound: str, host: str, *origins: str) -> int:
+    fields = [(b"host", host.encode("latin-1")), *((b"origin", origin.encode("latin-1")) for origin in origins)]
+    refused = refusal(names_of(bound), fields)
+    return refused[0] if refused is not None else 200
+
+
+@pytest.mark.parametrize(
+    ("bound", "host", "status"),
+    [
+        ("127.0.0.1", "127.0.0.1:8000", 200),
+        ("127.0.0.1", "127.0.0.1", 200),
+        ("127.0.0.1", "localhost:8000", 200),
+        ("127.0.0.1", "LocalHost.:8000", 200),
+        ("127.0.0.1", "[::1]:8000", 200),
+        ("127.0.0.1", "[0:0:0:0:0:0:0:1]", 200),
+        ("::1", "[::1]:1", 200),
+        ("mcp.example", "MCP.example.:443", 200),
+        ("mcp.example", "localhost", 200),
+        ("0.0.0.0", "whatever.example", 200),
+        ("::", "[fe80::1]:8000", 200),
+        ("127.0.0.1", "evil.example:8000", 421),
+        ("127.0.0.1", "localhost.evil.example", 421),
+        ("127.0.0.1", "localhost..", 421),
+        ("127.0.0.1", "127.0.0.1.", 200),
+        ("127.0.0.1", "localhost:evil", 421),
+        ("127.0.0.1", "localhost:80:80", 421),
+        ("127.0.0.1", "localhost:99999", 421),
+        ("127.0.0.1", "::1", 421),
+        ("127.0.0.1", "[::1", 421),
+        ("127.0.0.1", "evil@localhost", 421),
+        ("127.0.0.1", "2130706433", 421),
+        ("127.0.0.1", "", 421),
+        ("0.0.0.0", "", 421),
+        ("mcp.example", "example", 421),
+    ],
+)
+def test_f33_hosts(bound: str, host: str, status: int) -> None:
+    assert judged(bound, host) == status
+
+
+@pytest.mark.parametrize(
+    ("bound", "host", "origins", "status"),
+    [
+        ("127.0.0.1", "localhost:1", ["http://localhost:6274"], 200),
+        ("127.0.0.1", "localhost:1", ["https://127.0.0.1"], 200),
+        ("127.0.0.1", "localhost:1", ["http://[::1]:3000"], 200),
+        ("mcp.example", "mcp.example", ["https://MCP.example"], 200),
+        ("0.0.0.0", "box.lan:8000", ["http://box.lan:3000"], 200),
+        ("0.0.0.0", "box.lan:8000", ["http://localhost:6274"], 200),
+        ("127.0.0.1", "localhost:1", ["http://evil.example"], 403),
+        ("127.0.0.1", "localhost:1", ["http://localhost.evil.example:80"], 403),
+        ("127.0.0.1", "localhost:1", ["http://localhost:1.evil.example"], 403),
+        ("127.0.0.1", "localhost:1", ["null"], 403),
+        ("127.0.0.1", "localhost:1", ["file://localhost"], 403),
+        ("127.0.0.1", "localhost:1", ["localhost"], 403),
+        ("127.0.0.1", "localhost:1", ["http://localhost/evil"], 403),
+        ("127.0.0.1", "localhost:1", ["http://localhost", "http://evil.example"], 403),
+        ("127.0.0.1", "localhost:1", ["http://evil.example", "http://localhost"], 403),
+        ("0.0.0.0", "box.lan:8000", ["http://evil.example"], 403),
+        ("127.0.0.1", "evil.example", ["http://evil.example"], 421),
+    ],
+)
+def test_f33_origins(bound: str, host: str, origins: list[str], status: int) -> None:
+    assert judged(bound, host, *origins) == status
+
+
+@given(st.binary(max_size=30), st.binary(max_size=30))
+def test_f33_rubbish_is_refused_and_raises_nothing(host: bytes, origin: bytes) -> None:
+    refused = refusal(names_of("127.0.0.1"), [(b"host", host), (b"origin", origin)])
+    assert refused is not None
+    assert refused[0] in (403, 421)
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"), [("Host: evil.example", 421), ("Host: localhost\r\nOrigin: http://evil.example", 403)]
+)
+@pytest.mark.parametrize("path", ["/mcp", "/custom", "/nothing"])
+async def test_f33_every_route_refuses_before_a_body_is_read(fields: str, status: int, path: str) -> None:
+    main = Server("main")
+    main.custom_route("/custom")(lambda: {"is": "served"})
+    async with open_runtime(main) as runtime, runtime.serve_http(port=0) as url:
+        port = urlsplit(url).port
+        assert port is not None
+        async with connected(port) as client:
+            await client.write(f"POST {path} HTTP/1.1\r\n{fields}\r\nContent-Length: 5\r\n\r\n".encode())
+            assert (await client.reply()).status == status
+        async with connected(port) as client:
+            await client.write(b"GET /custom HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert (await client.reply()).status == 200
