@@ -29,7 +29,9 @@ logger = logging.getLogger("mcpactors")
 
 ChildState = Literal["starting", "running", "backoff", "quarantined", "stopped"]
 SOON: Final = 2.0
-"""Seconds that calls wait, in all, for the restart of what has crashed; when it takes longer they fail at once."""
+"""Seconds until a restart for which calls wait; when it takes longer they fail at once."""
+PATIENCE: Final = 5.0
+"""Seconds that calls wait, in all, for the restart of what has crashed: a process takes some to be up."""
 STOP_PATIENCE: Final = 10.0
 """Seconds `stop_child` waits for an end before it says who does not end; every cleanup has a bound of its own."""
 
@@ -239,7 +241,7 @@ class Supervisor:
     async def _lose_patience(self, child: _Child, patience: trio.CancelScope) -> None:
         """Turn the waiting calls away, and those to come, when the restart is not over soon: it may hang."""
         with patience:
-            await trio.sleep(SOON)
+            await trio.sleep(PATIENCE)
             self._turn_away(child)
 
     async def _until_restart(self, child: _Child, at: float) -> None:

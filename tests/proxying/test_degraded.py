@@ -189,7 +189,7 @@ async def test_calls_wait_for_a_restart_that_is_near_and_for_no_other(
             assert trio.current_time() == before
 
 
-async def test_calls_wait_for_two_seconds_in_all_however_the_restart_hangs(autojump_clock: MockClock) -> None:
+async def test_calls_wait_for_five_seconds_in_all_however_the_restart_hangs(autojump_clock: MockClock) -> None:
     backend, other = Backend(), Backend("other")
     async with open_runtime("main", settings=SETTINGS) as runtime, modern(runtime) as client:
         for one in (backend, other):
@@ -200,14 +200,14 @@ async def test_calls_wait_for_two_seconds_in_all_however_the_restart_hangs(autoj
         await trio.sleep(0.5)
         before = trio.current_time()
         with pytest.raises(
-            MCPError, match=r"b is down since 2\.0 s: OSError: it fell over; it is tried again"
+            MCPError, match=r"b is down since 5\.0 s: OSError: it fell over; it is tried again"
         ) as caught:
             await client.call("b_one")
-        assert trio.current_time() == pytest.approx(before + 1.5, abs=0.01)
+        assert trio.current_time() == pytest.approx(before + 4.5, abs=0.01)
         assert caught.value.error.data["actor"] == "b"
         await trio.sleep(1)
         before = trio.current_time()
-        with pytest.raises(MCPError, match=r"b is down since 3\.0 s"):
+        with pytest.raises(MCPError, match=r"b is down since 6\.0 s"):
             await client.call("b_one")
         assert trio.current_time() == before
         assert await says(client, "other_one") == "one of other"
@@ -216,7 +216,7 @@ async def test_calls_wait_for_two_seconds_in_all_however_the_restart_hangs(autoj
         assert await says(client, "b_one") == "one of b"
 
 
-@pytest.mark.parametrize("moment", [1.9, 2.0, 2.1])
+@pytest.mark.parametrize("moment", [4.9, 5.0, 5.1])
 async def test_a_restart_that_is_over_as_patience_ends_takes_calls(moment: float, autojump_clock: MockClock) -> None:
     backend = Backend()
     settings = RuntimeSettings(restart=RestartPolicy(backoff_initial=0.1, jitter=0))

@@ -1,4 +1,4 @@
-"""Callers wait two seconds, in all, for the restart of what has crashed (issue 4, "degraded honestly")."""
+"""Callers wait five seconds, in all, for the restart of what has crashed (issue 4, "degraded honestly")."""
 
 from __future__ import annotations
 
@@ -33,28 +33,28 @@ async def test_a_restart_that_is_over_at_the_very_instant_is_no_crash_and_leaves
     attempt: int, autojump_clock
 ) -> None:
     async with supervising() as supervisor:
-        child = Child(supervisor, POLICY, wire=slow([0, 1, 0])).start()
+        child = Child(supervisor, POLICY, wire=slow([0, 4, 0])).start()
         await child.wire.up.wait()
         child.wire.cut()
-        await trio.sleep(2.5)
+        await trio.sleep(5.5)
         assert child.state() == "running"
         assert isinstance(await ask(child.ref), Result)
 
 
 async def test_it_begins_anew_with_each_crash(autojump_clock) -> None:
     async with supervising() as supervisor:
-        child = Child(supervisor, POLICY, wire=slow([0, 0.5, 100])).start()
+        child = Child(supervisor, POLICY, wire=slow([0, 3.5, 100])).start()
         await child.wire.up.wait()
         child.wire.cut()
-        await trio.sleep(1.7)
+        await trio.sleep(4.7)
         assert child.state() == "running"
         child.wire.cut()
-        await trio.sleep(1)  # 2.7 s after the first crash
+        await trio.sleep(1)
         began = trio.current_time()
         outcome = await ask(child.ref)
         assert isinstance(outcome, Failure)
-        assert "is down since 2.0 s" in outcome.message
-        assert trio.current_time() - began == pytest.approx(1)
+        assert "is down since 5.0 s" in outcome.message
+        assert trio.current_time() - began == pytest.approx(4)
 
 
 async def test_it_ends_with_a_stop(autojump_clock) -> None:
