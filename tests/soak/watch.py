@@ -23,6 +23,7 @@ MORE_TASKS: Final = 500
 MORE_DESCRIPTORS: Final = 200
 LEFT_TASKS: Final = 64
 LEFT_DESCRIPTORS: Final = 4
+LEFT_MEMORY: Final = 96 * 1024
 """The same once all is calm and the clients have gone. An actor keeps some tasks for its next calls."""
 SILENCE: Final = 3
 """Seconds in which there must be an answer of a sibling."""
@@ -51,10 +52,12 @@ class Watch:
     last: Books = field(init=False)
     peak: dict[str, int] = Factory(dict)
 
-    async def look(self) -> Books:
-        """The books of this moment. Raises RuntimeError when they cannot be had."""
+    async def look(self, collect: bool = False) -> Books:
+        """The books now; `collect`: after what is garbage has gone. Raises RuntimeError when they cannot be had."""
         with self.ledger.call("near_books", "books", SLACK) as call:
-            answer = await self.client.request(call, "tools/call", {"name": "near_books", "arguments": {}})
+            answer = await self.client.request(
+                call, "tools/call", {"name": "near_books", "arguments": {"collect": collect}}
+            )
         text = said(answer) if answer is not None else None
         if text is None:
             raise RuntimeError(f"the gateway's books cannot be had: {answer}")
@@ -89,7 +92,7 @@ class Watch:
         """Once clients have gone: all children come back by themselves, nothing is in flight, nothing has grown."""
         still: list[str] = []
         with trio.move_on_after(patience):
-            while still := self._unsettled(await self.look()):  # noqa: ASYNC110, nobody tells us
+            while still := self._unsettled(await self.look(collect=True)):  # noqa: ASYNC110, nobody tells us
                 await trio.sleep(0.2)
         for sentence in still:
             self.ledger.breaks(f"{patience:g} s after all is calm {sentence}")
@@ -102,4 +105,6 @@ class Watch:
             found.append(f"there are {books.tasks} tasks, and were {self.first.tasks}")
         if books.descriptors > self.first.descriptors + LEFT_DESCRIPTORS:
             found.append(f"there are {books.descriptors} descriptors, and were {self.first.descriptors}")
+        if books.memory > self.first.memory + LEFT_MEMORY:
+            found.append(f"there are {books.memory} KiB in use, and were {self.first.memory}")
         return found

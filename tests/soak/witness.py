@@ -5,6 +5,7 @@ Rule: it only looks. `books` runs on the gateway's event loop, so its answer als
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Iterator
@@ -27,8 +28,10 @@ async def echo(text: str, seconds: float = 0) -> str:
 
 
 @server.tool()
-async def books() -> str:
-    """What `tests/soak/watch.py` calls `Books`, as JSON."""
+async def books(collect: bool = False) -> str:
+    """What `tests/soak/watch.py` calls `Books`, as JSON; `collect`: after what is garbage has gone."""
+    if collect:
+        gc.collect()
     runtime = server.running_in[-1]
     assert isinstance(runtime, Runtime)
     rows = list(_rows(runtime.ps()))
