@@ -29,8 +29,10 @@ __all__ = ["Stall", "Watchdog", "watchdog"]
 
 logger = logging.getLogger("mcpactors")
 
-TICKS: Final = 4
-"""Ticks in the time after which a stall is to be named: one until the question, the rest without an answer."""
+TICKS: Final = 5
+"""Ticks in the time within which a stall is named: at most one until the question, and one for our own delays."""
+SAMPLES: Final = 3
+"""Ticks without an answer after which it is named."""
 ACTOR: Final = "actor "
 """How the names of the tasks begin that actors live in."""
 ENDS_WITHIN: Final = 1.0
@@ -103,7 +105,7 @@ class Watchdog:
                 self._turned, self._asked_at = False, time.monotonic()
                 self._token.run_sync_soon(self._turn)
             return
-        if len(self._seen) < TICKS - 1:
+        if len(self._seen) < SAMPLES:
             self._look_closer()
 
     def _turn(self) -> None:
@@ -121,7 +123,7 @@ class Watchdog:
             return
         task, frames = read(frame)
         self._seen.append(task)
-        if len(self._seen) < TICKS - 1:
+        if len(self._seen) < SAMPLES:
             return
         many = any(seen is not task for seen in self._seen)
         self._stall = stall = Stall(() if many else tuple(_actors(task)), _shown(frames), many)
