@@ -39,6 +39,8 @@ class Peer:
     answers: dict[int | str, list[JSONRPCResponse | JSONRPCError]] = field(factory=dict)
     hear: Callable[[str, dict[str, Any]], None] = lambda method, params: None
     """Told each notification; set it to be."""
+    reads_every: float = 0
+    """Seconds that it takes to read a message."""
     _more: trio.Event = field(factory=trio.Event)
 
     async def request(self, request_id: int | str, method: str, **params: Any) -> None:
@@ -75,6 +77,8 @@ class Peer:
             async for item in self.streams[0]:
                 assert isinstance(item, SessionMessage)
                 self._take(item.message)
+                if self.reads_every:
+                    await trio.sleep(self.reads_every)
         except anyio.ClosedResourceError:
             pass
 
