@@ -84,7 +84,7 @@ class EventReader:
 
     def _check(self) -> None:
         if self._line_size + self._data_size > self.limit:
-            raise EventTooLong(f"an event has more than {self.limit} bytes")
+            raise EventTooLong(f"an event of more than {self.limit} bytes")
 
     def _take(self, line: bytes) -> Event | None:
         """One whole line; the event that it ends."""

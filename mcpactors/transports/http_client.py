@@ -234,8 +234,10 @@ class HTTPDispatcher:
             logger.debug("%s did not take %s: %s", self.name, said.get("method", "an answer"), error)
 
     async def _open(self, method: str, fields: Mapping[str, str], body: bytes = b"", *, safe: bool = True) -> Answer:
+        gone = self._gone
         answer = await self._endpoint.send(method, fields, body, safe=safe)
-        self._gone = None
+        if gone is self._gone:
+            self._gone = None  # it is there again
         return answer
 
     def _unreached(self, error: NotReached) -> str:

@@ -55,7 +55,8 @@ class Heard:
         if not isinstance(identity, int | str) or not may_ask:
             raise Unreadable("a request, which has no place in the reply to one")
         await self._room.acquire()
-        self._nursery.start_soon(self._look_after, identity, method, params)
+        scope = self._scopes[identity] = trio.CancelScope()  # it may be called off before its task begins
+        self._nursery.start_soon(self._look_after, scope, identity, method, params)
 
     def _call_off(self, params: Mapping[str, Any]) -> None:
         identity = params.get("requestId")
@@ -63,11 +64,12 @@ class Heard:
         if scope is not None:
             scope.cancel()
 
-    async def _look_after(self, identity: RequestId, method: str, params: Mapping[str, Any] | None) -> None:
+    async def _look_after(
+        self, scope: trio.CancelScope, identity: RequestId, method: str, params: Mapping[str, Any] | None
+    ) -> None:
         """Answer a request; one that the backend has cancelled is not answered."""
         said: dict[str, Any] = {"jsonrpc": "2.0", "id": identity}
-        with trio.CancelScope() as scope:
-            self._scopes[identity] = scope
+        with scope:
             try:
                 said["result"] = await self._on_request(method, params)
             except MCPError as error:

@@ -7,6 +7,7 @@ a call about 0.5 ms more than our own pool; what it has that the pool has not is
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import trio
@@ -18,6 +19,7 @@ __all__ = ["ClientExchange"]
 
 _UNSENT: Final = ("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol")
 _CLOSE_TIMEOUT: Final = 2.0
+_TAIL_TIMEOUT: Final = 0.2
 
 
 @define(eq=False)
@@ -39,6 +41,10 @@ class _Answer:
         return b""
 
     async def aclose(self, *, done: bool) -> None:
+        if done:  # a connection is kept only once its response was read to the end
+            with trio.move_on_after(_TAIL_TIMEOUT), suppress(AnswerLost):
+                while await self.receive():
+                    pass
         with trio.move_on_after(_CLOSE_TIMEOUT) as scope:
             scope.shield = True
             await self._response.aclose()

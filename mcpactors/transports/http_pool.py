@@ -7,9 +7,11 @@ and nothing after it, and only for less time than servers keep one (5 s, as uvic
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 from collections.abc import Mapping
+from errno import errorcode
 from typing import Any, Final, Protocol
 
 import trio
@@ -370,6 +372,8 @@ def _reason(error: BaseException) -> str:
             return f"its certificate is not accepted: {seen.verify_message}"
         if isinstance(seen, ssl.SSLError):
             return f"TLS failed: {seen.reason or seen}"
+        if isinstance(seen, OSError) and seen.errno is not None and seen.errno in errorcode:
+            return os.strerror(seen.errno)  # trio's own words have the address in them, which is said elsewhere
         if isinstance(seen, OSError) and seen.strerror:
             return seen.strerror
         seen = seen.exceptions[0] if isinstance(seen, BaseExceptionGroup) else seen.__cause__ or seen.__context__
