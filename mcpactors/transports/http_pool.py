@@ -136,6 +136,8 @@ class _Answer:
             self.fields[key] = f"{self.fields[key]}, {text}" if key in self.fields else text
 
     def on_headers_complete(self) -> None:
+        if self.whole:
+            return
         status = self._parser.get_status_code()
         if status < 200:
             self.fields.clear()
@@ -145,7 +147,8 @@ class _Answer:
         self._keep = self._framed and self._parser.should_keep_alive()
 
     def on_body(self, data: bytes) -> None:
-        self._parts.append(data)
+        if not self.whole:
+            self._parts.append(data)
 
     def on_message_complete(self) -> None:
         self.whole = self._headed

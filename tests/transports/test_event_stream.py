@@ -1,0 +1,72 @@
+"""Server-sent events: any split gives the same events, and what is too long is refused without being held."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcpactors.transports.event_stream import Event, EventReader, EventTooLong
+
+ENDS = st.sampled_from([b"\n", b"\r", b"\r\n"])
+LINES = st.one_of(
+    st.sampled_from([b"", b"data", b"data:", b"data: ", b"data:  a", b"id", b"id: 1", b"id: \0", b"id: \xff", b":c"]),
+    st.sampled_from([b"retry: 20", b"retry: x", b"event: message", b"event: other", b"nothing: a", b"data: {}"]),
+    st.text("ab:d \u2028", max_size=8).map(str.encode),
+)
+STREAMS = st.lists(st.tuples(LINES, ENDS), max_size=20).map(lambda lines: b"".join(a + b for a, b in lines))
+
+
+@given(st.booleans(), STREAMS, st.lists(st.integers(0, 200), max_size=8))
+def test_any_split_gives_the_same_events(bom: bool, body: bytes, cuts: list[int]) -> None:
+    body = b"\xef\xbb\xbf" * bom + body
+    whole = EventReader(1000)
+    events = whole.feed(body)
+    for places in (cuts, range(len(body))):
+        reader = EventReader(1000)
+        where = sorted({0, len(body), *(cut for cut in places if cut < len(body))})
+        found = [event for start, end in pairwise(where) for event in reader.feed(body[start:end])]
+        assert (found, reader.last_id, reader.retry) == (events, whole.last_id, whole.retry)
+
+
+@given(st.lists(st.tuples(st.text(max_size=20), st.sampled_from([None, "1", "two"])), max_size=6), ENDS)
+def test_what_was_written_is_read(written: list[tuple[str, str | None]], end: bytes) -> None:
+    body, expected, last = b"", [], None
+    for text, identity in written:
+        lines = text.encode("utf-8", "replace").splitlines() or [b""]
+        body += b"".join(b"data: " + line + end for line in lines)
+        if identity is not None:
+            body, last = body + b"id: " + identity.encode() + end, identity
+        body += end
+        expected.append(Event(b"message", b"\n".join(lines), last))
+    assert EventReader(1000).feed(body) == expected
+
+
+def test_an_event_that_was_cut_short_leaves_nothing_to_the_stream_that_goes_on() -> None:
+    reader = EventReader(100)
+    reader.feed(b"id: 1\nretry: 50\ndata: a\n\nid: 2\ndata: half")
+    resumed = reader.resumed()
+    assert (resumed.last_id, resumed.retry) == ("1", 0.05)
+    assert resumed.feed(b"data: b\n\n") == [Event(b"message", b"b", "1")]
+
+
+@pytest.mark.parametrize("piece", [b"x", b"data: x\n", b"data:\n", b": x"])
+def test_what_has_no_end_is_refused_once_it_is_too_long(piece: bytes) -> None:
+    reader = EventReader(1000)
+    with pytest.raises(EventTooLong, match="more than 1000 bytes"):
+        for _ in range(1100):
+            reader.feed(piece)
+
+
+def test_many_events_that_are_each_short_are_as_many_as_they_are() -> None:
+    reader = EventReader(100)
+    assert sum(len(reader.feed(b"data: " + b"x" * 50 + b"\n\n: " + b"c" * 90 + b"\n")) for _ in range(100)) == 100
+
+
+def test_an_id_that_cannot_go_into_a_header_is_none() -> None:
+    for identity in (b"a b", b"\xe9", b"x" * 1025, b""):
+        reader = EventReader(10_000)
+        reader.feed(b"id: 1\n\nid: " + identity + b"\n\n")
+        assert reader.last_id is None
