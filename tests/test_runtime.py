@@ -243,7 +243,7 @@ async def test_a_tool_asks_the_client_that_called_it() -> None:
 
 
 @pytest.mark.usefixtures("quiet")
-async def test_a_client_that_declared_nothing_is_asked_nothing_and_nothing_hangs() -> None:
+async def test_f38_a_client_that_declared_nothing_is_asked_nothing_and_nothing_hangs() -> None:
     async with open_runtime("main") as runtime:
         await runtime.mount(make(), namespace="all")
         async with runtime.client(mode="legacy") as client:

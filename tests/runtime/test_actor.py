@@ -69,7 +69,7 @@ HANDLERS = {
 
 
 @pytest.mark.parametrize("handler", HANDLERS.values(), ids=HANDLERS)
-async def test_what_a_handler_raises_is_an_error_reply_and_the_actor_lives(handler, caplog, autojump_clock) -> None:
+async def test_f59_what_a_handler_raises_is_an_error_reply_and_the_actor_lives(handler, caplog, autojump_clock) -> None:
     async with living(Scripted(Script({"raise": handler, "hang": hang}))) as ref, trio.open_nursery() as nursery:
         other = await place(nursery, ref, "hang")
         failed = await ask(ref, "raise")
@@ -165,7 +165,9 @@ async def test_cancelled_call_is_not_counted_as_a_late_outcome_and_one_that_came
     assert counted(ref) == {"accepted": 2, "cancelled": 2}
 
 
-async def test_caller_of_a_handler_that_ignores_its_cancellation_is_free_at_once(autojump_clock) -> None:
+async def test_f24_caller_of_a_handler_that_ignores_its_cancellation_is_free_at_once_and_its_slot_stays_taken(
+    autojump_clock,
+) -> None:
     async with living(Scripted(stubborn, concurrency=1)) as ref, trio.open_nursery() as nursery:
         began = trio.current_time()
         call = await place(nursery, ref)
@@ -178,7 +180,7 @@ async def test_caller_of_a_handler_that_ignores_its_cancellation_is_free_at_once
         assert len(ref.in_flight) == 0
 
 
-async def test_caller_of_a_handler_that_runs_in_a_thread_is_free_at_once() -> None:
+async def test_f24_caller_of_a_handler_that_runs_in_a_thread_is_free_at_once() -> None:
     may_end = threading.Event()
 
     async def in_a_thread(request: Request, reply: ReplyChannel) -> Outcome:

@@ -46,7 +46,7 @@ async def test_requests_come_out_in_the_order_they_went_in(autojump_clock) -> No
     assert [await mailbox.receive(always) for _ in sent] == sent
 
 
-async def test_control_overtakes_data_and_keeps_its_own_order(autojump_clock) -> None:
+async def test_p5_control_overtakes_data_and_keeps_its_own_order(autojump_clock) -> None:
     mailbox = Mailbox("api")
     data = envelope()
     mailbox.offer(data)
@@ -108,7 +108,7 @@ def test_mailbox_holds_256_requests_and_64_control_messages_unless_told() -> Non
     assert mailbox.statistics() == MailboxStatistics(waiting=256, capacity=256, control_waiting=64, refused=2)
 
 
-def test_full_mailbox_says_whose_it_is_and_when_to_come_back() -> None:
+def test_f25_full_mailbox_says_whose_it_is_and_when_to_come_back() -> None:
     ref = make_ref("api", capacity=2)
     fill(ref, 2)
     with pytest.raises(MailboxFull, match=r"^api is overloaded: 2 calls are waiting already; retry in") as caught:
@@ -120,7 +120,7 @@ def test_full_mailbox_says_whose_it_is_and_when_to_come_back() -> None:
     assert_books_balance(ref)
 
 
-async def test_full_data_lane_does_not_stop_casts(autojump_clock) -> None:
+async def test_f25_full_data_lane_does_not_stop_casts(autojump_clock) -> None:
     mailbox = Mailbox("api", capacity=1)
     mailbox.offer(envelope())
     mailbox.cast("stop")

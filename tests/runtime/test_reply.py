@@ -30,7 +30,7 @@ async def read(replies: Replies) -> list[Notice | Question]:
 # --- The outcome ----------------------------------------------------------------------------------------------------
 
 
-async def test_first_outcome_is_the_one_and_later_ones_are_counted_and_dropped(autojump_clock) -> None:
+async def test_p4_first_outcome_is_the_one_and_later_ones_are_counted_and_dropped(autojump_clock) -> None:
     with Replies() as replies:
         assert replies.channel.finish(DONE)
         assert not replies.channel.finish(OTHER)
@@ -265,7 +265,7 @@ async def test_nobody_is_behind_an_ask_so_its_questions_are_refused(autojump_clo
     assert outcome.message.startswith("sampling/createMessage cannot be asked")
 
 
-async def test_question_of_a_call_that_has_ended_fails_at_once(autojump_clock) -> None:
+async def test_f39_question_of_a_call_that_has_ended_fails_at_once(autojump_clock) -> None:
     channel = ReplyChannel()
     channel.finish(DONE)
     outcome = await channel.question(ASK, {})
@@ -273,7 +273,9 @@ async def test_question_of_a_call_that_has_ended_fails_at_once(autojump_clock) -
     assert outcome.message == f"{ASK} cannot be asked: the call it belongs to has ended"
 
 
-async def test_call_that_ends_answers_its_open_questions_and_the_caller_is_not_asked_any_more(autojump_clock) -> None:
+async def test_f39_call_that_ends_answers_its_open_questions_and_the_caller_is_not_asked_any_more(
+    autojump_clock,
+) -> None:
     answers: list[Outcome] = []
 
     async def wait(channel: ReplyChannel) -> None:

@@ -73,7 +73,7 @@ def test_window_answers_as_otp_does_between_whole_seconds(intensity: int, period
     assert answers(RestartWindow(intensity, period), times) == otp_answers(intensity, period, times)
 
 
-def test_window_answers_as_otp_does_on_ten_thousand_random_traces() -> None:
+def test_p7_window_answers_as_otp_does_on_ten_thousand_random_traces() -> None:
     draw = random.Random(20261121)
     for trace in range(10_000):
         intensity, period = draw.randint(0, 6), draw.randint(1, 8)
@@ -83,7 +83,7 @@ def test_window_answers_as_otp_does_on_ten_thousand_random_traces() -> None:
         assert found == expected, f"trace {trace}: {intensity} in {period}, restarts at {times}"
 
 
-def test_restart_exactly_one_period_ago_still_counts() -> None:
+def test_p7_restart_exactly_one_period_ago_still_counts() -> None:
     assert answers(RestartWindow(1, 30.0), [0.0, 30.0]) == [True, False]
     assert answers(RestartWindow(1, 30.0), [0.0, 30.5]) == [True, True]
 

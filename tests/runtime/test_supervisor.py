@@ -178,7 +178,7 @@ BLOWS = [
 
 
 @pytest.mark.parametrize("blow", BLOWS, ids=lambda blow: type(blow).__name__)
-async def test_whatever_a_lifespan_raises_is_its_own_crash(blow: BaseException, autojump_clock) -> None:
+async def test_f59_whatever_a_lifespan_raises_is_its_own_crash(blow: BaseException, autojump_clock) -> None:
     async with supervising() as supervisor:
         child, sibling = Child(supervisor).start(), Child(supervisor, ref=make_ref("sibling")).start()
         await supervisor.wait_settled("api")
@@ -189,7 +189,7 @@ async def test_whatever_a_lifespan_raises_is_its_own_crash(blow: BaseException, 
         assert (child.state(), sibling.state()) == ("running", "running")
 
 
-async def test_cancelled_that_nobody_asked_for_out_of_a_lifespan_is_its_own_crash(autojump_clock) -> None:
+async def test_f59_cancelled_that_nobody_asked_for_out_of_a_lifespan_is_its_own_crash(autojump_clock) -> None:
     with trio.CancelScope() as scope:
         scope.cancel()
         try:
@@ -272,7 +272,7 @@ async def test_handlers_own_errors_never_count_as_crashes(caplog, autojump_clock
 # --- Quarantine -----------------------------------------------------------------------------------------------------
 
 
-async def test_child_that_crashes_too_often_is_quarantined_and_its_calls_fail_at_once(autojump_clock) -> None:
+async def test_p8_child_that_crashes_too_often_is_quarantined_and_its_calls_fail_at_once(autojump_clock) -> None:
     async with supervising() as supervisor:
         child = Child(supervisor).start()
         await child.crash(times=2)
@@ -293,7 +293,7 @@ async def test_calls_that_wait_when_the_child_is_quarantined_fail_at_once(autoju
         assert counted(child.ref) == {"accepted": 3, "failed": 3}
 
 
-async def test_quarantined_child_gets_one_probe_and_no_more(autojump_clock) -> None:
+async def test_p8_quarantined_child_gets_one_probe_and_no_more(autojump_clock) -> None:
     async with supervising() as supervisor:
         child = Child(supervisor, RestartPolicy(intensity=0, reset_after=20, probe_after=60)).start()
         await child.crash()
@@ -304,7 +304,7 @@ async def test_quarantined_child_gets_one_probe_and_no_more(autojump_clock) -> N
         assert child.wire.made == [0, 60]
 
 
-async def test_child_is_back_to_normal_when_its_probe_has_lived_long_enough(autojump_clock) -> None:
+async def test_p8_child_is_back_to_normal_when_its_probe_has_lived_long_enough(autojump_clock) -> None:
     async with supervising() as supervisor:
         child = Child(supervisor).start()
         await child.crash(times=3)

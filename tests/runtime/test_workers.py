@@ -41,7 +41,9 @@ async def test_no_more_requests_run_at_once_than_the_actor_has_slots_for(autojum
     assert [call.done_at for call in calls] == [1, 1, 2, 2, 3]
 
 
-async def test_control_message_is_received_although_every_slot_is_taken_and_the_mailbox_is_full(autojump_clock) -> None:
+async def test_f25_control_message_is_received_although_every_slot_is_taken_and_the_mailbox_is_full(
+    autojump_clock,
+) -> None:
     actor = Scripted(hang, concurrency=1)
     async with living(actor, make_ref(capacity=1)) as ref, trio.open_nursery() as nursery:
         await place(nursery, ref)
