@@ -239,6 +239,8 @@ class StreamWire:
 
     async def send(self, method: str, params: Mapping[str, Any], opts: CallOptions | None = None) -> dict[str, Any]:
         """One request to the backend, with the headers that its era wants over HTTP. Raises `MCPError`."""
+        while self._renewing is not None:
+            await self._renewing.wait()
         headers = {MCP_PROTOCOL_VERSION_HEADER: self.revision}
         if self.modern:
             headers[MCP_METHOD_HEADER] = method
