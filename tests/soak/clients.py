@@ -26,9 +26,10 @@ ME: Final = {"name": "soak", "version": "1"}
 BOTH: Final = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
 THINK: Final = 0.06
 """Seconds between two calls of a client, at most."""
-SLACK: Final = 5.0
-"""Seconds that a busy machine may add to any limit."""
 LIST_BUDGET: Final = 2.0
+LIST_SLACK: Final = 2.0
+SLACK: Final = 5.0
+"""Seconds that a busy machine may add: to the budget of a list, and to any other limit."""
 CALL_TIMEOUT: Final = 5.0
 """Seconds that a call to a child may take, by the configuration."""
 
@@ -196,7 +197,7 @@ class Client:
 
     async def list_tools(self) -> None:
         """It comes within the budget, and nobody who is well is missing."""
-        with self.ledger.call(f"{self.name}: tools/list", "list", LIST_BUDGET + SLACK) as call:
+        with self.ledger.call(f"{self.name}: tools/list", "list", LIST_BUDGET + LIST_SLACK) as call:
             answer = await self.request(call, "tools/list", {})
             if answer is not None:
                 self.ledger.lists.append(trio.current_time() - call.began)
