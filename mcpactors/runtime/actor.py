@@ -387,7 +387,8 @@ async def _work(actor: Actor, ref: ActorRef, nursery: trio.Nursery) -> None:
     """
     in_flight, mailbox, concurrency = ref.in_flight, ref.mailbox, actor.concurrency
     task = trio.lowlevel.current_task()
-    clean = task.context.copy()
+    own = task.context
+    clean = own.copy()
     leaked = False
 
     def has_slot() -> bool:
@@ -421,6 +422,8 @@ async def _work(actor: Actor, ref: ActorRef, nursery: trio.Nursery) -> None:
         for envelope in list(in_flight):
             _settle(ref, envelope, None)
         raise
+    finally:
+        task.context = own  # it may live on, in the next life: nothing of a call is to be there
 
 
 async def _answer(actor: Actor, ref: ActorRef, envelope: Envelope, scope: trio.CancelScope) -> None:
