@@ -8,6 +8,7 @@ Layout:
     tests/runtime/, actors/, transports/   mirror the package; virtual time and memory streams only
     tests/properties/            laws that cross modules (Hypothesis)
     tests/end_to_end/            real processes and sockets, real time: never with `autojump_clock`
+    tests/faults/                children that do what no backend should: real processes, real time (promises.md F1-F49)
     tests/seeds/                 what the seeds document, sentence by sentence: some real processes, real time
     tests/conformance/           the official suite
 """

@@ -19,7 +19,7 @@ from mcpactors.transports.stdio_streams import StdioLimits
 from tests.faults.helpers import CHILD, SICK, Ward, descriptors, ended, linux_only, ward
 from tests.processes import below
 
-CYCLES = int(os.environ.get("MCPACTORS_KILL_CYCLES", "60"))
+CYCLES = int(os.environ.get("MCPACTORS_KILL_CYCLES", "30"))
 
 pytestmark = linux_only
 
