@@ -1,7 +1,7 @@
 """Whoever gives the orders to the processes of `child.py`: it knows every one that there ever was.
 
 Rule: a life is over when its connection closes, which the kernel does for it however it ends; nothing here is a guess
-made from a list of processes, but `left`, which looks for what should not be there.
+made from a list of processes, but `running`, for what should not be there.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Final
 import trio
 from attrs import define, field
 
-__all__ = ["CHILD", "Children", "Life", "left", "running"]
+__all__ = ["CHILD", "Children", "Life", "running"]
 
 CHILD: Final = str(Path(__file__).parent / "child.py")
 WELL: Final[dict[str, Any]] = {"do": "well"}
@@ -122,8 +122,3 @@ def running() -> Iterator[tuple[int, str]]:
         with suppress(OSError):
             if command := entry.read_bytes():
                 yield int(entry.parent.name), command.replace(b"\0", b" ").decode(errors="replace")
-
-
-def left(path: Path) -> list[str]:
-    """The processes that have this path in their command line: a sentence each."""
-    return [f"process {pid} is still there: {command}" for pid, command in running() if str(path) in command]

@@ -27,7 +27,7 @@ from attrs import define, field
 
 from tests.processes import Served, serve
 from tests.soak.chaos import Chaos
-from tests.soak.children import Children, left
+from tests.soak.children import Children, running
 from tests.soak.clients import (
     CALL_TIMEOUT,
     Client,
@@ -56,6 +56,8 @@ CALM: Final = 30.0
 """Seconds until everything is well again once nobody is harmed."""
 STOP: Final = 12.0
 """Seconds from SIGTERM to the end."""
+STRAYS: Final = 3.0
+"""Seconds in which whatever descends from a child has gone, too."""
 
 
 def configuration(children: Children) -> dict[str, Any]:
@@ -96,6 +98,7 @@ class Soak:
                 self.watch.first = await self.watch.look()
                 await self._rage()
                 await self.watch.calm(CALM)
+                await self._look_for_strays()
                 await self.watch.client.connection.aclose()
                 await self._stop(served)
             await self._look_for_what_is_left(served)
@@ -165,14 +168,22 @@ class Soak:
         await deaf.order(do="deaf")
         await parent.order(do="grandchild", apart=True)
 
+    async def _look_for_strays(self) -> None:
+        """Processes that descend from a child and have outlived it, each by our socket in its command line."""
+        until = trio.current_time() + STRAYS
+        while (strays := self._strays()) and trio.current_time() < until:  # noqa: ASYNC110, nobody tells us
+            await trio.sleep(0.1)
+        for pid, command in strays.items():
+            self.ledger.breaks(f"process {pid} has outlived its parent: {command}")
+
+    def _strays(self) -> dict[int, str]:
+        living = {life.pid for life in self.children.living()}
+        path = str(self.children.path)
+        return {pid: command for pid, command in running() if path in command and pid not in living}
+
     async def _look_for_what_is_left(self, served: Served) -> None:
-        """Processes, each by the name of our socket in its command line; and errors in the log that nobody expects."""
-        found = left(self.children.path)
-        with trio.move_on_after(2):  # death takes a moment
-            while found := left(self.children.path):  # noqa: ASYNC110, nobody tells us
-                await trio.sleep(0.1)
-        for sentence in found:
-            self.ledger.breaks(f"after the end {sentence}")
+        """Processes; and errors in the log that nobody expects."""
+        await self._look_for_strays()
         if trace := [index for index, text in enumerate(served.lines) if "Traceback (most recent" in text]:
             lines = served.lines[max(0, trace[0] - 2) : trace[0] + 40]
             self.ledger.breaks(f"{len(trace)} tracebacks in the log, the first:\n" + "\n".join(lines))

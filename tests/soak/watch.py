@@ -90,10 +90,9 @@ class Watch:
 
     async def calm(self, patience: float) -> None:
         """Once clients have gone: all children come back by themselves, nothing is in flight, nothing has grown."""
-        still: list[str] = []
-        with trio.move_on_after(patience):
-            while still := self._unsettled(await self.look(collect=True)):  # noqa: ASYNC110, nobody tells us
-                await trio.sleep(0.2)
+        until = trio.current_time() + patience
+        while (still := self._unsettled(await self.look(True))) and trio.current_time() < until:  # noqa: ASYNC110
+            await trio.sleep(0.2)
         for sentence in still:
             self.ledger.breaks(f"{patience:g} s after all is calm {sentence}")
 
