@@ -5,6 +5,8 @@ Rule: never a socket here. Times asserted are the virtual clock's; the host look
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -54,6 +56,9 @@ class MemoryListener(trio.abc.Listener[Recorded]):
         factory=lambda: trio.open_memory_channel[Recorded](10)
     )
 
+    short_of_files: int = 0
+    """How often accepting fails for it, instead of taking the next client."""
+
     def connect(self, lockstep: bool = False) -> tuple[RawClient, Recorded]:
         """A client and the host's end; in `lockstep`, what is written to it waits until it is read."""
         ours, theirs = trio.testing.lockstep_stream_pair() if lockstep else trio.testing.memory_stream_pair()
@@ -62,7 +67,12 @@ class MemoryListener(trio.abc.Listener[Recorded]):
         return RawClient(ours, patience=10_000), end
 
     async def accept(self) -> Recorded:
-        return await self.ends[1].receive()
+        client = await self.ends[1].receive()
+        if self.short_of_files:
+            self.short_of_files -= 1
+            self.ends[0].send_nowait(client)
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return client
 
     async def aclose(self) -> None:
         self.ends[1].close()
@@ -187,6 +197,23 @@ async def test_a_kept_connection_waits_longer_for_the_next_request(autojump_cloc
         said, after = await end_of(client)
         assert said == b""
         assert LIMITS.idle_timeout <= after <= LIMITS.idle_timeout + LOOK
+
+
+async def test_without_file_descriptors_nobody_new_is_accepted_and_who_is_there_is_served(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    listener = MemoryListener()
+    async with serve(echo, [listener], LIMITS):
+        before, _ = listener.connect()
+        await before.write(get())
+        await before.reply()
+        listener.short_of_files = 3
+        late, _ = listener.connect()
+        await before.write(get())
+        assert (await before.reply()).status == 200
+        await late.write(get())
+        assert (await late.reply()).status == 200
+    assert [record.message for record in caplog.records] == ["no connection can be accepted: Too many open files"] * 3
 
 
 # --- Clients that are slow to read ------------------------------------------------------------------------------------
