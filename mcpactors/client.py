@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self
 
 import trio
@@ -17,16 +17,19 @@ from mcp.client import Client as SDKClient
 from mcp.client import ClientSession
 from mcp.server.lowlevel import Server as LowLevelServer
 from mcp.shared.exceptions import MCPError
+from mcp.shared.message import SessionMessage
+from mcp_types.jsonrpc import JSONRPCRequest
 
 from mcpactors.backends import load_server
 from mcpactors.config import MCPConfig, ModuleServer
 from mcpactors.errors import BackendStartError, ConfigError, MCPActorsError
 from mcpactors.host import open_runtime
+from mcpactors.runtime.hops import HOPS, passed
 from mcpactors.server import Server, create_proxy
 from mcpactors.targets import Composite, as_config, called, low_level, transport_of
 from mcpactors.transports.framing import StderrTail
 from mcpactors.transports.memory import memory_client
-from mcpactors.transports.streams import Streams
+from mcpactors.transports.streams import Streams, WriteStream
 from mcpactors.transports.values import ClientTransport
 
 __all__ = ["Client", "MemoryTransport", "infer_transport"]
@@ -155,7 +158,8 @@ class Client(SDKClient):
         """The connection, cancelled as a whole when the handshake is not answered in time."""
         async with trio.open_nursery() as nursery, transport.connect(self._tail) as streams:
             nursery.start_soon(self._expect_answer, nursery.cancel_scope)
-            yield streams
+            read, write = streams
+            yield read, _Counting(write)
             nursery.cancel_scope.cancel()
         if self._too_late:
             raise self._cannot(f"no answer to the handshake within {self.connect_timeout:g} s")
@@ -176,6 +180,30 @@ class Client(SDKClient):
     def stderr(self) -> list[str]:
         """The last lines that the server's process, if it is one of our own, wrote to its stderr."""
         return self._tail.tail()
+
+
+class _Counting:
+    """A write stream that says of each request through how many gateways it came: the client may be a tool's."""
+
+    def __init__(self, inner: WriteStream[SessionMessage]) -> None:
+        self._inner = inner
+
+    async def send(self, item: SessionMessage) -> None:
+        message, hops = item.message, passed.get()
+        if hops and isinstance(message, JSONRPCRequest):
+            params = message.params or {}
+            said = {**params, "_meta": {**(params.get("_meta") or {}), HOPS: hops}}
+            item = replace(item, message=message.model_copy(update={"params": said}))
+        await self._inner.send(item)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
 
 
 def _reason(error: BaseException) -> str:

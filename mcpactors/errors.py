@@ -33,6 +33,7 @@ __all__ = [
     "Overloaded",
     "PoisonMessage",
     "QuestionRefused",
+    "TooManyHops",
 ]
 
 INVALID_REQUEST: Final = -32600
@@ -76,6 +77,12 @@ class NotFound(MCPActorsError):
     """No mount serves this tool, prompt or resource."""
 
     code = INVALID_PARAMS
+
+
+class TooManyHops(MCPActorsError):
+    """The call has come through more gateways than it may: `data` has `hops` and `limit`."""
+
+    code = INVALID_REQUEST
 
 
 class CapabilityMissing(MCPActorsError):

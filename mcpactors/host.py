@@ -43,6 +43,7 @@ from mcpactors.mounts import Catalog, CatalogDiff, MountHandle, Mounts, below, i
 from mcpactors.runtime.actor import Actor, ActorRef, Mailbox, Request
 from mcpactors.runtime.clients import Clients
 from mcpactors.runtime.definitions import ChangePolicy, Definitions, ToolChange
+from mcpactors.runtime.hops import HOP_LIMIT
 from mcpactors.runtime.methods import CATALOG
 from mcpactors.runtime.reply import CallDeadlines, Failure
 from mcpactors.runtime.restart import RestartLimit, RestartPolicy
@@ -125,6 +126,8 @@ class RuntimeSettings:
 
     It concerns the whole process, so that one which embeds a runtime has to ask for it: docs/closing.md.
     """
+    hop_limit: int = HOP_LIMIT
+    """Gateways that a call may have come through before it comes here; beyond, it goes round in a circle."""
     parked: int = 256
     """Calls of modern clients that may wait for their clients' answers at one time."""
     state_keys: tuple[str, ...] = field(default=(), repr=False)
@@ -255,6 +258,7 @@ class Runtime:
             client_left=self._client_left,
             roots_changed=lambda session: self._to_proxies(RootsChanged(session)),
             closing=self._closing,
+            hop_limit=settings.hop_limit,
         )
         self.server: LowLevelServer[Any] = edge_server(self._router, face, around, settings.deadlines)
         """The endpoint as an SDK server: whatever serves one of those serves this runtime."""

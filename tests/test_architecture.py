@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "transports": "errors runtime transports",
     "backends": "errors config targets transports",
     "host": "errors runtime mounts snapshots targets isolation server actors transports backends config",
-    "client": "errors config targets server transports backends host",
+    "client": "errors config runtime targets server transports backends host",
     "example": "",
     "testing": "errors runtime mounts snapshots targets server actors transports config host testing",
     "__init__": "errors runtime mounts mirrored snapshots targets server actors transports config host client",

@@ -47,6 +47,7 @@ from mcpactors.actors.paging import CHANGES, UPDATED, read_all
 from mcpactors.actors.rounds import INPUT_REQUIRED, answer_rounds
 from mcpactors.errors import NotFound
 from mcpactors.runtime.actor import Actor, Caller, Request, relay
+from mcpactors.runtime.hops import hops_of, passed
 from mcpactors.runtime.methods import CATALOG, NAMED, readdressed
 from mcpactors.runtime.reply import PROGRESS, Failure, Outcome, ReplyChannel, Result
 from mcpactors.runtime.routing import Kind, Listing, unknown
@@ -204,6 +205,7 @@ class LocalActor(Actor):
                     forget()
 
     async def handle(self, request: Request, reply: ReplyChannel) -> Outcome:
+        passed.set(hops_of(request.params) + 1)
         try:
             if request.method == CATALOG:
                 return Result({"listing": await self._listing(request, reply)})

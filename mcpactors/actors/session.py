@@ -36,6 +36,7 @@ from mcpactors.actors.rounds import INPUT_REQUIRED, answer_rounds, refuse_switch
 from mcpactors.actors.wire import FORGOTTEN, ClientWire, OverStreams, StreamWire, Wire, envelope
 from mcpactors.errors import CONNECTION_CLOSED, ActorCrashed, BackendStartError, CallTimeout, QuestionRefused
 from mcpactors.runtime.actor import Caller, Request, part
+from mcpactors.runtime.hops import HOPS, hops_of
 from mcpactors.runtime.methods import QUESTIONS
 from mcpactors.runtime.policy import FORWARD_ALL
 from mcpactors.runtime.reply import PROGRESS, Failure, Outcome, ReplyChannel, Result
@@ -285,6 +286,7 @@ class BackendSession:
     def _params(self, request: Request, token: int) -> dict[str, Any]:
         """The params as this backend's era wants them, with a progress token of ours."""
         meta = dict(mapping(request.params.get("_meta")))
+        meta[HOPS] = hops_of(request.params) + 1
         caller = request.caller
         if isinstance(self.wire, ClientWire):
             for key in (*ENVELOPE, "progressToken"):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from typing import Any, Final
@@ -46,6 +47,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from mcpactors.errors import InvalidParams, MCPActorsError
 from mcpactors.runtime.actor import ActorRef, Caller, Envelope, Request
 from mcpactors.runtime.clients import ClientLine
+from mcpactors.runtime.hops import HOP_LIMIT, arrived
 from mcpactors.runtime.methods import not_found_code, outward_error, outward_result
 from mcpactors.runtime.reply import CallDeadlines, Failure, Replies, Result
 from mcpactors.transports.asking import (
@@ -114,6 +116,8 @@ class Surroundings:
     """Called when an old session has ended."""
     roots_changed: Callable[[str], None] = lambda session: None
     """Called when the client of an old session says that its roots have changed."""
+    hop_limit: int = HOP_LIMIT
+    """Gateways that a call may have come through before this one."""
     closing: trio.Event = field(factory=trio.Event)
     """Set when the runtime is about to close, so that streams of changes end in good order."""
 
@@ -192,6 +196,13 @@ class _Edge:
         params = ctx.params or {}
         if not isinstance(params.get("_meta", {}), Mapping):
             raise MCPError(InvalidParams.code, f"{method} takes params._meta as an object")
+        try:
+            counted = arrived(params, self._surroundings.hop_limit)
+        except MCPActorsError as error:
+            raise MCPError(error.code, error.message, error.data) from error
+        if counted is not params:
+            params = counted
+            ctx = replace(ctx, params=params)
         caller = self._caller(ctx, params)
         if method == "logging/setLevel":
             return _set_level(connection, caller, params)
