@@ -115,11 +115,10 @@ _STEPS: Final[Mapping[str, type[Any]]] = {
 
 @frozen
 class Script:
-    """What a backend does in one life.
+    """What a backend does in one life: `steps` one after another, and beside them those of `on` for each call of a tool.
 
-    `steps` are taken one after another from the beginning on. `on` has the steps for each call of a tool, which are
-    taken at once and beside each other. Handshakes, pings and lists are answered by themselves unless a step still
-    expects one; calls that nothing is said about are answered with their own arguments, once the steps are over.
+    Handshakes, pings and lists are answered by themselves unless a step still expects one; calls that nothing is said
+    about are answered with their own arguments, once the steps are over.
     """
 
     steps: Sequence[Step] = ()
@@ -218,8 +217,6 @@ class _Backend:
         self._expected = [step.method for step in self.script.steps if isinstance(step, Expect)]
         self._awake.set()
 
-    # --- Reading ------------------------------------------------------------------------------------------------------
-
     async def read(self, nursery: trio.Nursery) -> None:
         """Take messages until there are no more; one that its own script closed its stdin to lives on."""
         held = b""
@@ -257,15 +254,15 @@ class _Backend:
         if method == "subscriptions/listen" and modern:  # answered at the end of the connection, which is never
             meta = {"io.modelcontextprotocol/subscriptionId": message["id"]}
             said = {"notifications": params.get("notifications", {}), "_meta": meta}
-            await self._send_message({"method": "notifications/subscriptions/acknowledged", "params": said})
+            await self._send(_line({"method": "notifications/subscriptions/acknowledged", "params": said}))
         elif (method == "server/discover") is not modern and method in ("server/discover", "initialize"):
             refused = {"code": -32601 if not modern else -32022, "message": f"no {method} in the {self.script.era} era"}
             data = {"data": {"supported": [MODERN], "requested": LEGACY}} if modern else {}
-            await self._send_message({"id": message["id"], "error": {**refused, **data}})
+            await self._send(_line({"id": message["id"], "error": {**refused, **data}}))
         elif (result := self._usual(method, params)) is not None:
-            await self._send_message({"id": message["id"], "result": self._shaped(result)})
+            await self._send(_line({"id": message["id"], "result": self._shaped(result)}))
         else:
-            await self._send_message({"id": message["id"], "error": {"code": -32601, "message": f"no {method} here"}})
+            await self._send(_line({"id": message["id"], "error": {"code": -32601, "message": f"no {method} here"}}))
 
     def _usual(self, method: str, params: Mapping[str, Any]) -> Message | None:
         capabilities = {"tools": {"listChanged": True}, "logging": {}}
@@ -284,8 +281,6 @@ class _Backend:
 
     def _shaped(self, result: Mapping[str, Any]) -> Message:
         return {**({"resultType": "complete"} if self.script.era == "modern" else {}), **result}
-
-    # --- The steps ----------------------------------------------------------------------------------------------------
 
     async def play(self) -> None:
         """Take the steps; then answer what waits."""
@@ -352,11 +347,6 @@ class _Backend:
         self._awake = trio.Event()
         await trio.sleep(math.inf if step.seconds is None else step.seconds)
         self._awake.set()
-
-    # --- Writing ------------------------------------------------------------------------------------------------------
-
-    async def _send_message(self, message: Message) -> None:
-        await self._send(_line(message))
 
     async def _send(self, data: bytes, times: int = 1) -> None:
         """Write it so many times, a pipe's worth at once; what nobody reads any more is not written."""

@@ -26,7 +26,7 @@ from mcpactors.testing import (
 )
 from tests.simulation.peers import Peer, peer
 
-SEEDS = 30
+SEEDS = 20
 CALLS = 6
 HARD = 40.0
 """Seconds after which every call has ended, whatever happens."""

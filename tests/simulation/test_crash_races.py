@@ -1,6 +1,6 @@
 """An actor crashes at the very instant of a stop, of a reply, of a cancellation, and of any two or three of them.
 
-Rule: 2,500 schedules of the kernel, all of whose events fall on one moment of virtual time; which of them come, and in
+Rule: 2,000 schedules of the kernel, all of whose events fall on one moment of virtual time; which of them come, and in
 which order, is drawn. However that goes, each call ends once, the books balance, and nothing is left (P1, P3, P11).
 """
 
@@ -19,7 +19,7 @@ from mcpactors.runtime.supervisor import ChildSpec, Supervisor
 from mcpactors.testing import simulate_many
 from tests.runtime.actors import Call, Scripted, Wire, assert_books_balance, make_ref
 
-SCHEDULES = 2_500
+SCHEDULES = 2_000
 MOMENT = 1
 """When everything happens."""
 SOON = RestartPolicy(backoff_initial=0, backoff_max=0, jitter=0)
@@ -100,5 +100,5 @@ def test_f1_f22_a_crash_at_the_instant_of_a_stop_a_reply_and_a_cancel_costs_each
     for run in runs:
         ends.update(run.value)
     assert ends.total() == SCHEDULES * CALLS
-    assert min(ends[end] for end in ("answered", "crashed", "left", "stopped")) > 300
+    assert min(ends[end] for end in ("answered", "crashed", "left", "stopped")) > 200
     assert len({run.digest for run in runs}) > 0.9 * SCHEDULES, "these were not so many schedules"

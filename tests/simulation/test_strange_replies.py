@@ -109,7 +109,7 @@ def test_f17_late_reply_at_any_moment_around_the_deadline_leaves_one_outcome_and
                 assert backend.dropped == ({"late_reply": 1} if late else {})
                 ends.append(tuple(client.texts("a")))
 
-    simulate_many(scenario, range(50))
+    simulate_many(scenario, range(30))
     assert {('{"mine": "a"}',), ("-32001",)} == set(ends)
 
 
@@ -137,4 +137,4 @@ def test_p4_what_a_callee_says_after_the_end_is_counted_and_reaches_nobody() -> 
             assert [event.params["progress"] for event in whole.events if event.params] == [0, 1, 2]
             assert counted(ref) == {"accepted": 2, "answered": 1, "cancelled": 1}
 
-    simulate_many(scenario, range(50))
+    simulate_many(scenario, range(30))
