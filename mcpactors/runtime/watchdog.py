@@ -15,7 +15,6 @@ import math
 import sys
 import threading
 import time
-import traceback
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,10 +28,10 @@ __all__ = ["Stall", "Watchdog", "watchdog"]
 
 logger = logging.getLogger("mcpactors")
 
-TICKS: Final = 5
-"""Ticks in the time within which a stall is named: at most one until the question, and one for our own delays."""
-SAMPLES: Final = 3
-"""Ticks without an answer after which it is named."""
+TICK: Final = 1 / 4
+"""How often the loop is looked at, as a share of the time within which a stall is to be named."""
+SAMPLES: Final = 2
+"""Looks without an answer after which it is named: in three quarters of that time, as a busy machine delays us, too."""
 ACTOR: Final = "actor "
 """How the names of the tasks begin that actors live in."""
 ENDS_WITHIN: Final = 1.0
@@ -68,11 +67,12 @@ class Watchdog:
         self.stalls: Counter[str] = Counter()
         """How often each actor has kept the loop from turning."""
         self.users = 0
-        self._tick = limit / TICKS
+        self._tick = TICK * limit
         self._loop = threading.get_ident()
         self._token = trio.lowlevel.current_trio_token()
         self._over = threading.Event()
-        self._turned = True
+        self._owes = False
+        self._turned = False
         self._asked_at = math.inf
         self._seen: list[object] = []
         self._stall: Stall | None = None
@@ -95,17 +95,18 @@ class Watchdog:
 
     def look(self) -> None:
         """One tick: ask a loop that is at work for a turn; name who runs when several ticks pass without one."""
-        if self._turned:
+        if not self._owes:
+            if not self._waits():
+                self._owes, self._turned, self._asked_at = True, False, time.monotonic()
+                self._token.run_sync_soon(self._turn)
+        elif self._turned:
+            self._owes = False
+            self._seen.clear()
             if self._stall is not None:
                 lasted = time.monotonic() - self._asked_at
                 logger.log(_level(self._stall), "the loop turns again: %s had it for %.2f s", self._stall.who, lasted)
                 self._stall = None
-            self._seen.clear()
-            if not self._waits():
-                self._turned, self._asked_at = False, time.monotonic()
-                self._token.run_sync_soon(self._turn)
-            return
-        if len(self._seen) < SAMPLES:
+        elif len(self._seen) < SAMPLES:
             self._look_closer()
 
     def _turn(self) -> None:
@@ -156,8 +157,9 @@ def read(frame: FrameType) -> tuple[object, list[FrameType]]:
 
 
 def _shown(frames: list[FrameType]) -> str:
-    shown = traceback.StackSummary.extract((each, each.f_lineno) for each in reversed(frames[:DEEPEST]))
-    return "".join(shown.format()).rstrip()
+    """Without the lines themselves: to read them from their files would take its time, while the loop stands."""
+    rows = ((each.f_code, each.f_lineno) for each in reversed(frames[:DEEPEST]))
+    return "\n".join(f'  File "{code.co_filename}", line {line}, in {code.co_qualname}' for code, line in rows)
 
 
 def _actors(task: object) -> Iterator[str]:

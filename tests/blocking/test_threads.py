@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import anyio.from_thread
@@ -140,6 +141,27 @@ async def test_f58_a_thread_that_was_left_behind_serves_again_once_it_returns(do
         with trio.fail_after(PATIENCE):
             assert said(await client.call_tool("wait", {})) == "through"
     assert door.most == 1
+
+
+async def test_f58_a_sync_handler_can_ask_whether_its_call_is_over() -> None:
+    over, begun = threading.Event(), trio.Event()
+    server = Server("asks")
+
+    @server.tool
+    def loop() -> str:
+        trio.from_thread.run_sync(begun.set)
+        try:
+            while True:
+                anyio.from_thread.check_cancelled()
+                time.sleep(0.001)
+        finally:
+            over.set()
+
+    async with open_runtime(server) as runtime, runtime.client() as client, trio.open_nursery() as calls:
+        calls.start_soon(client.call_tool, "loop", {})
+        await begun.wait()
+        calls.cancel_scope.cancel()
+    assert over.wait(PATIENCE)
 
 
 async def test_f58_a_runtime_closes_without_waiting_for_a_thread_that_blocks(door: Door) -> None:

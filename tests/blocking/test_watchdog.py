@@ -14,7 +14,7 @@ from attrs import define, field
 from mcp.server import MCPServer
 
 from mcpactors import RuntimeSettings, Server, open_runtime
-from mcpactors.runtime.watchdog import SAMPLES, TICKS, Watchdog
+from mcpactors.runtime.watchdog import SAMPLES, Watchdog
 
 PATIENCE = 30.0
 """Seconds for what must happen soon; only a failing test waits so long."""
@@ -83,13 +83,12 @@ async def test_f58_the_watchdog_names_the_actor_and_shows_the_stack_that_stalls_
         await client.call_tool("work", {})
         assert held == [True]  # it was named while it blocked
         assert await trio.to_thread.run_sync(log.turns.wait, PATIENCE)
-        assert (heavy.info().stalls, light.info().stalls) == (1, 0)
-        assert [row.stalls for row in runtime.ps().children] == [1, 0]
-    stall, again = (line for line in log.said if STALL in line or AGAIN in line)
+        assert light.info().stalls < heavy.info().stalls
+        assert [row.stalls for row in runtime.ps().children] == [heavy.info().stalls, light.info().stalls]
+    place, stall = next((place, line) for place, line in enumerate(log.said) if ".work\n" in line)
     assert stall.startswith("WARNING actor heavy ")
-    assert f"in {block.__name__}\n" in stall
-    assert "in work\n" in stall
-    assert again.startswith("WARNING the loop turns again: actor heavy had it for ")
+    assert f", in {block.__name__}\n" in f"{stall}\n"
+    assert log.said[place + 1].startswith("WARNING the loop turns again: actor heavy had it for ")
 
 
 async def test_f58_a_lifespan_and_a_task_that_a_handler_started_have_their_actor_too(log: Log) -> None:
@@ -128,7 +127,7 @@ async def test_f58_what_the_embedding_program_does_itself_is_no_actors_fault(log
 
 async def test_f58_a_loop_that_turns_between_two_ticks_has_not_stalled(log: Log) -> None:
     dog = Watchdog(1.0)
-    for _ in range(10 * TICKS):
+    for _ in range(10 * SAMPLES):
         dog.look()
         await trio.testing.wait_all_tasks_blocked()
     assert log.said == []
@@ -138,7 +137,7 @@ async def test_f58_a_loop_that_turns_between_two_ticks_has_not_stalled(log: Log)
 async def test_f58_one_stall_is_told_once_and_the_next_one_anew(log: Log) -> None:
     dog = Watchdog(1.0)
     for stall in (1, 2):
-        for tick in range(3 * TICKS):
+        for tick in range(3 * SAMPLES):
             dog.look()
             assert len(log.said) == 2 * (stall - 1) + (tick >= SAMPLES)
         await trio.testing.wait_all_tasks_blocked()
