@@ -21,8 +21,7 @@ from attrs import define, field, frozen
 
 __all__ = ["Close", "Crash", "Crashed", "Expect", "Garbage", "Hang", "Notify", "Reply", "Script", "Step", "Wait"]
 
-MODERN: Final = "2026-07-28"
-LEGACY: Final = "2025-11-25"
+MODERN, LEGACY = "2026-07-28", "2025-11-25"
 CHUNK: Final = 65536
 Message = dict[str, Any]
 
@@ -115,7 +114,7 @@ _STEPS: Final[Mapping[str, type[Any]]] = {
 
 @frozen
 class Script:
-    """What a backend does in one life: `steps` one after another, and beside them those of `on` for each call of a tool.
+    """What a backend does in one life: `steps` one after another, beside them those of `on` for each call of a tool.
 
     Handshakes, pings and lists are answered by themselves unless a step still expects one; calls that nothing is said
     about are answered with their own arguments, once the steps are over.
