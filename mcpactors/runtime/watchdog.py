@@ -28,10 +28,10 @@ __all__ = ["Stall", "Watchdog", "watchdog"]
 
 logger = logging.getLogger("mcpactors")
 
-TICK: Final = 1 / 4
+TICK: Final = 1 / 5
 """How often the loop is looked at, as a share of the time within which a stall is to be named."""
 SAMPLES: Final = 2
-"""Looks without an answer after which it is named: in three quarters of that time, as a busy machine delays us, too."""
+"""Looks without an answer after which it is named: the rest of that time is for what delays the watchdog itself."""
 ACTOR: Final = "actor "
 """How the names of the tasks begin that actors live in."""
 ENDS_WITHIN: Final = 1.0
@@ -71,8 +71,7 @@ class Watchdog:
         self._loop = threading.get_ident()
         self._token = trio.lowlevel.current_trio_token()
         self._over = threading.Event()
-        self._owes = False
-        self._turned = False
+        self._turned = True
         self._asked_at = math.inf
         self._seen: list[object] = []
         self._stall: Stall | None = None
@@ -95,19 +94,18 @@ class Watchdog:
 
     def look(self) -> None:
         """One tick: ask a loop that is at work for a turn; name who runs when several ticks pass without one."""
-        if not self._owes:
-            if not self._waits():
-                self._owes, self._turned, self._asked_at = True, False, time.monotonic()
-                self._token.run_sync_soon(self._turn)
-        elif self._turned:
-            self._owes = False
-            self._seen.clear()
-            if self._stall is not None:
-                lasted = time.monotonic() - self._asked_at
-                logger.log(_level(self._stall), "the loop turns again: %s had it for %.2f s", self._stall.who, lasted)
-                self._stall = None
-        elif len(self._seen) < SAMPLES:
-            self._look_closer()
+        if not self._turned:
+            if len(self._seen) < SAMPLES:
+                self._look_closer()
+            return
+        self._seen.clear()
+        if self._stall is not None:
+            lasted = time.monotonic() - self._asked_at
+            logger.log(_level(self._stall), "the loop turns again: %s had it for %.2f s", self._stall.who, lasted)
+            self._stall = None
+        if not self._waits():
+            self._turned, self._asked_at = False, time.monotonic()
+            self._token.run_sync_soon(self._turn)
 
     def _turn(self) -> None:
         self._turned = True
