@@ -91,6 +91,14 @@ async def http_dispatcher(
 
 
 @define(eq=False)
+class _Awaited:
+    """A reply that is waited for on its own stream, and what came of it on another one."""
+
+    scope: trio.CancelScope = field(factory=trio.CancelScope)
+    said: Mapping[str, Any] = field(factory=dict)
+
+
+@define(eq=False)
 class HTTPDispatcher:
     """Requests and notifications to a backend, and what it says by itself. Of use while `run` runs."""
 
@@ -108,6 +116,7 @@ class HTTPDispatcher:
     _answering: int = field(default=0, init=False)
     _gone: str | None = field(default=None, init=False)
     _over: trio.Event = field(factory=trio.Event, init=False)
+    _awaited: dict[str, _Awaited] = field(factory=dict, init=False)
     _heard: Heard = field(init=False)
 
     async def run(
@@ -199,8 +208,7 @@ class HTTPDispatcher:
 
     async def _carry(self, ask: Ask) -> dict[str, Any]:
         try:
-            answer = await self._open("POST", ask.fields, ask.body, safe=ask.safe)
-            return await self._reply(ask, answer)
+            return await (self._ask(ask) if ask.session is None else self._ask_in_session(ask))
         except trio.Cancelled:  # a modern backend sees it by the stream that is closed
             if ask.cancels and not ask.modern:
                 await self._withdraw(ask)
@@ -213,6 +221,20 @@ class HTTPDispatcher:
             raise strange(self.name, f"sent {error}") from error
         except PoolClosed:
             raise MCPError(*CLOSED) from None
+
+    async def _ask(self, ask: Ask) -> dict[str, Any]:
+        answer = await self._open("POST", ask.fields, ask.body, safe=ask.safe)
+        return await self._reply(ask, answer)
+
+    async def _ask_in_session(self, ask: Ask) -> dict[str, Any]:
+        """There the reply may come on the stream beside the calls: servers take that for the one that is resumed."""
+        awaited = self._awaited[str(ask.id)] = _Awaited()
+        try:
+            with awaited.scope:
+                return await self._ask(ask)
+            return result_in(self.name, ask.id, awaited.said)
+        finally:
+            del self._awaited[str(ask.id)]
 
     async def _withdraw(self, ask: Ask) -> None:
         """Say that nobody waits any more, before anybody acts on it here."""
@@ -318,6 +340,9 @@ class HTTPDispatcher:
                         await self._heard.take(said, may_ask=ask is None or not ask.modern)
                     elif ask is not None:
                         return said
+                    elif (awaited := self._awaited.get(str(said.get("id")))) is not None:
+                        awaited.said = said
+                        awaited.scope.cancel()
                 except Unreadable as error:
                     if ask is not None:
                         raise

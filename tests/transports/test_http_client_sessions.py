@@ -109,6 +109,29 @@ async def test_the_stream_of_a_legacy_call_that_was_cut_is_resumed_and_its_resul
         assert backend.story.count("POST tools/call") == 1
 
 
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_reply_that_comes_on_the_stream_beside_the_calls_is_that_calls(begun: bool) -> None:
+    class Server(OldServer):
+        async def call(self, asked: Asked, peer: Peer) -> None:
+            called.append(asked)
+            if begun:
+                await peer.say(stream_head(), event(b"", "c1", retry=1))
+            come.set()
+            await peer.until_closed()
+
+        async def get(self, asked: Asked, peer: Peer) -> None:
+            await peer.say(stream_head(), event(message("n/x")))
+            await come.wait()
+            await peer.say(event(b'{"jsonrpc":"2.0","id":"nobodys","result":{}}'), event(result(called[0], done=True)))
+
+    called: list[Asked] = []
+    come = trio.Event()
+    async with scripted(Server()) as backend, wire_to(backend.url) as wire:
+        await shake_hands(wire)
+        assert await wire.send_raw_request("tools/call", CALL, LEGACY) == {"done": True}
+        assert "POST notifications/cancelled" not in backend.story
+
+
 async def test_a_stream_that_cannot_be_resumed_leaves_the_outcome_unknown() -> None:
     class Server(OldServer):
         async def call(self, asked: Asked, peer: Peer) -> None:
