@@ -403,7 +403,9 @@ class Runtime:
         self._supervisor.start_child(
             ChildSpec(
                 router,
-                lambda: RouterActor(router, self.settings.list_budget, self.settings.page_size),
+                lambda: RouterActor(
+                    router, self.settings.list_budget, self.settings.page_size, self.settings.start_timeout
+                ),
                 self.settings.restart,
             )
         )

@@ -260,10 +260,15 @@ class RouterActor(Actor):
 
     kind = "router"
 
-    def __init__(self, ref: RouterRef, list_budget: float = 2.0, page_size: int | None = None) -> None:
+    def __init__(
+        self, ref: RouterRef, list_budget: float = 2.0, page_size: int | None = None, start_timeout: float = 15.0
+    ) -> None:
         self._ref = ref
         self._page_size = page_size
         self._budget = CallDeadlines(idle=list_budget, total=list_budget)
+        start = max(list_budget, start_timeout)
+        self._start = CallDeadlines(idle=start, total=start)
+        """A list does without who is still starting; a call that may be for it waits."""
         self._nursery: trio.Nursery | None = None
         self._refreshing: set[ActorRef] = set()
 
@@ -306,13 +311,15 @@ class RouterActor(Actor):
             result["_meta"] = {MISSING: missing}
         return Result(result)
 
-    async def _gather(self, kind: Kind, refs: Iterable[ActorRef]) -> list[dict[str, Any]]:
+    async def _gather(self, kind: Kind, refs: Iterable[ActorRef], *, for_call: bool = False) -> list[dict[str, Any]]:
         """Learn what is not known fresh; see `_ask`. Returns who is missing."""
-        answers, missing = await self._ask(kind, refs)
+        answers, missing = await self._ask(kind, refs, for_call=for_call)
         self._learn(kind, answers)
         return missing
 
-    async def _ask(self, kind: Kind, refs: Iterable[ActorRef]) -> tuple[_Answers, list[dict[str, Any]]]:
+    async def _ask(
+        self, kind: Kind, refs: Iterable[ActorRef], *, for_call: bool = False
+    ) -> tuple[_Answers, list[dict[str, Any]]]:
         """Ask all of whom it is not known fresh, at once, each within the list budget. Returns who is missing, too."""
         asked = [ref for ref in refs if ref is not self._ref and not self._is_fresh(ref, kind)]
         answers: _Answers = {}
@@ -323,7 +330,8 @@ class RouterActor(Actor):
             try:
                 if ref.down is not None and self._ref.listing(ref, kind) is not None:
                     raise ref.unavailable()  # what it had stands in for it, and nobody waits
-                outcome = await ref.ask(Request(CATALOG, {"kind": kind}), self._budget)
+                patient = for_call and ref.state == "starting" and ref.down is None
+                outcome = await ref.ask(Request(CATALOG, {"kind": kind}), self._start if patient else self._budget)
             except MCPActorsError as error:
                 outcome = Failure.of(error)
             if isinstance(outcome, Result):
@@ -378,7 +386,7 @@ class RouterActor(Actor):
         for depth in sorted({len(route.namespace.parts) for route in candidates}, reverse=True):
             asked = dict.fromkeys(route.target for route in candidates if len(route.namespace.parts) == depth)
             for kind in kinds:
-                missing += await self._gather(kind, asked)
+                missing += await self._gather(kind, asked, for_call=True)
             route = self._ref.find(address)
             if route is not None:
                 return route  # whoever hangs in a shallower namespace is not waited for
