@@ -13,7 +13,7 @@ from typing import Any, Final
 import trio
 from attrs import define, field
 
-__all__ = ["Call", "Ledger"]
+__all__ = ["Call", "Ledger", "percentile", "terminal"]
 
 MOST: Final = 50
 """Broken promises that are kept word for word."""
