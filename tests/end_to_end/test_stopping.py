@@ -182,8 +182,11 @@ async def under_way(front: Front, tool: str, seconds: float, nursery: trio.Nurse
     return answers
 
 
-@FRONTS
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("front", "number"),
+    [(over_http, signal.SIGTERM), (over_stdio, signal.SIGTERM), (over_http, signal.SIGINT)],
+    ids=["http", "stdio", "Ctrl-C"],
+)
 async def test_f50_a_call_in_flight_completes_after_sigterm_and_the_exit_code_is_0(
     front: Open, number: signal.Signals, tmp_path: Path
 ) -> None:
@@ -216,8 +219,7 @@ async def test_f50_a_second_sigterm_stops_now(front: Open, tool: str, tmp_path: 
         assert await served.ended() == 1
 
 
-@FRONTS
-@pytest.mark.parametrize("tool", ["slow", "blocked"])
+@pytest.mark.parametrize(("front", "tool"), [(over_http, "blocked"), (over_stdio, "slow")], ids=["http", "stdio"])
 async def test_p10_a_call_that_does_not_end_within_the_drain_is_failed_and_the_exit_code_is_0(
     front: Open, tool: str, tmp_path: Path
 ) -> None:

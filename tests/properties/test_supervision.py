@@ -149,7 +149,7 @@ async def end(life: Life, scope: trio.CancelScope) -> None:
 @given(policies, lives, jitters)
 @example(RestartPolicy(intensity=1, period=5, backoff_initial=0, backoff_max=0), [Life(), Life(lasts=5), Life()], [0.5])
 @example(RestartPolicy(intensity=0, reset_after=3, probe_after=9), [Life(), Life(lasts=2), Life(lasts=3)], [0.5])
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_f27_the_supervisor_equals_a_reference_of_otps_on_random_lives(policy, trace, jitter) -> None:
     expected = reference(policy, trace, jitter)
     assert simulate(1, lambda: history(policy, trace, jitter, until=expected[-1][0])) == expected
