@@ -162,17 +162,18 @@ async def sessions(report: Report, number: int) -> None:
             session = (await wire.post(INITIALIZE))["mcp-session-id"]
             await wire.post(INITIALIZED, session)
 
-        for _ in range(number // 10):
+        for _ in range(number // 10):  # what the first ones cost is not theirs alone
             await open_session()
+        rest = number - number // 10  # no more than are allowed
         before, began = resident(), time.perf_counter()
-        for _ in range(number):
+        for _ in range(rest):
             await open_session()
-        took, each = time.perf_counter() - began, (resident() - before) / number / 1024
+        took, each = (time.perf_counter() - began) / rest, (resident() - before) / rest / 1024
         await wire.stream.aclose()
     print_columns(
-        [("sessions over HTTP", "KiB each", "us to open"), (f"{number:,}", f"{each:.1f}", f"{took / number * 1e6:.0f}")]
+        [("sessions over HTTP", "KiB each", "us to open"), (f"{number:,}", f"{each:.1f}", f"{took * 1e6:.0f}")]
     )
-    report.rows.append({"table": "sessions", "case": number, "kib_each": each, "seconds": took})
+    report.rows.append({"table": "sessions", "case": number, "kib_each": each, "seconds_each": took})
     report.claim(f"memory of one of {number:,} sessions, beside 24 KiB", each / 24, 1)
 
 
