@@ -9,6 +9,7 @@ import argparse
 import logging
 import math
 import signal
+import ssl
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from typing import Final
 import trio
 
 from mcpactors.errors import ConfigError, MCPActorsError
-from mcpactors.host import MountHandle, Runtime, RuntimeSettings, example_config, load_config, open_runtime
+from mcpactors.host import MountHandle, Runtime, RuntimeSettings, example_config, load_config, open_runtime, tls_context
 
 __all__ = ["main"]
 
@@ -54,6 +55,23 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--transport", choices=("http", "stdio"), default="http", help="default: %(default)s")
     serve.add_argument("--host", default="127.0.0.1", help="the address to listen on; default: %(default)s")
     serve.add_argument("--port", type=_port, default=8000, help="0 takes a free one; default: %(default)s")
+    serve.add_argument("--uds", metavar="PATH", help="serve at this Unix socket instead, for our own user only")
+    serve.add_argument(
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name that clients may reach this by, beside --host and the loopback; * takes any; can be repeated",
+    )
+    serve.add_argument(
+        "--allowed-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="a web origin (https://app.example.org) whose pages may ask; can be repeated",
+    )
+    serve.add_argument("--certfile", metavar="PEM", help="serve with TLS: the certificate chain")
+    serve.add_argument("--keyfile", metavar="PEM", help="its private key, where it is not in the same file")
     serve.add_argument(
         "--drain",
         type=_seconds,
@@ -124,12 +142,27 @@ async def _serve_until_told(options: argparse.Namespace) -> int:
                         nursery.start_soon(_tell_what_came_up, mounted)
                         await runtime.serve_stdio(told.stop)
                     else:
-                        async with runtime.serve_http(options.host, options.port) as url:
+                        async with runtime.serve_http(
+                            options.host,
+                            options.port,
+                            allowed_hosts=options.allowed_host,
+                            allowed_origins=options.allowed_origin,
+                            ssl_context=_tls(options),
+                            uds=options.uds,
+                        ) as url:
                             _tell(f"serving {url}")
                             nursery.start_soon(_tell_what_came_up, mounted, url)
                             await told.stop.wait()
                     nursery.cancel_scope.cancel()
     return 1 if told.now.cancel_called else 0
+
+
+def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
+    if options.certfile is None:
+        if options.keyfile is not None:
+            raise ConfigError("--keyfile is of no use without --certfile")
+        return None
+    return tls_context(options.certfile, options.keyfile)
 
 
 class _Told:

@@ -7,6 +7,8 @@ mounts is kept here by handles and published to the router as one immutable valu
 from __future__ import annotations
 
 import logging
+import os
+import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
@@ -70,6 +72,7 @@ from mcpactors.transports.edge import Face, Surroundings, edge_server
 from mcpactors.transports.framing import StderrTail
 from mcpactors.transports.http import serve_http
 from mcpactors.transports.http_host import HostLimits
+from mcpactors.transports.http_listen import tls_context
 from mcpactors.transports.orphans import own_orphans
 from mcpactors.transports.parking import ParkedCall, Parking
 from mcpactors.transports.stdio_server import serve_stdio
@@ -84,6 +87,7 @@ __all__ = [
     "load_snapshot",
     "open_runtime",
     "save_snapshot",
+    "tls_context",
 ]
 
 logger = logging.getLogger("mcpactors")
@@ -781,9 +785,33 @@ class Runtime:
                     namespaced.append(Route(path, route.endpoint, methods=list(route.methods or ()), name=route.name))
         return own + namespaced
 
-    def serve_http(self, host: str = "127.0.0.1", port: int = 8000) -> AbstractAsyncContextManager[str]:
-        """Serve streamable HTTP, both eras on one endpoint, while the block lasts; yields the endpoint's URL."""
-        return serve_http(self.server, host, port, routes=self.routes, limits=HostLimits(drain=self.settings.drain))
+    def serve_http(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 8000,
+        *,
+        allowed_hosts: Iterable[str] = (),
+        allowed_origins: Iterable[str] = (),
+        ssl_context: ssl.SSLContext | None = None,
+        uds: str | os.PathLike[str] | None = None,
+    ) -> AbstractAsyncContextManager[str]:
+        """Serve streamable HTTP, both eras on one endpoint, while the block lasts; yields the endpoint's URL.
+
+        `allowed_hosts` are names by which clients may ask for it beside `host` and the loopback, as behind a proxy or
+        bound to 0.0.0.0; `allowed_origins` web pages that may ask (docs/security.md). `uds` is the path of a Unix
+        socket to serve at instead. Raises `ConfigError`.
+        """
+        return serve_http(
+            self.server,
+            host,
+            port,
+            routes=self.routes,
+            limits=HostLimits(drain=self.settings.drain),
+            allowed_hosts=allowed_hosts,
+            allowed_origins=allowed_origins,
+            ssl_context=ssl_context,
+            uds=uds,
+        )
 
     async def serve_stdio(self, stopping: trio.Event | None = None) -> None:
         """Serve one client on this process's stdin and stdout until it closes them, or until `stopping` is set.

@@ -6,8 +6,8 @@ Rule: the protocol is the SDK's (session manager, both eras on one endpoint); th
 
 from __future__ import annotations
 
-import errno
-import socket
+import os
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -20,17 +20,14 @@ from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.routing import Match, Route
 
-from mcpactors.errors import ConfigError
 from mcpactors.transports.http_exchange import STOPPING, ASGIApp, Receive, Scope, Send
-from mcpactors.transports.http_guard import names_of, refusal
+from mcpactors.transports.http_guard import Names, names_of, refusal
 from mcpactors.transports.http_host import HostLimits, serve
+from mcpactors.transports.http_listen import listening
 from mcpactors.transports.streams import Streams
 
 __all__ = ["http_client", "serve_http"]
 
-BACKLOG: Final = 256
-GONE_TIMEOUT: Final = 30.0
-"""Seconds after which a client whose machine says nothing any more to what we send has gone: comments are sent."""
 UNGUARDED: Final = TransportSecuritySettings(enable_dns_rebinding_protection=False)
 """The SDK's checks come after the body, and for the endpoint only."""
 EVENT_LIMIT: Final = 16 * 1024 * 1024
@@ -60,48 +57,38 @@ async def serve_http(
     path: str = "/mcp",
     routes: Callable[[], Iterable[Route]] = tuple,
     limits: HostLimits = HostLimits(),
+    *,
+    allowed_hosts: Iterable[str] = (),
+    allowed_origins: Iterable[str] = (),
+    ssl_context: ssl.SSLContext | None = None,
+    uds: str | os.PathLike[str] | None = None,
 ) -> AsyncIterator[str]:
     """Serve an endpoint while the block lasts; yields its URL, with the port that was really bound.
 
-    `routes()` gives what is served beside it, asked anew for every request to another path. Leaving the block drains:
-    streams of changes end in good order, calls in flight have `limits.drain` seconds to be answered.
+    `routes()` gives what is served beside it, asked anew for every request to another path. Whose requests are served
+    `http_guard.names_of` says; `uds` is the path of a Unix socket to serve at instead of host and port. Leaving the
+    block drains: streams of changes end in good order, calls in flight have `limits.drain` seconds to be answered.
 
     Raises:
-        ConfigError: the address cannot be bound.
+        ConfigError: the address cannot be bound, or what is allowed is no host or origin.
     """
     manager = StreamableHTTPSessionManager(server, security_settings=UNGUARDED)
-    app = _guarded(names_of(host), _app(manager, path, routes))
+    names = names_of(None if uds is not None else host, tuple(allowed_hosts), tuple(allowed_origins))
+    app = _guarded(names, _app(manager, path, routes))
     stopping = trio.Event()
 
     def lasts(scope: Scope) -> bool:  # the stream of an old session; those of modern clients end by `STOPPING`
         return scope["method"] == "GET" and _is_endpoint(scope, path)
 
-    async with _listener(host, port) as listener:
-        url = f"http://{_authority(host, listener.socket.getsockname()[1])}{path}"
+    async with listening(host, port, uds, ssl_context) as (listener, origin):
         async with (
             manager.run(),
             serve(app, [listener], limits, lasts, state={STOPPING: stopping}),
         ):
             try:
-                yield url
+                yield f"{origin}{path}"
             finally:
                 stopping.set()
-
-
-def _listener(host: str, port: int) -> trio.SocketListener:
-    """A bound socket."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        raise ConfigError(_cannot_bind(error, host, port)) from error
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(GONE_TIMEOUT * 1000))
-    return trio.SocketListener(trio.socket.from_stdlib_socket(listener))
-
-
-def _authority(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _is_endpoint(scope: Scope, path: str) -> bool:
@@ -119,7 +106,7 @@ def _app(manager: StreamableHTTPSessionManager, path: str, routes: Callable[[], 
     return app
 
 
-def _guarded(names: frozenset[str] | None, app: ASGIApp) -> ASGIApp:
+def _guarded(names: Names, app: ASGIApp) -> ASGIApp:
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
         refused = refusal(names, scope["headers"])
         if refused is not None:
@@ -150,11 +137,3 @@ async def _say(send: Send, status: int, text: str) -> None:
     headers = [(b"content-type", b"text/plain; charset=utf-8")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": text.encode() + b"\n"})
-
-
-def _cannot_bind(error: OSError, host: str, port: int) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return f"port {port} of {host} is in use; stop what uses it or choose another with --port"
-    if error.errno == errno.EACCES:
-        return f"port {port} needs more rights than this process has; choose one above 1023 with --port"
-    return f"cannot serve at {host}:{port}: {error.strerror or error}"

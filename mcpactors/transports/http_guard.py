@@ -12,7 +12,11 @@ from functools import lru_cache
 from ipaddress import ip_address
 from typing import Final
 
-__all__ = ["ANY_ADDRESS", "LOOPBACK", "names_of", "refusal"]
+from attrs import frozen
+
+from mcpactors.errors import ConfigError
+
+__all__ = ["ANY_ADDRESS", "LOOPBACK", "Names", "names_of", "refusal"]
 
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 ANY_ADDRESS: Final = ("0.0.0.0", "::")
@@ -23,15 +27,37 @@ Refusal = tuple[int, str]
 """Status and a sentence for people."""
 
 
-def names_of(host: str) -> frozenset[str] | None:
-    """The names that a server bound to `host` is reached by; None where nobody can know: bound to every address."""
-    return None if host in ANY_ADDRESS else frozenset(_plain(name) for name in (*LOOPBACK, host))
+@frozen
+class Names:
+    """What a server is reached by: `hosts` as they are compared, None: whatever name. `origins` are of web pages that
+    may ask it beside those of these hosts, None: all pages."""
+
+    hosts: frozenset[str] | None
+    origins: frozenset[str] | None = frozenset()
 
 
-def refusal(names: frozenset[str] | None, fields: Iterable[tuple[bytes, bytes]]) -> Refusal | None:
+def names_of(host: str | None, allowed_hosts: Iterable[str] = (), allowed_origins: Iterable[str] = ()) -> Names:
+    """The names that a server bound to `host` is reached by.
+
+    Bound to every address (or, `host` None, to none of the network) these are `allowed_hosts` and the loopback; where
+    none are given nobody can know, and every name is taken. "*" among the allowed allows all.
+
+    Raises:
+        ConfigError: what is allowed is no name of a host, or no origin.
+    """
+    known = [_checked_host(name) for name in allowed_hosts if name != "*"]
+    anything = host is None or host in ANY_ADDRESS
+    every = "*" in allowed_hosts or (anything and not known)
+    own = () if host is None or anything else (host,)
+    hosts = None if every else frozenset((*(_plain(name) for name in (*LOOPBACK, *own)), *known))
+    origins = None if "*" in allowed_origins else frozenset(_checked_origin(origin) for origin in allowed_origins)
+    return Names(hosts, origins)
+
+
+def refusal(names: Names, fields: Iterable[tuple[bytes, bytes]]) -> Refusal | None:
     """Why a request with these header fields (names in lower case) is not served, or None when it is.
 
-    `names` None serves whatever Host; then an Origin is of that host, or of the loopback.
+    Where every host is served, an Origin is of the host that was asked, of the loopback, or allowed.
     """
     host, origins = b"", []
     for name, value in fields:
@@ -43,16 +69,47 @@ def refusal(names: frozenset[str] | None, fields: Iterable[tuple[bytes, bytes]])
 
 
 @lru_cache(maxsize=256)
-def _judged(names: frozenset[str] | None, host: bytes, origin: bytes) -> Refusal | None:
+def _judged(names: Names, host: bytes, origin: bytes) -> Refusal | None:
     asked = _name(host.decode("latin-1"))
-    if asked is None or (names is not None and asked not in names):
-        return 421, "this server is not reached by that name (Host)"
-    if origin:
-        found = _ORIGIN.fullmatch(origin.decode("latin-1"))
+    if asked is None or (names.hosts is not None and asked not in names.hosts):
+        return 421, "this server is not reached by that name (Host); allow it with --allowed-host where it is right"
+    if origin and names.origins is not None:
+        text = origin.decode("latin-1")
+        found = _ORIGIN.fullmatch(text)
         page = _name(found[1]) if found is not None else None
-        if page is None or page not in (names if names is not None else {asked, *LOOPBACK}):
-            return 403, "pages of that origin may not ask this server (Origin)"
+        ours = page is not None and page in (names.hosts if names.hosts is not None else {asked, *LOOPBACK})
+        if not ours and _origin(text) not in names.origins:
+            return 403, "pages of that origin may not ask this server (Origin); --allowed-origin allows one"
     return None
+
+
+def _checked_host(host: str) -> str:
+    name = _name(f"[{host}]" if host.count(":") > 1 and not host.startswith("[") else host)
+    if name is None:
+        raise ConfigError(f"{host!r} is no name of a host; write it as mcp.example.org, or * for all")
+    return name
+
+
+def _checked_origin(origin: str) -> str:
+    text = _origin(origin)
+    if text is None:
+        raise ConfigError(f"{origin!r} is no origin; write it as https://app.example.org, or * for all")
+    return text
+
+
+_DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
+
+
+def _origin(origin: str) -> str | None:
+    """An origin as origins are compared: scheme, host, and a port that is not the scheme's own. "null" is one."""
+    if origin == "null":
+        return origin
+    scheme, _, authority = origin.lower().partition("://")
+    found = _AUTHORITY.fullmatch(authority)
+    if found is None or _name(authority) is None or not re.fullmatch("[a-z][a-z0-9+.-]*", scheme):
+        return None
+    port = found[3] or ""
+    return f"{scheme}://{_plain(found[1] or found[2])}:{'' if port == _DEFAULT_PORTS.get(scheme) else port}"
 
 
 def _name(authority: str) -> str | None:

@@ -9,6 +9,7 @@ piece, so that several events cost one system call. Promises F19, F21.
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import Final
 
 import trio
@@ -95,13 +96,17 @@ class Wire:
 
     async def linger(self, seconds: float) -> None:
         """Say that nothing more comes and read what the client is still sending: else a reset may eat the answer."""
-        if not isinstance(self.stream, HalfCloseableStream):
-            return
+        stream, size = self.stream, 0
         with trio.move_on_after(seconds):
             try:
-                await self.stream.send_eof()
-                size = 0
-                while size < LINGER_SIZE and (data := await self.stream.receive_some(READ_SIZE)):
+                if isinstance(stream, trio.SSLStream):
+                    with suppress(trio.BrokenResourceError):  # it was still sending when we said that this is the end
+                        await stream.unwrap()
+                    stream = stream.transport_stream
+                if not isinstance(stream, HalfCloseableStream):
+                    return
+                await stream.send_eof()
+                while size < LINGER_SIZE and (data := await stream.receive_some(READ_SIZE)):
                     size += len(data)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcpactors import Server, open_runtime
+from mcpactors.errors import ConfigError
 from mcpactors.transports.http_guard import names_of, refusal
 from tests.transports.http_raw import connected
 
@@ -77,6 +78,47 @@ def test_f33_hosts(bound: str, host: str, status: int) -> None:
 )
 def test_f33_origins(bound: str, host: str, origins: list[str], status: int) -> None:
     assert judged(bound, host, *origins) == status
+
+
+@pytest.mark.parametrize(
+    ("bound", "hosts", "origins", "host", "origin", "status"),
+    [
+        ("127.0.0.1", ["mcp.example"], [], "MCP.example.:443", None, 200),
+        ("127.0.0.1", ["mcp.example"], [], "localhost", None, 200),
+        ("127.0.0.1", ["mcp.example"], [], "evil.mcp.example", None, 421),
+        ("127.0.0.1", ["mcp.example"], [], "mcp.example", "https://mcp.example:444", 200),
+        ("127.0.0.1", ["mcp.example"], [], "mcp.example", "https://evil.example", 403),
+        ("127.0.0.1", ["*"], [], "whatever.example", None, 200),
+        ("127.0.0.1", ["*"], [], "whatever.example", "https://evil.example", 403),
+        ("0.0.0.0", ["box.lan"], [], "box.lan:8000", None, 200),
+        ("0.0.0.0", ["box.lan"], [], "localhost:8000", None, 200),
+        ("0.0.0.0", ["box.lan"], [], "rebound.example:8000", None, 421),
+        ("::", ["fd00::1"], [], "[fd00:0::1]:8000", None, 200),
+        ("127.0.0.1", [], ["https://app.example"], "localhost", "https://app.example", 200),
+        ("127.0.0.1", [], ["https://app.example"], "localhost", "https://APP.example:443", 200),
+        ("127.0.0.1", [], ["https://app.example"], "localhost", "https://app.example:444", 403),
+        ("127.0.0.1", [], ["https://app.example"], "localhost", "http://app.example", 403),
+        ("127.0.0.1", [], ["https://app.example"], "localhost", "https://app.example/evil", 403),
+        ("127.0.0.1", [], ["https://app.example"], "app.example", "https://app.example", 421),
+        ("127.0.0.1", [], ["null"], "localhost", "null", 200),
+        ("127.0.0.1", [], ["vscode-webview://x1"], "localhost", "vscode-webview://x1", 200),
+        ("127.0.0.1", [], ["*"], "localhost", "https://evil.example", 200),
+    ],
+)
+def test_f33_what_is_allowed_beside(
+    bound: str, hosts: list[str], origins: list[str], host: str, origin: str | None, status: int
+) -> None:
+    fields = [(b"host", host.encode())] + ([(b"origin", origin.encode())] if origin is not None else [])
+    refused = refusal(names_of(bound, hosts, origins), fields)
+    assert (refused[0] if refused is not None else 200) == status
+
+
+@pytest.mark.parametrize(
+    ("hosts", "origins"), [(["http://a"], []), ([""], []), ([], ["a.example"]), ([], ["http://a/"])]
+)
+def test_f33_what_is_no_name_cannot_be_allowed(hosts: list[str], origins: list[str]) -> None:
+    with pytest.raises(ConfigError, match="write it as"):
+        names_of("127.0.0.1", hosts, origins)
 
 
 @given(st.binary(max_size=30), st.binary(max_size=30))
