@@ -1,47 +1,26 @@
 """Serving one client on this process's own stdin and stdout.
 
-Rule: what reads and writes is what does it towards backends, with the same limits; here the two descriptors are made
-ours, and stray prints are kept off them. What cannot be written as JSON costs its own call only. To stop is to read no
-further once what was asked is answered. Promises F6 to F13, P10.
+Rule: the two descriptors are made ours, and stray prints are kept off them; what is spoken on them is in duplex.py.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Final, Self
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
 
-import anyio
 import trio
 from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
-from mcp.shared.dispatcher import coerce_request_id
-from mcp.shared.message import SessionMessage
-from mcp.shared.subscriptions import SUBSCRIPTION_ID_META_KEY
-from mcp_types.jsonrpc import (
-    INTERNAL_ERROR,
-    ErrorData,
-    JSONRPCError,
-    JSONRPCMessage,
-    JSONRPCNotification,
-    JSONRPCRequest,
-    JSONRPCResponse,
-)
-from pydantic_core import PydanticSerializationError
 
-from mcpactors.errors import ActorStopped
-from mcpactors.transports.owed import CANCELLED, Owed
-from mcpactors.transports.stdio_streams import StdioLimits, StdioReader, StdioWriter
+from mcpactors.transports.duplex import serve_duplex
+from mcpactors.transports.stdio_streams import StdioLimits
 
 __all__ = ["serve_stdio"]
 
-logger = logging.getLogger("mcpactors")
-
 LIMITS: Final = StdioLimits(endless=256 * 1024 * 1024)
-_MARK: Final = "\0"
 
 
 async def serve_stdio(server: Server[Any], stopping: trio.Event | None = None, drain: float = 30.0) -> None:
@@ -49,18 +28,13 @@ async def serve_stdio(server: Server[Any], stopping: trio.Event | None = None, d
 
     Then nothing new is begun, and what the client has asked has `drain` seconds to be answered.
     """
-    options = server.create_initialization_options()
     if sys.platform == "win32":  # no pipe of ours can be waited for there
         async with stdio_server() as (read, write):
-            await server.run(read, write, options)
+            await server.run(read, write, server.create_initialization_options())
         return
     with _own_descriptors() as (stdin, stdout):
-        async with _connected(stdin, stdout) as (reader, writer), trio.open_nursery() as nursery:
-            desk = _Desk(reader, writer)
-            if stopping is not None:
-                nursery.start_soon(desk.drain, stopping, drain)
-            await server.run(desk, _Counter(desk), options)
-            nursery.cancel_scope.cancel()
+        incoming, outgoing = trio.lowlevel.FdStream(os.dup(stdin)), trio.lowlevel.FdStream(os.dup(stdout))
+        await serve_duplex(server, incoming, outgoing, LIMITS, stopping, drain)
 
 
 @contextmanager
@@ -79,151 +53,3 @@ def _own_descriptors() -> Iterator[tuple[int, int]]:
         for number, descriptor in enumerate(wire):
             os.dup2(descriptor, number)
             os.close(descriptor)
-
-
-@asynccontextmanager
-async def _connected(stdin: int, stdout: int) -> AsyncIterator[tuple[StdioReader, StdioWriter]]:
-    """Messages on two descriptors, which are as they were afterwards. What was accepted is written, in bounded time."""
-    incoming, outgoing = trio.lowlevel.FdStream(os.dup(stdin)), trio.lowlevel.FdStream(os.dup(stdout))
-    writer = StdioWriter(LIMITS.outgoing, Owed(LIMITS.requests, LIMITS.request_bytes))
-    reader = StdioReader("the client", incoming, writer, LIMITS, serving=True)
-    written = trio.Event()
-
-    async def write() -> None:
-        await writer.run(outgoing)
-        written.set()
-        await reader.wake()  # a client that takes no answer has gone
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(write)
-        try:
-            yield reader, writer
-        finally:
-            with trio.CancelScope(shield=True):
-                writer.close()
-                with trio.move_on_after(LIMITS.exit_grace):
-                    await written.wait()
-                await outgoing.aclose()
-                await incoming.aclose()
-            nursery.cancel_scope.cancel()
-
-
-class _Desk:
-    """The read stream: takes what the client asks, and turns it away once this process is stopping."""
-
-    def __init__(self, reader: StdioReader, writer: StdioWriter) -> None:
-        self._reader = reader
-        self.writer = writer
-        self._stopping = False
-        self._idle = trio.Event()
-
-    async def drain(self, stopping: trio.Event, patience: float) -> None:
-        """Once `stopping` is set, end the reading as soon as nothing is open, or when the patience is over."""
-        await stopping.wait()
-        self._stopping = True
-        with trio.move_on_after(patience):
-            while self.writer.owed.open:
-                self._idle = trio.Event()
-                await self._idle.wait()
-        await self._reader.aclose()
-
-    def look(self) -> None:
-        """Something has been answered, or needs no answer any more."""
-        if not self.writer.owed.open:
-            self._idle.set()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> SessionMessage | Exception:
-        try:
-            return await self.receive()
-        except anyio.EndOfStream:
-            raise StopAsyncIteration from None
-
-    async def receive(self) -> SessionMessage | Exception:
-        while True:
-            try:
-                item = await self._reader.receive()
-            except anyio.BrokenResourceError as error:
-                logger.error("%s", error)
-                raise anyio.EndOfStream from None
-            assert isinstance(item, SessionMessage)
-            self.look()
-            if not (self._stopping and isinstance(item.message, JSONRPCRequest)):
-                return SessionMessage(_apart(item.message))
-            said = ErrorData(code=ActorStopped.code, message="this server is stopping: nothing new is begun")
-            await self.writer.send(SessionMessage(JSONRPCError(jsonrpc="2.0", id=item.message.id, error=said)))
-
-    async def aclose(self) -> None:
-        await self._reader.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.aclose()
-
-
-class _Counter:
-    """The write stream: passes on what can be written, and for a result that cannot, an error."""
-
-    def __init__(self, desk: _Desk) -> None:
-        self._desk = desk
-
-    async def send(self, item: SessionMessage) -> None:
-        message = _as_given(item.message)
-        try:
-            await self._desk.writer.send(SessionMessage(message))
-        except (PydanticSerializationError, UnicodeError, ValueError) as error:
-            logger.warning("a message cannot be written as JSON: %s", error)
-            if isinstance(message, JSONRPCResponse):
-                said = "the result cannot be written as JSON (no valid Unicode?)"
-                failed = ErrorData(code=INTERNAL_ERROR, message=said)
-                failure = JSONRPCError(jsonrpc="2.0", id=message.id, error=failed)
-                await self._desk.writer.send(SessionMessage(failure))
-        self._desk.look()
-
-    async def aclose(self) -> None:
-        await self._desk.writer.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.aclose()
-
-
-# --- Ids: the SDK's dispatcher takes "1" for 1, and a client may use both at once -----------------------------------
-
-
-def _apart(message: JSONRPCMessage) -> JSONRPCMessage:
-    """With an id that the dispatcher cannot take for another one."""
-    if isinstance(message, JSONRPCRequest) and (marked := _marked(message.id)) is not message.id:
-        return message.model_copy(update={"id": marked})
-    if isinstance(message, JSONRPCNotification) and message.method == CANCELLED and message.params:
-        given_up = message.params.get("requestId")
-        return message.model_copy(update={"params": {**message.params, "requestId": _marked(given_up)}})
-    return message
-
-
-def _as_given(message: JSONRPCMessage) -> JSONRPCMessage:
-    """With the id that the client has given, where its own stands."""
-    if isinstance(message, JSONRPCResponse | JSONRPCError) and (given := _unmarked(message.id)) is not message.id:
-        return message.model_copy(update={"id": given})
-    if isinstance(message, JSONRPCNotification) and message.params:
-        meta = message.params.get("_meta")
-        if isinstance(meta, dict) and (own := meta.get(SUBSCRIPTION_ID_META_KEY)) is not None:
-            meta = {**meta, SUBSCRIPTION_ID_META_KEY: _unmarked(own)}
-            return message.model_copy(update={"params": {**message.params, "_meta": meta}})
-    return message
-
-
-def _marked(identity: Any) -> Any:
-    if not isinstance(identity, str) or not (isinstance(coerce_request_id(identity), int) or identity[:1] == _MARK):
-        return identity
-    return _MARK + identity
-
-
-def _unmarked(identity: Any) -> Any:
-    return identity[1:] if isinstance(identity, str) and identity[:1] == _MARK else identity
