@@ -30,4 +30,4 @@ async def test_p11_every_actor_of_every_runtime_is_looked_at() -> None:
         async with open_runtime("one") as one, open_runtime("two") as two:
             for runtime in (one, two):
                 await runtime.mount(server if runtime is one else MCPServer("other"), namespace="n")
-    assert sorted(str(ref) for ref in books._refs) == ["n", "n", "one", "two"]
+    assert sorted(book.name for book in books._books) == ["n", "n", "one", "two"]

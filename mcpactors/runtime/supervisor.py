@@ -203,8 +203,8 @@ class Supervisor:
             child.scope.deadline = trio.current_time() + child.spec.stop_timeout
 
     def _refuse_as_stopped(self, child: _Child) -> None:
-        ref = child.spec.ref
-        ref.refuse(lambda: ActorStopped(f"{ref.name} was stopped; list again to see what there is now"))
+        ref, name = child.spec.ref, child.spec.ref.name  # a mailbox does not keep its address alive
+        ref.refuse(lambda: ActorStopped(f"{name} was stopped; list again to see what there is now"))
 
     def _enter(self, child: _Child, state: ChildState) -> None:
         child.enter(state)

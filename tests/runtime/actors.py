@@ -9,14 +9,14 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import trio
 import trio._core._run as trio_run  # its scheduler's random has no public name
 from attrs import asdict, define, field
 from trio.testing import MockClock
 
-from mcpactors.runtime.actor import Actor, ActorRef, Envelope, Forwarded, Mailbox, Request, run_actor
+from mcpactors.runtime.actor import Actor, ActorRef, Envelope, Forwarded, Mailbox, Request, Tally, run_actor
 from mcpactors.runtime.reply import CallDeadlines, Failure, Notice, Outcome, Question, Replies, ReplyChannel, Result
 from mcpactors.runtime.restart import RestartPolicy
 from mcpactors.runtime.supervisor import ChildSpec, ChildState, Supervisor
@@ -261,7 +261,18 @@ def counted(ref: ActorRef) -> dict[str, int]:
     return {name: count for name, count in asdict(ref.tally).items() if count}
 
 
-def imbalance(ref: ActorRef) -> int:
+class Counted(Protocol):
+    """An address, or no more than its books."""
+
+    @property
+    def in_flight(self) -> set[Envelope]: ...
+    @property
+    def mailbox(self) -> Mailbox: ...
+    @property
+    def tally(self) -> Tally: ...
+
+
+def imbalance(ref: Counted) -> int:
     """How many accepted requests nobody can account for."""
     tally = ref.tally
     settled = tally.answered + tally.failed + tally.cancelled + tally.forwarded
