@@ -254,8 +254,11 @@ def main() -> None:
         while True:
             obey(orders.readline())
 
-    obey(orders.readline())
-    threading.Thread(target=listen, daemon=True).start()
+    first = orders.readline()
+    threading.Thread(
+        target=listen, daemon=True
+    ).start()  # before it obeys: one that hangs ends with who ordered it, too
+    obey(first)
     child.read()
     os._exit(0)  # not waiting for calls that are still held
 
