@@ -757,7 +757,8 @@ class Runtime:
         running = next((each for each in self._running.values() if each.ref is ref), None)
         threads = running.threads.borrowed_tokens if running is not None and running.threads is not None else 0
         stalls = self._watchdog.stalls[ref.name] if self._watchdog is not None else 0
-        dropped = dict(running.stderr.dropped) if running is not None and running.stderr is not None else {}
+        heard = running.stderr.dropped if running is not None and running.stderr is not None else {}
+        dropped = {str(kind): number for kind, number in heard.items()}
         changed = tuple(change.tool for change in running.definitions.changes) if running is not None else ()
         info = self._supervisor.info(ref.name)
         return evolve(info, changed_tools=changed, threads=threads, stalls=stalls, dropped=dropped)
