@@ -44,6 +44,12 @@ def test_what_was_written_is_read(written: list[tuple[str, str | None]], end: by
     assert EventReader(1000).feed(body) == expected
 
 
+def test_a_byte_order_mark_at_the_beginning_is_none_of_it_and_one_later_is() -> None:
+    reader = EventReader(100)
+    body = b"\xef\xbb\xbfdata: a\n\n\xef\xbb\xbfdata: b\n\ndata: c\n\n"
+    assert [event.data for event in reader.feed(body)] == [b"a", b"c"]
+
+
 def test_an_event_that_was_cut_short_leaves_nothing_to_the_stream_that_goes_on() -> None:
     reader = EventReader(100)
     reader.feed(b"id: 1\nretry: 50\ndata: a\n\nid: 2\ndata: half")

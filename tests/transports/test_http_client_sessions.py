@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from mcp.shared.exceptions import MCPError
 
 from mcpactors.errors import BackendStartError
@@ -211,6 +212,7 @@ async def test_calls_that_are_being_answered_end_before_a_backend_that_takes_no_
 
     async def handler(asked: Asked, peer: Peer) -> None:
         await leaving.wait()
+        await trio.testing.wait_all_tasks_blocked(0.01)
         await peer.say(reply(result(asked, kept=True)))
         raise Hangup
 

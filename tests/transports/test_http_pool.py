@@ -19,6 +19,7 @@ from tests.transports.http_scripted import (
     Asked,
     Hangup,
     Peer,
+    chunk,
     event,
     reply,
     result,
@@ -165,7 +166,7 @@ async def test_what_fails_on_a_new_connection_is_not_sent_again() -> None:
     assert len(server.asked) == 1
 
 
-@pytest.mark.parametrize("tail", ["with the result", "after it", "never", "other bytes"])
+@pytest.mark.parametrize("tail", ["with the result", "after it", "never", "other bytes", "more of it"])
 async def test_a_reply_does_not_wait_for_the_end_of_its_stream_and_the_connection_is_kept_if_that_comes(
     tail: str,
 ) -> None:
@@ -177,7 +178,7 @@ async def test_a_reply_does_not_wait_for_the_end_of_its_stream_and_the_connectio
         await peer.say(said + LAST if tail == "with the result" else said)
         await go_on[number].wait()
         if tail != "with the result" and tail != "never":
-            await peer.say(LAST if tail == "after it" else b"zz\r\n")
+            await peer.say({"after it": LAST, "other bytes": b"zz\r\n", "more of it": chunk(b": x\n\n")}[tail])
 
     async with scripted(handler) as server, wire_to(server.url) as wire:
         for event_ in go_on:
@@ -206,15 +207,13 @@ async def test_a_reply_that_comes_before_all_was_read_is_heard() -> None:
     async def serve(stream: trio.SocketStream) -> None:
         await stream.receive_some(100)
         await stream.send_all(reply(b"", "413 Content Too Large", "Connection: close", kind=None))
-        await stream.send_eof()
-        async for _ in stream:
-            pass
+        await stream.aclose()
 
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.serve_listeners, serve, listeners)
         async with pool_to(f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}/") as pool:
-            answer = await pool.send("POST", "/", {}, b"x" * 1_000_000)
+            answer = await pool.send("POST", "/", {}, b"x" * 20_000_000)
             assert answer.status == 413
             await answer.aclose(done=False)
         nursery.cancel_scope.cancel()
