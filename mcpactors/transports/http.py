@@ -16,20 +16,20 @@ import httpx2
 import trio
 from mcp.client.streamable_http import streamable_http_client
 from mcp.server.lowlevel import Server
-from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
-from mcp.server.transport_security import TransportSecuritySettings
 from starlette.routing import Match, Route
 
 from mcpactors.transports.http_exchange import STOPPING, ASGIApp, Receive, Scope, Send
 from mcpactors.transports.http_guard import Names, names_of, refusal
 from mcpactors.transports.http_host import HostLimits, serve
 from mcpactors.transports.http_listen import listening
+from mcpactors.transports.http_sessions import Sessions
+from mcpactors.transports.http_unbroken import UnbrokenClient
 from mcpactors.transports.streams import Streams
+from mcpactors.transports.websocket import WebSocketLimits
+from mcpactors.transports.websocket_server import serve_websocket, wants_websocket
 
 __all__ = ["http_client", "serve_http"]
 
-UNGUARDED: Final = TransportSecuritySettings(enable_dns_rebinding_protection=False)
-"""The SDK's checks come after the body, and for the endpoint only."""
 EVENT_LIMIT: Final = 16 * 1024 * 1024
 CONNECT_TIMEOUT: Final = 10.0
 SILENCE_TIMEOUT: Final = 330.0
@@ -43,7 +43,7 @@ async def http_client(url: str, headers: Mapping[str, str] | None = None) -> Asy
     timeout = httpx2.Timeout(CONNECT_TIMEOUT, read=SILENCE_TIMEOUT, pool=None)
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=256, keepalive_expiry=4)
     async with (
-        httpx2.AsyncClient(headers=dict(headers or {}), timeout=timeout, limits=limits) as client,
+        UnbrokenClient(headers=dict(headers or {}), timeout=timeout, limits=limits) as client,
         streamable_http_client(url, http_client=client, max_sse_event_size=EVENT_LIMIT) as streams,
     ):
         yield streams
@@ -62,19 +62,24 @@ async def serve_http(
     allowed_origins: Iterable[str] = (),
     ssl_context: ssl.SSLContext | None = None,
     uds: str | os.PathLike[str] | None = None,
+    websocket: bool = False,
 ) -> AsyncIterator[str]:
     """Serve an endpoint while the block lasts; yields its URL, with the port that was really bound.
 
     `routes()` gives what is served beside it, asked anew for every request to another path. Whose requests are served
-    `http_guard.names_of` says; `uds` is the path of a Unix socket to serve at instead of host and port. Leaving the
-    block drains: streams of changes end in good order, calls in flight have `limits.drain` seconds to be answered.
+    `http_guard.names_of` says; `uds` is the path of a Unix socket to serve at instead of host and port. `websocket`:
+    who asks the endpoint for a WebSocket gets one. Leaving the block drains: streams of changes end in good order,
+    calls in flight have `limits.drain` seconds to be answered.
 
     Raises:
         ConfigError: the address cannot be bound, or what is allowed is no host or origin.
     """
-    manager = StreamableHTTPSessionManager(server, security_settings=UNGUARDED)
+    manager = Sessions(server)
     names = names_of(None if uds is not None else host, tuple(allowed_hosts), tuple(allowed_origins))
-    app = _guarded(names, _app(manager, path, routes))
+    app = _app(manager, path, routes)
+    if websocket:
+        app = _with_websocket(server, path, limits.drain, app)
+    app = _guarded(names, app)
     stopping = trio.Event()
 
     def lasts(scope: Scope) -> bool:  # the stream of an old session; those of modern clients end by `STOPPING`
@@ -96,7 +101,7 @@ def _is_endpoint(scope: Scope, path: str) -> bool:
     return found == path or found.rstrip("/") == path
 
 
-def _app(manager: StreamableHTTPSessionManager, path: str, routes: Callable[[], Iterable[Route]]) -> ASGIApp:
+def _app(manager: Sessions, path: str, routes: Callable[[], Iterable[Route]]) -> ASGIApp:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if _is_endpoint(scope, path):
             await manager.handle_request(scope, receive, send)
@@ -104,6 +109,16 @@ def _app(manager: StreamableHTTPSessionManager, path: str, routes: Callable[[], 
             await _say(send, 404, f"nothing is served here; the MCP endpoint is {path}")
 
     return app
+
+
+def _with_websocket(server: Server[Any], path: str, drain: float, app: ASGIApp) -> ASGIApp:
+    async def either(scope: Scope, receive: Receive, send: Send) -> None:
+        if wants_websocket(scope) and _is_endpoint(scope, path):
+            await serve_websocket(server, scope, send, WebSocketLimits(), drain)
+        else:
+            await app(scope, receive, send)
+
+    return either
 
 
 def _guarded(names: Names, app: ASGIApp) -> ASGIApp:

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, Final
 
 import trio
 from attrs import define, field
+from trio.abc import Stream
 
 from mcpactors.transports.http_parse import Head, Refused
 from mcpactors.transports.http_wire import AHEAD, ClientGone, Wire
 
-__all__ = ["STOPPING", "ASGIApp", "Exchange", "Message", "Receive", "Scope", "Send", "plain_response"]
+__all__ = ["STOPPING", "UPGRADE", "ASGIApp", "Exchange", "Message", "Receive", "Scope", "Send", "plain_response"]
 
 logger = logging.getLogger("mcpactors.http")
 
@@ -32,6 +33,8 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 STOPPING: Final = "mcpactors.stopping"
 """In the `state` of a scope: an event that is set when what serves begins to stop."""
+UPGRADE: Final = "mcpactors.upgrade"
+"""In the `extensions` of a scope: `Exchange.upgrade`."""
 BODY_RATE: Final = 8 * 1024
 """Bytes a second that a body has to come at, once the body timeout is spent."""
 
@@ -139,6 +142,20 @@ class Exchange:
             await self._send_body(bytes(message.get("body", b"")), bool(message.get("more_body", False)))
         else:
             raise RuntimeError(f"{kind} is not what may be sent now")
+
+    async def upgrade(self, fields: Iterable[tuple[bytes, bytes]]) -> tuple[Stream, bytes]:
+        """Answer 101 and give the connection away: the stream, and what has come on it behind the request's head.
+
+        From now on, until it returns, both are the application's, with every wait on the client. Raises ClientGone.
+        """
+        if self._start is not None or not self.wire.reader.body_done:
+            raise RuntimeError("only a request that is not answered and has no body can be upgraded")
+        self._start, self._begun, self._done, self._sent = {}, True, True, True
+        self.closing = True
+        lines = [_STATUS_LINES[101], *(b"%b: %b\r\n" % (name, value) for name, value in fields)]
+        await self.wire.write(_ended(lines, False, False))
+        ahead, self.wire.reader.ahead = self.wire.reader.ahead, b""
+        return self.wire.stream, ahead
 
     # --- The request --------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ import trio
 from attrs import define, field, frozen
 from trio.abc import Listener, Stream
 
-from mcpactors.transports.http_exchange import ASGIApp, Exchange, Scope, plain_response
+from mcpactors.transports.http_exchange import UPGRADE, ASGIApp, Exchange, Scope, plain_response
 from mcpactors.transports.http_parse import Head, ParseLimits, Refused, RequestReader
 from mcpactors.transports.http_wire import ClientGone, Wire
 
@@ -237,13 +237,13 @@ class _Connection:
             "raw_path": head.raw_path,
             "query_string": head.query,
             "headers": head.fields,
-            "extensions": {},
         }
         if host.state is not None:
             scope["state"] = dict(host.state)
         host.requests += 1
         closing = host.stopping or not head.keep_alive
         exchange = self.exchange = Exchange(head, wire, scope, host.limits.body_timeout, closing, host.lasting(scope))
+        scope["extensions"] = {UPGRADE: exchange.upgrade}
         try:
             await exchange.run(host.app)
         finally:

@@ -1,0 +1,353 @@
+"""One WebSocket, of either end: messages in frames, made into two streams of lines.
+
+Rule: frames are wsproto's; here is when to read, when to write and when to give up. A frame is judged by its header,
+before anything of its payload is held; every wait on the peer ends; whatever goes wrong ends in a close frame that says
+what it was. RFC 6455. Promise F57.
+
+Not trio-websocket: it counts characters instead of bytes and empty fragments not at all, answers a broken frame without
+a close frame, and while a peer takes no pong it reads no more. The tests have it as their counterpart.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import anyio
+import trio
+from attrs import define, field, frozen
+from trio.abc import ReceiveStream, SendStream, Stream
+from wsproto.connection import Connection, ConnectionState, ConnectionType
+from wsproto.events import CloseConnection, Event, Ping, TextMessage
+from wsproto.extensions import Extension
+from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
+
+__all__ = ["MCP", "Ending", "Incoming", "Outgoing", "WebSocket", "WebSocketLimits"]
+
+logger = logging.getLogger("mcpactors.websocket")
+
+MCP: Final = "mcp"
+"""The subprotocol: one JSON-RPC message a text message."""
+_KIB: Final = 1024
+READ_SIZE: Final = 64 * _KIB
+SLICE: Final = 64 * _KIB
+"""Bytes that have to go out within one send timeout, so that a slow peer is not taken for one that does not read."""
+_NO_BITS: Final = RsvBits(False, False, False)
+_GOOD: Final = frozenset((1000, 1001, 1005))
+_TAKES: Final = {
+    False: (ConnectionState.OPEN,),
+    True: (ConnectionState.OPEN, ConnectionState.REMOTE_CLOSING),
+}
+"""States in which a frame, if it is a close frame, may be sent."""
+
+
+@frozen
+class WebSocketLimits:
+    """Sizes in bytes, times in seconds."""
+
+    message: int = 4 * _KIB * _KIB
+    """Of what comes in: 1009 above, as soon as the header of a frame says so."""
+    fragments: int = 16 * _KIB
+    """That a message may be in: 1008 above."""
+    ping: float = 15.0
+    """Without a byte of the peer before it is sent a ping."""
+    pong: float = 20.0
+    """Without a byte of the peer after that ping: 1011."""
+    send_timeout: float = 30.0
+    """Without the peer's taking anything of what it is sent."""
+    close: float = 1.0
+    """That the closing handshake may take."""
+
+
+@frozen
+class Ending:
+    """Why there will be nothing more: the code of a close frame (1006: none came), and a sentence or half of one."""
+
+    code: int
+    reason: str
+    ours: bool = False
+    """We have found something wrong; else it is what the peer said."""
+
+    @property
+    def good(self) -> bool:
+        """Whether the peer just left."""
+        return not self.ours and self.code in _GOOD
+
+    def __str__(self) -> str:
+        if self.code == CloseReason.ABNORMAL_CLOSURE:
+            return self.reason
+        said = f"the connection was closed with {self.code}" if self.ours else f"it closed the connection: {self.code}"
+        return f"{said} ({self.reason})" if self.reason else said
+
+
+class _Judge(Extension):
+    """Refuses a frame for what its header says."""
+
+    name = "mcpactors"
+
+    def __init__(self, limits: WebSocketLimits) -> None:
+        self._limits = limits
+        self._size = self._fragments = 0
+        self.why = ""
+
+    def enabled(self) -> bool:
+        return True
+
+    def offer(self) -> bool | str:
+        return False
+
+    def frame_inbound_header(
+        self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
+    ) -> CloseReason | RsvBits:
+        if opcode.iscontrol():
+            return _NO_BITS
+        if opcode is Opcode.BINARY:
+            self.why = "messages are text"
+            return CloseReason.UNSUPPORTED_DATA
+        if opcode is not Opcode.CONTINUATION:
+            self._size = self._fragments = 0
+        self._size += payload_length
+        self._fragments += 1
+        if self._size > self._limits.message:
+            self.why = f"the message is longer than {self._limits.message} bytes"
+            return CloseReason.MESSAGE_TOO_BIG
+        if self._fragments > self._limits.fragments:
+            self.why = f"the message is in more than {self._limits.fragments} fragments"
+            return CloseReason.POLICY_VIOLATION
+        return _NO_BITS
+
+
+@define(eq=False)
+class WebSocket:
+    """A connection after its opening handshake, on a stream that is its own.
+
+    `ahead` is what came of the peer behind the handshake. One task reads, one writes, one runs `tend`.
+    """
+
+    stream: Stream
+    kind: ConnectionType
+    """Which end we are."""
+    limits: WebSocketLimits
+    ahead: bytes = b""
+    ended: Ending | None = field(default=None, init=False)
+    parting: tuple[int, str] = field(default=(1000, ""), init=False)
+    """What is said when we close and nothing was wrong."""
+    _judge: _Judge = field(init=False)
+    _frames: Connection = field(init=False)
+    _partial: bytearray = field(factory=bytearray, init=False)  # of a message whose end has not come
+    _pong: Ping | None = field(default=None, init=False)  # the last ping that is not answered
+    _stir: trio.Event = field(factory=trio.Event, init=False)
+    _heard: float = field(default=math.inf, init=False)  # when bytes came, or reading began: what silence counts from
+    _pinged: bool = field(default=False, init=False)  # in this silence
+    _reading: trio.Lock = field(factory=trio.Lock, init=False)
+    _writing: trio.Lock = field(factory=trio.Lock, init=False)
+    _wait: trio.CancelScope | None = field(default=None, init=False)
+    _deaf: bool = field(default=False, init=False)  # nobody is to read any more
+    _broken: bool = field(default=False, init=False)  # half a frame may be on its way: no other can follow
+    _closed: bool = field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._judge = _Judge(self.limits)
+        self._frames = Connection(self.kind, [self._judge], self.ahead)
+        self.ahead = b""
+
+    # --- Reading ------------------------------------------------------------------------------------------------------
+
+    async def receive(self) -> bytes:
+        """The next message as a line, with its end; b"" when there will be none: `ended` says why, if we know."""
+        async with self._reading:
+            with trio.CancelScope() as self._wait:
+                while not self._deaf and self.ended is None:
+                    message = self._next()
+                    if message is not None:
+                        return message.replace(b"\n", b"\r") + b"\n"  # both are space in JSON, and no part of a string
+                    if self.ended is None:
+                        await self._read()
+        return b""
+
+    def deafen(self) -> None:
+        """Nothing more is received; whoever waits is told."""
+        self._deaf = True
+        if self._wait is not None:
+            self._wait.cancel()
+
+    async def _read(self) -> None:
+        self._heard = trio.current_time()
+        try:
+            data = await self.stream.receive_some(READ_SIZE)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            data = b""
+        finally:
+            self._heard, self._pinged = math.inf, False
+        if data:
+            self._frames.receive_data(bytes(data))
+        else:
+            self._end(Ending(CloseReason.ABNORMAL_CLOSURE, "the connection broke"))
+
+    def _next(self) -> bytes | None:
+        """The next message of what has been read."""
+        while (event := next(self._frames.events(), None)) is not None:
+            if isinstance(event, TextMessage):
+                text = event.data.encode()
+                if event.message_finished and not self._partial:
+                    return text
+                self._partial += text
+                if event.message_finished:
+                    whole, self._partial = bytes(self._partial), bytearray()
+                    return whole
+            elif isinstance(event, Ping):
+                self._pong = event
+                self._stir.set()
+            elif isinstance(event, CloseConnection):
+                if self._frames.state is ConnectionState.OPEN:
+                    why = self._judge.why or event.reason or ""
+                    self._end(Ending(int(event.code), why, ours=True))
+                else:
+                    self._end(Ending(int(event.code), event.reason or ""))
+                return None
+        return None
+
+    def _end(self, ending: Ending) -> None:
+        if self.ended is None:
+            self.ended = ending
+            self._partial.clear()
+            logger.debug("a connection ends: %s", ending)
+        self._stir.set()
+        if self._wait is not None:
+            self._wait.cancel()
+
+    # --- Writing ------------------------------------------------------------------------------------------------------
+
+    async def send(self, lines: bytes) -> None:
+        """Each line, without its end, as a message. Raises trio.BrokenResourceError once nobody can take it."""
+        await self._write(*(TextMessage(line.decode()) for line in lines.split(b"\n")[:-1]))
+
+    async def _write(self, *events: Event) -> None:
+        async with self._writing:
+            if self._broken or self._frames.state not in _TAKES[isinstance(events[0], CloseConnection)]:
+                raise trio.BrokenResourceError("the connection has ended")
+            data = b"".join(map(self._frames.send, events))
+            view = memoryview(data)
+            for start in range(0, len(data), SLICE):
+                with self._breaking(), trio.move_on_after(self.limits.send_timeout) as patience:
+                    await self.stream.send_all(view[start : start + SLICE])
+                if patience.cancelled_caught:
+                    self._broken = True
+                    self._end(Ending(1006, f"nothing was read for {self.limits.send_timeout:g} s", ours=True))
+                    raise trio.BrokenResourceError("the peer does not read")
+
+    @contextmanager
+    def _breaking(self) -> Iterator[None]:
+        """Whoever is kept from writing a frame to its end leaves a connection on which nothing can follow."""
+        try:
+            yield
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._broken = True
+            self._end(Ending(1006, "the connection broke"))
+            raise trio.BrokenResourceError("the connection has ended") from None
+        except trio.Cancelled:
+            self._broken = True
+            raise
+
+    # --- Liveness -----------------------------------------------------------------------------------------------------
+
+    async def tend(self) -> None:
+        """Answer pings, and ping a peer that says nothing, until the connection ends; who stays silent is given up.
+
+        A ping is answered here and not where it is read: two ends that wait for each other's reading would wait for
+        ever. Of several the last is answered.
+        """
+        limits = self.limits
+        while self.ended is None:
+            self._stir = trio.Event()
+            now = trio.current_time()
+            silent = now - self._heard
+            ping, self._pong = self._pong, None
+            try:
+                if ping is not None:
+                    await self._write(ping.response())
+                elif silent >= limits.ping + limits.pong and self._pinged:
+                    self._end(Ending(1011, f"no sign of life for {limits.ping + limits.pong:g} s", ours=True))
+                elif silent >= limits.ping and not self._pinged:
+                    self._pinged = True
+                    await self._write(Ping())
+                else:
+                    due = (limits.pong if self._pinged else 0) - max(silent, 0)
+                    with trio.move_on_after(limits.ping + due):
+                        await self._stir.wait()
+            except trio.BrokenResourceError:
+                return
+
+    # --- The end ------------------------------------------------------------------------------------------------------
+
+    async def aclose(self) -> None:
+        """Say why and wait, for a bounded time, until the peer has heard it; then close. Leaves nothing open."""
+        if self._closed:
+            await trio.lowlevel.checkpoint()
+            return
+        self._closed = True
+        self.deafen()
+        try:
+            if self.ended is None or self.ended.code != CloseReason.ABNORMAL_CLOSURE:
+                with trio.move_on_after(self.limits.close, shield=True):
+                    code, reason = (self.ended.code, self.ended.reason) if self.ended is not None else self.parting
+                    await self._write(CloseConnection(code, reason))
+                    async with self._reading:
+                        await self._hear_out()
+        except trio.BrokenResourceError:
+            pass
+        finally:
+            await trio.aclose_forcefully(self.stream)
+
+    async def _hear_out(self) -> None:
+        """Read until the peer has closed, so that no reset eats what it was told. The server closes first."""
+        parsing = self.ended is None
+        while True:
+            if parsing and any(isinstance(event, CloseConnection) for event in self._frames.events()):
+                parsing = False
+            if self.kind is ConnectionType.SERVER and self._frames.state is ConnectionState.CLOSED:
+                return
+            data = await self.stream.receive_some(READ_SIZE)
+            if not data:
+                return
+            if parsing:
+                self._frames.receive_data(bytes(data))
+
+
+@frozen(eq=False)
+class Incoming(ReceiveStream):
+    """What a WebSocket receives, a line a message. With `telling`, what is wrong with it is raised."""
+
+    socket: WebSocket
+    telling: str | None = None
+    """What the peer is called."""
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """One message, however long. Raises anyio.BrokenResourceError: the peer has not just left."""
+        line = await self.socket.receive()
+        if not line and self.telling is not None and (ended := self.socket.ended) is not None and not ended.good:
+            raise anyio.BrokenResourceError(f"{self.telling}: {ended}")
+        return line
+
+    async def aclose(self) -> None:
+        self.socket.deafen()
+        await trio.lowlevel.checkpoint()
+
+
+@frozen(eq=False)
+class Outgoing(SendStream):
+    """What a WebSocket sends; its end is that of the connection."""
+
+    socket: WebSocket
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self.socket.send(bytes(data))
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        await self.socket.aclose()
