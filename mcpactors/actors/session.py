@@ -210,6 +210,10 @@ class BackendSession:
                 await self._set_level(request.caller.log_level)
             params = self._params(request, token)
             options = self.options if isinstance(self.wire, StreamWire) else self._reporting(reply)
+            if self.wire.gone:  # the life that took this call is ending, and does not know it yet
+                self.ended = True
+                gone = f"{self._name} lost its connection before the call was sent: it was not carried out; call again"
+                return Failure.of(ActorCrashed(gone, {"actor": self._name}))
             result = await self.wire.send(request.method, params, options)
             if result.get("resultType") != INPUT_REQUIRED:
                 return Result(result)

@@ -85,6 +85,11 @@ class Dispatcher(Protocol):
         ...
 
     @property
+    def gone(self) -> bool:
+        """Whether the connection has ended, so that nothing can be sent any more."""
+        ...
+
+    @property
     def sender(self) -> Context | None:
         """The context of the request on whose stream the last message came; None where there is no such thing."""
         ...
@@ -117,6 +122,10 @@ class OverStreams:
         self._dispatcher: JSONRPCDispatcher[TransportContext] = JSONRPCDispatcher(read, write)
         self.send_raw_request = self._dispatcher.send_raw_request
         self.notify = self._dispatcher.notify
+
+    @property
+    def gone(self) -> bool:
+        return self._dispatcher._closed
 
     @property
     def sender(self) -> Context | None:
@@ -160,6 +169,11 @@ class StreamWire:
         self._renewing: trio.Event | None = None
         self.renewed: Callable[[], None] = lambda: None
         """Called when a session that the backend had forgotten was begun anew: it knows nothing of what it was told."""
+
+    @property
+    def gone(self) -> bool:
+        """Whether the connection has ended: who calls now comes too late for this life."""
+        return self._dispatcher.gone
 
     @property
     def sender(self) -> Context | None:
@@ -305,6 +319,7 @@ class ClientWire:
         )
 
     tells: bool = False
+    gone: bool = False
     sender: Context | None = None
 
     async def send(self, method: str, params: Mapping[str, Any], opts: CallOptions | None = None) -> dict[str, Any]:

@@ -107,6 +107,8 @@ class HTTPDispatcher:
     """What the backend is called in errors."""
     renews: bool = field(default=True, init=False)
     """Whether a session that the backend has forgotten can be begun anew here."""
+    gone: bool = field(default=False, init=False)
+    """Each request has a connection of its own, or of the pool: whether it is sent is seen when that is taken."""
     _ids: count[int] = field(factory=lambda: count(1), init=False)
     _session: str | None = field(default=None, init=False)
     _version: str | None = field(default=None, init=False)  # of a session
