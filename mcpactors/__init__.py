@@ -24,6 +24,7 @@ from mcpactors.transports.values import (
     StreamableHttpTransport,
     UvStdioTransport,
     UvxStdioTransport,
+    WSTransport,
 )
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "ToolOverride",
     "UvStdioTransport",
     "UvxStdioTransport",
+    "WSTransport",
     "add_resource_prefix",
     "create_proxy",
     "has_resource_prefix",

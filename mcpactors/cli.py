@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ORIGIN",
         help="a web origin (https://app.example.org) whose pages may ask; can be repeated",
     )
+    serve.add_argument("--websocket", action="store_true", help="serve WebSocket, too, at the same address")
     serve.add_argument("--certfile", metavar="PEM", help="serve with TLS: the certificate chain")
     serve.add_argument("--keyfile", metavar="PEM", help="its private key, where it is not in the same file")
     serve.add_argument(
@@ -149,8 +150,11 @@ async def _serve_until_told(options: argparse.Namespace) -> int:
                             allowed_origins=options.allowed_origin,
                             ssl_context=_tls(options),
                             uds=options.uds,
+                            websocket=options.websocket,
                         ) as url:
                             _tell(f"serving {url}")
+                            if options.websocket:
+                                _tell(f"serving {url.replace('http', 'ws', 1)}")
                             nursery.start_soon(_tell_what_came_up, mounted, url)
                             await told.stop.wait()
                     nursery.cancel_scope.cancel()

@@ -596,7 +596,8 @@ class Runtime:
             connect=connector(target, running.stderr, partial(open_runtime, settings=inside)),
             timeout=said.timeout if said is not None else None,
             tags=said.tags if said is not None else (),
-            over_http=isinstance(where, HTTPServer | SDKTransport | ClientFactory),
+            over_http=isinstance(where, SDKTransport | ClientFactory)
+            or (isinstance(where, HTTPServer) and where.resolved_transport != "websocket"),
             sessions=target.strategy,
             forward=target.forward,
             limits=target.pool,
@@ -795,12 +796,13 @@ class Runtime:
         allowed_origins: Iterable[str] = (),
         ssl_context: ssl.SSLContext | None = None,
         uds: str | os.PathLike[str] | None = None,
+        websocket: bool = False,
     ) -> AbstractAsyncContextManager[str]:
         """Serve streamable HTTP, both eras on one endpoint, while the block lasts; yields the endpoint's URL.
 
         `allowed_hosts` are names by which clients may ask for it beside `host` and the loopback, as behind a proxy or
         bound to 0.0.0.0; `allowed_origins` web pages that may ask (docs/security.md). `uds` is the path of a Unix
-        socket to serve at instead. Raises `ConfigError`.
+        socket to serve at instead. `websocket`: WebSocket is spoken at the same address, too. Raises `ConfigError`.
         """
         return serve_http(
             self.server,
@@ -812,6 +814,7 @@ class Runtime:
             allowed_origins=allowed_origins,
             ssl_context=ssl_context,
             uds=uds,
+            websocket=websocket,
         )
 
     async def serve_stdio(self, stopping: trio.Event | None = None) -> None:

@@ -37,6 +37,7 @@ from mcpactors.transports.values import (
     StreamableHttpTransport,
     UvStdioTransport,
     UvxStdioTransport,
+    WSTransport,
 )
 
 __all__ = [
@@ -293,7 +294,7 @@ def _understood(target: object) -> tuple[Target, str]:
         if (wrapped := _wrapped(server)) is not None:
             return server if isinstance(server, Composite) else wrapped, wrapped.name
     if isinstance(target, ClientTransport):
-        return target, "backend"
+        return target, _name_of(target)
     if not isinstance(target, type) and (isinstance(target, AbstractAsyncContextManager) or callable(target)):
         return SDKTransport(target), "backend"
     raise ConfigError(
@@ -346,7 +347,7 @@ def _name_of(transport: ClientTransport) -> str:
             return Path(command).stem
         case PythonStdioTransport(script_path=path) | NodeStdioTransport(script_path=path):
             return Path(path).stem
-        case StreamableHttpTransport(url=url):
+        case StreamableHttpTransport(url=url) | WSTransport(url=url):
             return urlsplit(url).hostname or "backend"
     return "backend"
 
@@ -367,10 +368,12 @@ def transport_of(target: StdioServer | HTTPServer | ClientTransport | ClientFact
     if isinstance(target, StdioServer):
         return StdioTransport(target.command, target.args, target.env, target.cwd)
     if isinstance(target, HTTPServer):
+        if target.resolved_transport == "websocket":
+            return WSTransport(target.url, target.headers)
         if target.resolved_transport != "http":
             raise MountError(
-                f"{urlsplit(target.url).hostname}: transport {target.resolved_transport!r} is not there yet (SSE and "
-                'WebSocket are to come); use streamable HTTP, with "transport": "http" where that is what /sse serves'
+                f"{urlsplit(target.url).hostname}: transport {target.resolved_transport!r} is not there yet (SSE is to "
+                'come); use streamable HTTP, with "transport": "http" where that is what /sse serves'
             )
         return StreamableHttpTransport(target.url, target.headers)
     return target

@@ -237,13 +237,15 @@ class _Connection:
             "raw_path": head.raw_path,
             "query_string": head.query,
             "headers": head.fields,
+            "extensions": {},
         }
         if host.state is not None:
             scope["state"] = dict(host.state)
         host.requests += 1
         closing = host.stopping or not head.keep_alive
         exchange = self.exchange = Exchange(head, wire, scope, host.limits.body_timeout, closing, host.lasting(scope))
-        scope["extensions"] = {UPGRADE: exchange.upgrade}
+        if head.upgrades:
+            scope["extensions"] = {UPGRADE: exchange.upgrade}
         try:
             await exchange.run(host.app)
         finally:

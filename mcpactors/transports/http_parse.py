@@ -64,6 +64,8 @@ class Head:
     """Of the body, in bytes; None when it comes in chunks."""
     keep_alive: bool
     expects_continue: bool
+    upgrades: bool
+    """Whether another protocol is asked for on this connection."""
 
 
 @define(eq=False)
@@ -176,7 +178,7 @@ class RequestReader:
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade:
-            pass  # no other protocol is spoken here: RFC 9110 7.8 lets a server ignore the wish
+            pass  # RFC 9110 7.8 lets a server ignore the wish; who does not has the stream: http_exchange.py
         except HttpParserError as error:
             raise Refused(400, f"not HTTP/1.1: {str(error).lower()}") from error
         if len(self._seen.fields) > self.limits.fields:
@@ -224,6 +226,7 @@ class RequestReader:
             length=None if codings else length,
             keep_alive=not closing,
             expects_continue=bool(expects) and version == "1.1",
+            upgrades=b"upgrade" in connection,
         )
 
     def _chunks(self) -> bytes:

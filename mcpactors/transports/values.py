@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import ssl
 import sys
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -24,6 +25,7 @@ from mcpactors.transports.http import http_client
 from mcpactors.transports.http_client import HTTPDispatcher, http_dispatcher
 from mcpactors.transports.stdio import stdio_client
 from mcpactors.transports.streams import Streams
+from mcpactors.transports.websocket_client import websocket_client
 
 __all__ = [
     "ClientTransport",
@@ -36,6 +38,7 @@ __all__ = [
     "StreamableHttpTransport",
     "UvStdioTransport",
     "UvxStdioTransport",
+    "WSTransport",
 ]
 
 Place = str | os.PathLike[str]
@@ -215,6 +218,21 @@ class StreamableHttpTransport:
     def dispatcher(self) -> AbstractAsyncContextManager[HTTPDispatcher]:
         """A new connection for a backend: what takes its calls, without streams of messages between."""
         return http_dispatcher(self.url, self.headers)
+
+
+@frozen
+class WSTransport:
+    """A WebSocket endpoint (ws or wss), of either era; `headers` go with its handshake and nowhere else.
+
+    `ssl_context` is what TLS is done with; None: what the system trusts.
+    """
+
+    url: str
+    headers: Mapping[str, str] = field(default=None, converter=_variables, repr=_names_only)
+    ssl_context: ssl.SSLContext | None = field(default=None, repr=False)
+
+    def connect(self, stderr: StderrTail | None = None) -> Opened:
+        return websocket_client(self.url, self.headers, ssl_context=self.ssl_context)
 
 
 @define(eq=False)

@@ -344,7 +344,7 @@ def test_what_is_no_target_is_refused_with_what_is_one(target: object, said: str
 
 @pytest.mark.parametrize(
     ("url", "transport"),
-    [("ws://host/mcp", "websocket"), ("wss://host/mcp", "websocket"), ("http://host/sse", "sse")],
+    [("http://host/sse", "sse")],
 )
 async def test_transports_that_are_not_there_yet_are_named(url: str, transport: str) -> None:
     async with open_runtime("main") as runtime:

@@ -56,12 +56,20 @@ async def http(spec: Spec, forks: str) -> AsyncIterator[object]:
         yield {"url": url, "type": "http"}
 
 
+@asynccontextmanager
+async def websocket(spec: Spec, forks: str) -> AsyncIterator[object]:
+    limits = HostLimits(drain=DRAIN)
+    async with opened(spec) as server, serve_http(server, port=0, limits=limits, websocket=True) as url:
+        yield {"url": url.replace("http", "ws", 1), "type": "websocket"}
+
+
 ENDS: Final = {
     end.name: end
     for end in (
         End("memory", memory),
         End("stdio", stdio, process=True),
         End("http", http),
+        End("websocket", websocket),
     )
 }
 EVERY_END: Any = pytest.mark.parametrize(
