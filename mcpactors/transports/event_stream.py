@@ -55,6 +55,10 @@ class EventReader:
         """A reader of the stream that goes on after the last event: of one that was cut short nothing is left."""
         return EventReader(self.limit, self.last_id, self.retry)
 
+    def pause(self, ours: float) -> float:
+        """Seconds until the stream is asked for again: as the server wants it, else `ours`."""
+        return ours if self.retry is None else self.retry
+
     def feed(self, data: bytes) -> list[Event]:
         """The events that end in `data`. Raises `EventTooLong`."""
         if self._after_cr and data:

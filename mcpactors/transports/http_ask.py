@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from attrs import frozen
+import trio
+from attrs import define, field, frozen
 from mcp.shared.dispatcher import CallOptions
 from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import MCP_PROTOCOL_VERSION_HEADER
@@ -18,7 +19,7 @@ from pydantic_core import to_json
 
 from mcpactors.errors import INVALID_PARAMS
 
-__all__ = ["GET_FIELDS", "POST_FIELDS", "Ask"]
+__all__ = ["GET_FIELDS", "POST_FIELDS", "Ask", "Awaited"]
 
 POST_FIELDS: Final = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
 GET_FIELDS: Final = {"accept": "text/event-stream", "cache-control": "no-store"}
@@ -90,3 +91,11 @@ class Ask:
     def lasts(self) -> bool:
         """Whether its reply ends only when one of us ends it."""
         return self.method == LASTING
+
+
+@define(eq=False)
+class Awaited:
+    """A reply that is waited for on its own stream, and what came of it on another one."""
+
+    scope: trio.CancelScope = field(factory=trio.CancelScope)
+    said: Mapping[str, Any] = field(factory=dict)

@@ -31,7 +31,7 @@ from mcpactors.errors import (
     BackendStartError,
 )
 from mcpactors.transports.event_stream import EventReader, EventTooLong
-from mcpactors.transports.http_ask import GET_FIELDS, POST_FIELDS, Ask
+from mcpactors.transports.http_ask import GET_FIELDS, POST_FIELDS, Ask, Awaited
 from mcpactors.transports.http_endpoint import Endpoint
 from mcpactors.transports.http_faults import (
     Unreadable,
@@ -59,6 +59,8 @@ TELL_TIMEOUT: Final = 10.0
 """Seconds for what we tell or answer a backend, which it has only to accept."""
 LEAVE_TIMEOUT: Final = 2.0
 """Seconds for the last word on a call that is given up, and on a session."""
+ASIDE_TIMEOUT: Final = 1.0
+"""Seconds that the first call waits for the stream beside the calls: some servers say nothing on it at first."""
 RETRY: Final = 1.0
 MAX_RETRY: Final = 30.0
 RESUMPTIONS: Final = 2
@@ -91,14 +93,6 @@ async def http_dispatcher(
 
 
 @define(eq=False)
-class _Awaited:
-    """A reply that is waited for on its own stream, and what came of it on another one."""
-
-    scope: trio.CancelScope = field(factory=trio.CancelScope)
-    said: Mapping[str, Any] = field(factory=dict)
-
-
-@define(eq=False)
 class HTTPDispatcher:
     """Requests and notifications to a backend, and what it says by itself. Of use while `run` runs."""
 
@@ -118,7 +112,7 @@ class HTTPDispatcher:
     _answering: int = field(default=0, init=False)
     _gone: str | None = field(default=None, init=False)
     _over: trio.Event = field(factory=trio.Event, init=False)
-    _awaited: dict[str, _Awaited] = field(factory=dict, init=False)
+    _awaited: dict[str, Awaited] = field(factory=dict, init=False)
     _heard: Heard = field(init=False)
 
     async def run(
@@ -181,7 +175,10 @@ class HTTPDispatcher:
         if method == "notifications/initialized" and self._session is not None and self._nursery is not None:
             self._aside = trio.CancelScope()
             # In the context of the connection: what comes there belongs to no call, not even to one that renewed it.
-            self._context.run(self._nursery.start_soon, self._hear_aside)
+            opened = trio.Event()
+            self._context.run(self._nursery.start_soon, self._hear_aside, opened)
+            with trio.move_on_after(ASIDE_TIMEOUT):  # what a server asks before it has the stream is lost with some
+                await opened.wait()
 
     def forget_session(self) -> None:
         """The backend has forgotten the session; the next `initialize` begins another."""
@@ -230,7 +227,7 @@ class HTTPDispatcher:
 
     async def _ask_in_session(self, ask: Ask) -> dict[str, Any]:
         """There the reply may come on the stream beside the calls: servers take that for the one that is resumed."""
-        awaited = self._awaited[str(ask.id)] = _Awaited()
+        awaited = self._awaited[str(ask.id)] = Awaited()
         try:
             with awaited.scope:
                 return await self._ask(ask)
@@ -323,7 +320,7 @@ class HTTPDispatcher:
                 raise lost(self.name, why)
             reader = reader.resumed()
             try:
-                await trio.sleep(_pause(reader, RETRY))
+                await trio.sleep(min(reader.pause(RETRY), MAX_RETRY))
                 answer = await self._open("GET", self._to_stream(reader))
             except NotReached as error:
                 self._unreached(error)
@@ -351,14 +348,17 @@ class HTTPDispatcher:
                     logger.debug("%s sent %s on the stream beside its calls", self.name, error)
         return None
 
-    async def _hear_aside(self) -> None:
+    async def _hear_aside(self, opened: trio.Event) -> None:
         """The stream beside the calls: opened again whenever it ends, from where it ended."""
         reader, wait, had = EventReader(BODY_LIMIT), RETRY, False
         with self._aside:
             while True:
                 begun = trio.current_time()
                 try:
-                    answer = await self._open("GET", self._to_stream(reader))
+                    try:
+                        answer = await self._open("GET", self._to_stream(reader))
+                    finally:
+                        opened.set()
                     if answer.status != 200 and answer.status < 500 and answer.status != 429:
                         await answer.aclose(done=False)
                         if had and answer.status == 404:
@@ -376,7 +376,7 @@ class HTTPDispatcher:
                 reader = reader.resumed()
                 if trio.current_time() - begun > MAX_RETRY:
                     wait = RETRY
-                await trio.sleep(_pause(reader, wait))
+                await trio.sleep(min(reader.pause(wait), MAX_RETRY))
                 wait = min(2 * wait, MAX_RETRY)
 
     async def _hear_out(self, answer: Answer, reader: EventReader) -> None:
@@ -394,8 +394,3 @@ class HTTPDispatcher:
         if reader.last_id is not None:
             fields["last-event-id"] = reader.last_id
         return fields
-
-
-def _pause(reader: EventReader, ours: float) -> float:
-    """Seconds until a stream is asked for again: the backend's wish goes before ours, within reason."""
-    return min(ours if reader.retry is None else reader.retry, MAX_RETRY)

@@ -72,6 +72,34 @@ async def test_the_stream_beside_the_calls_goes_on_after_its_last_event_when_it_
     assert [params["number"] for _, params in heard.notices] == [1, 2, 3]
 
 
+async def test_no_call_is_sent_before_the_stream_beside_the_calls_is_there() -> None:
+    class Server(OldServer):
+        there = False
+
+        async def get(self, asked: Asked, peer: Peer) -> None:
+            await trio.testing.wait_all_tasks_blocked(0.02)
+            self.there = True
+            await peer.say(stream_head())
+            await peer.until_closed()
+
+        async def call(self, asked: Asked, peer: Peer) -> None:
+            await peer.say(reply(result(asked, there=self.there)))
+
+    async with scripted(Server()) as backend, wire_to(backend.url) as wire:
+        await shake_hands(wire)
+        assert await wire.send_raw_request("tools/call", CALL, LEGACY) == {"there": True}
+
+
+async def test_a_server_that_says_nothing_on_that_stream_at_first_keeps_no_call_waiting_for_long() -> None:
+    class Server(OldServer):
+        async def get(self, asked: Asked, peer: Peer) -> None:
+            await peer.until_closed()
+
+    async with scripted(Server()) as backend, wire_to(backend.url) as wire:
+        await shake_hands(wire)
+        assert await wire.send_raw_request("tools/call", CALL, LEGACY) == {}
+
+
 async def test_a_question_beside_the_calls_is_in_nobodys_context_and_is_answered_by_a_post() -> None:
     class Server(OldServer):
         async def get(self, asked: Asked, peer: Peer) -> None:
