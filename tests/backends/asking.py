@@ -295,6 +295,13 @@ class _Tells(Server[Any]):
         return super().create_initialization_options(NotificationOptions(True, True, True))
 
 
+class _Old(_Tells):
+    """A server of before 2026, for which there is only one era: it serves a connection that was asked for the other."""
+
+    async def run(self, read_stream: Any, write_stream: Any, *_: Any, **__: Any) -> None:
+        await serve_loop(self, read_stream, write_stream, lifespan_state={})
+
+
 def make(*, modern: bool) -> tuple[Server[Any], Asking]:
     """A new server of one era, with what it remembers."""
     asking = Asking(modern)
@@ -316,7 +323,7 @@ def make(*, modern: bool) -> tuple[Server[Any], Asking]:
     async def accept(ctx: Context, params: object) -> types.EmptyResult:
         return types.EmptyResult()
 
-    server = _Tells(
+    server = (_Tells if modern else _Old)(
         "asking",
         version="1",
         on_list_tools=list_tools,
@@ -332,26 +339,18 @@ def make(*, modern: bool) -> tuple[Server[Any], Asking]:
     return server, asking
 
 
-async def _serve_streams(server: Server[Any], modern: bool, read: Any, write: Any) -> None:
-    """Serve one connection: as servers of before 2026 do, for which there is only one era, or as the SDK does."""
-    if modern:
-        await server.run(read, write, server.create_initialization_options())
-    else:
-        await serve_loop(server, read, write, lifespan_state={})
-
-
 @asynccontextmanager
-async def in_memory(server: Server[Any], modern: bool) -> AsyncIterator[tuple[Any, Any]]:
+async def in_memory(server: Server[Any]) -> AsyncIterator[tuple[Any, Any]]:
     """A connection to the server in this process: the (read, write) of its client."""
     async with create_client_server_memory_streams() as (client, at_server), trio.open_nursery() as nursery:
-        nursery.start_soon(_serve_streams, server, modern, *at_server)
+        nursery.start_soon(server.run, *at_server, server.create_initialization_options())
         yield client
         nursery.cancel_scope.cancel()
 
 
-async def serve_stdio(server: Server[Any], modern: bool) -> None:
+async def serve_stdio(server: Server[Any]) -> None:
     async with stdio_server() as (read, write):
-        await _serve_streams(server, modern, read, write)
+        await server.run(read, write, server.create_initialization_options())
 
 
 async def serve_http(server: Server[Any], port: int) -> None:
@@ -373,7 +372,7 @@ def main() -> None:
     logging.basicConfig(level=logging.CRITICAL, stream=sys.stderr)
     server, _ = make(modern=options.modern)
     if options.http is None:
-        trio.run(serve_stdio, server, options.modern)
+        trio.run(serve_stdio, server)
     else:
         trio.run(serve_http, server, options.http)
 

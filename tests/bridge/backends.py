@@ -35,7 +35,7 @@ def proxy(route: str, era: str, urls: Mapping[str, str] | None = None) -> Any:
     """A proxy of a backend of one era: in memory, a program over stdio, or one of the folder's over HTTP."""
     if route == "memory":
         server, _ = make(modern=era == "modern")
-        return create_proxy(partial(in_memory, server, era == "modern"), name="asking")
+        return create_proxy(partial(in_memory, server), name="asking")
     if route == "stdio":
         return create_proxy({"command": sys.executable, "args": [ASKING, f"--{era}"]})
     assert urls is not None

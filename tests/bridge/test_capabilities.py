@@ -141,7 +141,7 @@ async def test_what_is_switched_off_for_a_modern_backend_is_refused_in_every_rou
     connect: Any, autojump_clock
 ) -> None:
     server, _ = make(modern=True)
-    target = create_proxy(partial(in_memory, server, True), name="off", sampling=None)
+    target = create_proxy(partial(in_memory, server), name="off", sampling=None)
     async with open_runtime("main") as runtime, connect(runtime, accepting) as client:
         await runtime.mount(target)
         for number, rounds in enumerate([[[SAMPLING]], [[FORM, SAMPLING]], [[FORM], [SAMPLING]]]):

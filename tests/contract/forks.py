@@ -22,7 +22,6 @@ from typing import Any, Final
 import trio
 
 from mcpactors.transports.stdio_server import serve_stdio
-from tests.backends import asking
 from tests.contract.served import Spec, opened
 
 __all__ = ["command", "forking"]
@@ -61,12 +60,8 @@ def forking() -> Iterator[str]:
 
 
 async def _serve(spec: Spec) -> None:
-    if spec["serve"] == "asking":  # as a server that knows one era only
-        modern = spec["era"] == "modern"
-        await asking.serve_stdio(asking.make(modern=modern)[0], modern)
-    else:
-        async with opened(spec) as server:
-            await serve_stdio(server, drain=1.0)
+    async with opened(spec) as server:
+        await serve_stdio(server, drain=1.0)
 
 
 def main(path: str) -> None:

@@ -9,7 +9,6 @@ import os
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any, Final
 
 import trio
@@ -18,7 +17,8 @@ from mcp.server.mcpserver import Context
 from pydantic import BaseModel
 
 from mcpactors import Server, create_proxy, open_runtime
-from tests.backends.asking import in_memory, make
+from mcpactors.client import MemoryTransport
+from tests.backends.asking import make
 
 __all__ = ["TOOLS", "Spec", "asking", "opened", "through"]
 
@@ -115,5 +115,5 @@ async def opened(spec: Spec) -> AsyncIterator[LowLevelServer[Any]]:
 def _proxy(backend: Any) -> Any:
     if not (isinstance(backend, Mapping) and "serve" in backend):
         return create_proxy(backend)
-    modern = backend["era"] == "modern"
-    return create_proxy(partial(in_memory, make(modern=modern)[0], modern), name="asking")
+    server, _ = make(modern=backend["era"] == "modern")
+    return create_proxy(MemoryTransport(server))

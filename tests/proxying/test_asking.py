@@ -25,7 +25,7 @@ YES = {"action": "accept", "content": {"name": "yes"}}
 def asking() -> Any:
     """A proxy of an old backend that asks, with one session to lend."""
     server, _ = make(modern=False)
-    return create_proxy(partial(in_memory, server, False), sessions="per_client", pool=LIMITS)
+    return create_proxy(partial(in_memory, server), sessions="per_client", pool=LIMITS)
 
 
 async def test_a_call_that_waits_for_its_client_keeps_no_other_from_borrowing_a_session() -> None:
@@ -56,7 +56,7 @@ async def test_more_of_them_than_may_be_are_refused_at_once_with_the_setting_nam
 async def test_calls_that_come_at_once_and_all_ask_have_no_more_sessions_than_may_be(sessions: Any) -> None:
     outcomes: list[str] = []
     server, _ = make(modern=False)
-    target = create_proxy(partial(in_memory, server, False), sessions=sessions, pool=LIMITS)
+    target = create_proxy(partial(in_memory, server), sessions=sessions, pool=LIMITS)
     async with open_runtime("main") as runtime:
         await runtime.mount(target)
         async with modern(runtime) as client:
