@@ -34,10 +34,17 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from mcpactors.actors.backend import OURS, Backend, Introduction, mapping
 from mcpactors.actors.rounds import INPUT_REQUIRED, answer_rounds, refuse_switched_off
 from mcpactors.actors.wire import FORGOTTEN, ClientWire, OverStreams, StreamWire, Wire, envelope
-from mcpactors.errors import CONNECTION_CLOSED, ActorCrashed, BackendStartError, CallTimeout, QuestionRefused
+from mcpactors.errors import (
+    CONNECTION_CLOSED,
+    ActorCrashed,
+    BackendMisbehaved,
+    BackendStartError,
+    CallTimeout,
+    QuestionRefused,
+)
 from mcpactors.runtime.actor import Caller, Request, part
 from mcpactors.runtime.hops import HOPS, hops_of
-from mcpactors.runtime.methods import QUESTIONS
+from mcpactors.runtime.methods import QUESTIONS, fault_of
 from mcpactors.runtime.policy import FORWARD_ALL
 from mcpactors.runtime.reply import PROGRESS, Failure, Outcome, ReplyChannel, Result
 
@@ -215,9 +222,13 @@ class BackendSession:
                 gone = f"{self._name} lost its connection before the call was sent: it was not carried out; call again"
                 return Failure.of(ActorCrashed(gone, {"actor": self._name}))
             result = await self.wire.send(request.method, params, options)
-            if result.get("resultType") != INPUT_REQUIRED:
-                return Result(result)
-            return await self._rounds(request, params, options, result, reply)
+            outcome: Outcome = Result(result)
+            if result.get("resultType") == INPUT_REQUIRED:
+                outcome = await self._rounds(request, params, options, result, reply)
+            if isinstance(outcome, Result) and (fault := fault_of(request.method, outcome.value)) is not None:
+                said = f"{self._name} sent a result of {request.method} that is none: {fault}"
+                return Failure.of(BackendMisbehaved(said, {"actor": self._name}))
+            return outcome
         except MCPError as error:
             return self.failure(error, request.caller)
         finally:

@@ -24,6 +24,7 @@ __all__ = [
     "Address",
     "address_of",
     "capability_for",
+    "fault_of",
     "not_found_code",
     "outward_error",
     "outward_result",
@@ -72,6 +73,14 @@ QUESTIONS: Final[Mapping[str, str]] = {
     "roots/list": "roots",
 }
 """What a server may ask its client while it works on a call, and the capability of the client that this takes."""
+
+
+_SHAPES: Final[Mapping[str, tuple[str, str]]] = {
+    "tools/call": ("content", "type"),
+    "resources/read": ("contents", "uri"),
+    "prompts/get": ("messages", "role"),
+}
+"""Which list a result has, and which word each of its items."""
 
 
 @frozen
@@ -197,6 +206,28 @@ def not_found_code(code: int, data: Any, *, modern: bool) -> int:
         return INVALID_PARAMS if code == RESOURCE_NOT_FOUND else code
     absent = code == INVALID_PARAMS and isinstance(data, Mapping) and "uri" in data
     return RESOURCE_NOT_FOUND if absent else code
+
+
+def fault_of(method: str, result: Mapping[str, Any]) -> str | None:
+    """Why no client could read this as a result of that method; None: it could, as far as is looked (promise F11).
+
+    Only what every revision asks for is looked at, and no value is changed. What a call ends with that is not its
+    result yet (questions, or a task of 2025-11-25) has a shape of its own.
+    """
+    meta = result.get("_meta")
+    if meta is not None and not isinstance(meta, Mapping):
+        return f"'_meta' is {_shape(meta)}, not an object"
+    row = _SHAPES.get(method)
+    if row is None or result.get("resultType", "complete") != "complete" or "task" in result:
+        return None
+    field, word = row
+    items = result.get(field)
+    if not isinstance(items, list):
+        return f"{field!r} is {_shape(items)}, not a list"
+    for item in items:
+        if not isinstance(item, Mapping) or not isinstance(item.get(word), str):
+            return f"{field!r} has {_shape(item)} in it, where each item is an object with {word!r}"
+    return None
 
 
 def _replaced(result: Mapping[str, Any], key: str, change: Any) -> Mapping[str, Any]:

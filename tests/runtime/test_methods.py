@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mcpactors.errors import InvalidParams
-from mcpactors.runtime.methods import FIELDS, LISTS, NAMED, Address, address_of, outward_result, readdressed
+from mcpactors.runtime.methods import FIELDS, LISTS, NAMED, Address, address_of, fault_of, outward_result, readdressed
 from mcpactors.runtime.routing import KEYS, Namespace
 from tests.strategies import json_values, names, uris
 
@@ -200,3 +200,49 @@ def test_a_result_of_another_shape_is_passed_on_as_it_is(method: str, rows: Any)
     result = {"content": rows, "messages": rows, "contents": rows}
     assert outward_result(method, result, NS) is result
     assert outward_result(method, {}, NS) == {}
+
+
+# --- Results that are none ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "result"),
+    [
+        ("tools/call", {"content": []}),
+        ("tools/call", {"content": [{"type": "text", "text": "x", "more": 1}], "isError": True, "unknown": {}}),
+        ("tools/call", {"resultType": "complete", "content": [{"type": "of the future"}]}),
+        ("tools/call", {"resultType": "input_required", "inputRequests": {}}),
+        ("tools/call", {"task": {"taskId": "1"}}),
+        ("resources/read", {"contents": [{"uri": "data://x", "text": ""}]}),
+        ("prompts/get", {"messages": [{"role": "user", "content": {"type": "text", "text": "x"}}]}),
+        ("completion/complete", {}),
+        ("of/the/future", {}),
+    ],
+)
+def test_f11_what_a_client_can_read_has_no_fault(method: str, result: Any):
+    assert fault_of(method, result) is None
+
+
+@pytest.mark.parametrize(
+    ("method", "result", "fault"),
+    [
+        ("tools/call", {}, "'content' is nothing, not a list"),
+        ("tools/call", {"content": None}, "'content' is nothing, not a list"),
+        ("tools/call", {"content": {"type": "text"}}, "'content' is {'type': 'text'} (dict), not a list"),
+        ("tools/call", {"content": ["x"]}, "'content' has 'x' (str) in it, where each item is an object with 'type'"),
+        ("tools/call", {"content": [{"type": 1}]}, "'content' has {'type': 1} (dict) in it, where"),
+        ("resources/read", {"contents": [{"text": "x"}]}, "'contents' has {'text': 'x'} (dict) in it"),
+        ("prompts/get", {"messages": [None]}, "'messages' has nothing in it"),
+        ("completion/complete", {"completion": {}, "_meta": 1}, "'_meta' is 1 (int), not an object"),
+    ],
+)
+def test_f11_the_fault_of_a_result_is_named(method: str, result: Any, fault: str):
+    assert (fault_of(method, result) or "").startswith(fault)
+
+
+@given(st.sampled_from(sorted(NAMED)), json_values)
+def test_f11_any_json_is_looked_at_without_an_error(method: str, value: Any):
+    result = value if isinstance(value, dict) else {"content": value, "contents": [value], "messages": value}
+    before = json.dumps(result)
+    fault_of(method, result)
+    assert json.dumps(result) == before
