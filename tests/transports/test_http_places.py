@@ -73,7 +73,7 @@ async def test_alpn_gives_http_1_1_and_whoever_speaks_without_tls_is_let_go(
                 "127.0.0.1", port, ssl_context=trusting(authority, "h2", "http/1.1")
             )
             await tls.do_handshake()
-            assert tls.selected_alpn_protocol() == "http/1.1"  # type: ignore[no-untyped-call]
+            assert tls.selected_alpn_protocol() == "http/1.1"
             await trio.aclose_forcefully(tls)
 
 

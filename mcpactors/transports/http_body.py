@@ -1,0 +1,64 @@
+"""What a POST to the endpoint says, judged before anything acts on it: the same for both eras.
+
+Rule: pure, and no second opinion. The SDK reads the body again with parsers of its own, which let pass what a relay
+must not (half a surrogate pair, a key twice, UTF-16); so what is refused here is refused for good. F7 to F12, F62.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from attrs import frozen
+from mcp_types import INVALID_REQUEST, PARSE_ERROR
+from pydantic_core import from_json, to_json
+
+from mcpactors.transports.framing import too_deep
+from mcpactors.transports.strict import Fault, fault, long_id
+
+__all__ = ["BODY_LIMIT", "BadBody", "error_body", "read_body"]
+
+BODY_LIMIT: Final = 4 * 1024 * 1024
+DEPTH: Final = 128
+_WHY: Final[Mapping[Fault, tuple[int, str]]] = {
+    "repeated_key": (INVALID_REQUEST, "the message has a key twice"),
+    "not_a_number": (PARSE_ERROR, "the message has a number that no double can hold"),
+    "ambiguous": (INVALID_REQUEST, "the message is neither a request nor a notification nor a response"),
+    "long_id": (INVALID_REQUEST, "the id is longer than 1024 bytes"),
+}
+
+
+@frozen
+class BadBody(Exception):
+    """A body that is not acted on: the JSON-RPC error that says so, with the id where one is known."""
+
+    code: int
+    message: str
+    id: int | str | None = None
+
+
+def read_body(body: bytes) -> Any:
+    """The JSON value that a body is; what it has to be, the SDK says.
+
+    Raises:
+        BadBody: it cannot be read, or not by everybody alike.
+    """
+    if too_deep(body, DEPTH):
+        raise BadBody(PARSE_ERROR, f"Parse error: JSON that nests deeper than {DEPTH}")
+    try:
+        said = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise BadBody(PARSE_ERROR, f"Parse error: {error}") from None
+    if isinstance(said, dict):
+        identity = said.get("id")
+        known = isinstance(identity, int | str) and not isinstance(identity, bool)
+        wrong = "long_id" if known and long_id(identity) else fault(body)
+        if wrong is not None:
+            code, message = _WHY[wrong]
+            raise BadBody(code, message, identity if known and wrong not in ("long_id", "repeated_key") else None)
+    return said
+
+
+def error_body(code: int, message: str, identity: int | str | None = None) -> bytes:
+    """A JSON-RPC error as the body of a refusal."""
+    return to_json({"jsonrpc": "2.0", "id": identity, "error": {"code": code, "message": message}})

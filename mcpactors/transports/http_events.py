@@ -1,0 +1,274 @@
+"""Event streams to old clients: how one is sent, and what is kept of it for who comes again after a break.
+
+Rule: what is kept is bounded, in events, bytes and time, for one session and for all together, and the oldest goes
+first; who asks for what has gone is told so and never left waiting. MCP 2025-11-25, "Resumability and Redelivery".
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final
+
+import trio
+from attrs import define, field, frozen
+from mcp_types.jsonrpc import JSONRPCError, JSONRPCMessage, JSONRPCResponse
+
+from mcpactors.transports.http_exchange import Receive, Send
+
+__all__ = ["STANDALONE", "Emit", "EventLimits", "EventLog", "Kept", "Place", "SessionEvents", "as_event", "send_events"]
+
+COMMENT_INTERVAL: Final = 15.0
+"""Seconds between two comments, by which proxies see that a stream is alive and we that its client is."""
+COMMENT: Final = b": ping\r\n\r\n"
+STANDALONE: Final = "_GET_stream"
+"""What the SDK calls the stream beside the calls, where ids of requests stand."""
+
+Emit = Callable[[bytes], Awaitable[None]]
+_FIELDS: Final = (
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),
+)
+
+
+# --- Sending --------------------------------------------------------------------------------------------------------
+
+
+async def send_events(
+    receive: Receive,
+    send: Send,
+    feed: Callable[[Emit], Awaitable[None]],
+    fields: Iterable[tuple[bytes, bytes]] = (),
+) -> None:
+    """Answer with an event stream: what `feed` emits, and a comment every 15 s.
+
+    It ends when `feed` returns. When the client leaves, `feed` is cancelled.
+    """
+    await send({"type": "http.response.start", "status": 200, "headers": [*_FIELDS, *fields]})
+
+    async def emit(event: bytes) -> None:
+        await send({"type": "http.response.body", "body": event, "more_body": True})
+
+    async def comment() -> None:
+        while True:
+            await trio.sleep(COMMENT_INTERVAL)
+            await emit(COMMENT)
+
+    async def watch(scope: trio.CancelScope) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        scope.cancel()
+
+    whole = False
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch, nursery.cancel_scope)
+        nursery.start_soon(comment)
+        await feed(emit)
+        whole = True
+        nursery.cancel_scope.cancel()
+    if whole:
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def as_event(data: str, identity: str | None = None, kind: str = "message") -> bytes:
+    """One event; `data` has no line end in it, which is so for JSON."""
+    name = f"id: {identity}\r\n" if identity is not None else ""
+    return f"{name}event: {kind}\r\ndata: {data}\r\n\r\n".encode()
+
+
+# --- Keeping --------------------------------------------------------------------------------------------------------
+
+
+@frozen
+class EventLimits:
+    """Of what is kept for one session, and of all. Sizes in bytes of JSON; a larger event is not kept at all."""
+
+    session_events: int = 512
+    session_bytes: int = 4 * 1024 * 1024
+    events: int = 20_000
+    bytes: int = 64 * 1024 * 1024
+    seconds: float = 300.0
+
+
+@frozen(eq=False)
+class Kept:
+    """An event: the `number`th of its session, on its `stream`th stream. The `last` of a stream is its response."""
+
+    number: int
+    stream: int
+    text: str
+    last: bool
+    at: float
+
+    @property
+    def id(self) -> str:
+        return f"{self.stream}-{self.number}"
+
+
+@frozen
+class Place:
+    """After which event somebody wants to go on. `key` names the stream while it is open."""
+
+    stream: int
+    number: int
+    key: str | None
+
+
+@define(eq=False)
+class EventLog:
+    """What is kept of all sessions together, in the order of its coming."""
+
+    limits: EventLimits = EventLimits()
+    _kept: OrderedDict[tuple[int, int], SessionEvents] = field(factory=OrderedDict, init=False)
+    _size: int = field(default=0, init=False)
+    _sessions: int = field(default=0, init=False)
+
+    @property
+    def held(self) -> tuple[int, int]:
+        """How many events, how many bytes."""
+        return len(self._kept), self._size
+
+    def session(self) -> SessionEvents:
+        """The events of a new session, apart from those of all others."""
+        self._sessions += 1
+        return SessionEvents(self, self._sessions)
+
+    def add(self, session: SessionEvents, kept: Kept) -> None:
+        """Keep it, and let go what is too old or too much."""
+        self._kept[session.number, kept.number] = session
+        self._size += len(kept.text)
+        while self._kept and self._has_too_much(kept.at):
+            next(iter(self._kept.values())).let_go()
+
+    def remove(self, session: SessionEvents, kept: Kept) -> None:
+        """It is not kept any more."""
+        del self._kept[session.number, kept.number]
+        self._size -= len(kept.text)
+
+    def _has_too_much(self, now: float) -> bool:
+        limits = self.limits
+        oldest = next(iter(self._kept.values())).kept[0]
+        return len(self._kept) > limits.events or self._size > limits.bytes or oldest.at < now - limits.seconds
+
+
+@define(eq=False)
+class SessionEvents:
+    """What was sent to one client: the SDK's event store, as far as the SDK asks it."""
+
+    _log: EventLog
+    number: int
+    kept: deque[Kept] = field(factory=deque, init=False)
+    _size: int = field(default=0, init=False)
+    _count: int = field(default=0, init=False)
+    asked: dict[str, bool] = field(factory=dict, init=False)
+    """The requests that are unanswered; and whether what is sent for them is kept."""
+    _streams: dict[str, int] = field(factory=dict, init=False)  # those that are open
+    _opened: int = field(default=0, init=False)
+    _missing: dict[int, int] = field(factory=dict, init=False)  # of streams: the last event that is not kept any more
+    _more: trio.Event | None = field(default=None, init=False)
+
+    def ask(self, stream_id: str, *, keep: bool) -> None:
+        """The client has asked; until there is a response its id is taken."""
+        self.asked[stream_id] = keep
+
+    def answered(self, stream_id: str) -> None:
+        """There is a response, or there will be none."""
+        self.asked.pop(stream_id, None)
+        self._streams.pop(stream_id, None)
+
+    async def store_event(self, stream_id: str, message: JSONRPCMessage | None) -> str:
+        """Take note of what is about to be sent on a stream (None: that there is one); the event's id.
+
+        A response ends its stream: whoever uses the same id for a further request, has another stream.
+        """
+        text = "" if message is None else message.model_dump_json(by_alias=True, exclude_unset=True)
+        last = stream_id != STANDALONE and isinstance(message, JSONRPCResponse | JSONRPCError)
+        return self.note(stream_id, text, last=last).id
+
+    def note(self, stream_id: str, text: str, *, last: bool) -> Kept:
+        """`store_event` of JSON; empty: nothing is to be sent again."""
+        self._count += 1
+        event = Kept(self._count, self._stream(stream_id), text, last, trio.current_time())
+        limits = self._log.limits
+        keep = self.asked.get(stream_id, True)
+        if last:
+            self.answered(stream_id)
+        if not keep:
+            text = ""
+        if len(text) > limits.session_bytes:
+            self._missing[event.stream] = event.number
+            while len(self._missing) > limits.session_events:
+                del self._missing[next(iter(self._missing))]
+        elif text:
+            self.kept.append(event)
+            self._size += len(text)
+            self._log.add(self, event)
+            while len(self.kept) > limits.session_events or self._size > limits.session_bytes:
+                self.let_go()
+        if self._more is not None:
+            self._more.set()
+            self._more = None
+        return event
+
+    def let_go(self) -> None:
+        """Keep the oldest event no longer."""
+        oldest = self.kept.popleft()
+        self._size -= len(oldest.text)
+        self._log.remove(self, oldest)
+        if oldest.last:
+            self._missing.pop(oldest.stream, None)
+        else:
+            self._missing[oldest.stream] = oldest.number
+
+    def clear(self) -> None:
+        """The session is over."""
+        while self.kept:
+            self.let_go()
+
+    def text_of(self, identity: str | None) -> str | None:
+        """The JSON of an event that was stored a moment ago."""
+        return next((event.text for event in reversed(self.kept) if event.id == identity), None)
+
+    def place(self, identity: str) -> Place | None:
+        """Where to go on after an event; None: there was none such, or what came after it is not kept any more."""
+        stream, _, number = identity.partition("-")
+        if not (_is_number(stream) and _is_number(number)) or int(number) > self._count:
+            return None
+        place = Place(int(stream), int(number), next((k for k, n in self._streams.items() if n == int(stream)), None))
+        if place.stream == 0:
+            return Place(0, place.number, STANDALONE)  # of notices some may be missing: better than none
+        if self._missing.get(place.stream, 0) > place.number:
+            return None
+        return place if place.key is not None or self._of(place.stream, place.number) else None
+
+    async def follow(self, place: Place, emit: Emit) -> None:
+        """Emit what was sent after `place`, and what is sent from now on, up to the response."""
+        number = place.number
+        while True:
+            for event in self._of(place.stream, number):
+                number = event.number
+                await emit(as_event(event.text, event.id))
+                if event.last:
+                    return
+            if self._of(place.stream, number):
+                continue
+            if place.stream != 0 and place.stream not in self._streams.values():
+                return  # its response came and went
+            self._more = self._more or trio.Event()
+            await self._more.wait()
+
+    def _of(self, stream: int, after: int) -> list[Kept]:
+        return [event for event in self.kept if event.stream == stream and event.number > after]
+
+    def _stream(self, stream_id: str) -> int:
+        if stream_id == STANDALONE:
+            return 0
+        if stream_id not in self._streams:
+            self._opened += 1
+            self._streams[stream_id] = self._opened
+        return self._streams[stream_id]
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 16
