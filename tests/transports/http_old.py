@@ -38,10 +38,11 @@ class OldSession:
 
     host: Hosted
     id: str
+    user: Mapping[str, str]
 
     @property
     def fields(self) -> dict[str, str]:
-        return {"Mcp-Session-Id": self.id, "Mcp-Protocol-Version": OLD}
+        return {"Mcp-Session-Id": self.id, "Mcp-Protocol-Version": OLD, **self.user}
 
     async def post(self, message: Any) -> Reply:
         return await self.host.ask(request("POST", message, self.fields))
@@ -57,11 +58,11 @@ class OldSession:
         return request("GET", fields=self.fields | ({} if after is None else {"Last-Event-ID": after}))
 
 
-async def open_session(host: Hosted, **fields: str) -> OldSession:
+async def open_session(host: Hosted, user: Mapping[str, str] = {}) -> OldSession:
     hello = {"id": 0, "method": "initialize", "params": HELLO}
-    reply = await host.ask(request("POST", hello, fields))
+    reply = await host.ask(request("POST", hello, user))
     assert reply.status == 200, reply
-    session = OldSession(host, reply.fields["mcp-session-id"])
+    session = OldSession(host, reply.fields["mcp-session-id"], user)
     assert (await session.post({"method": "notifications/initialized"})).status == 202
     return session
 

@@ -10,6 +10,7 @@ import pytest
 import trio
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
+from mcp_types.version import LATEST_HANDSHAKE_VERSION as OLD
 from mcp_types.version import LATEST_MODERN_VERSION as NEW
 from trio.testing import MockClock
 
@@ -159,17 +160,18 @@ async def test_a_session_has_so_many_requests_open_and_no_more() -> None:
                 assert (refused.status, refused.fields["retry-after"]) == (503, "1")
 
 
-async def test_f43_a_session_that_nobody_uses_for_half_an_hour_is_forgotten(autojump_clock: MockClock) -> None:
+async def test_f43_a_session_that_nobody_uses_for_long_is_forgotten(autojump_clock: MockClock) -> None:
     autojump_clock.autojump_threshold = 0.02
-    async with endpoint(Holding()) as host:
+    assert SessionLimits().idle == 1800
+    async with endpoint(Holding(), SessionLimits(idle=20)) as host:
         session, listening = await open_session(host), await open_session(host)
         async with host.client() as client:
             client.patience = 9999
             await client.write(listening.stream())
             await client.until(b"\r\n\r\n")
-            await trio.sleep(29 * 60)
+            await trio.sleep(19)
             assert (await session.post({"id": 1, "method": "ping"})).status == 200
-            await trio.sleep(31 * 60)
+            await trio.sleep(21)
             assert (await session.post({"id": 2, "method": "ping"})).status == 404
             assert (await listening.post({"id": 1, "method": "ping"})).status == 200
 
@@ -200,12 +202,13 @@ async def test_f35_a_session_of_another_principal_is_not_there_whatever_is_asked
     main = Holding()
     with trio.fail_after(HANG):
         async with endpoint(main, app=as_user) as host:
-            session = await open_session(host, **{"X-User": "anna"})
-            unknown = {**session.fields, "Mcp-Session-Id": "0" * 32}
+            session = await open_session(host, {"X-User": "anna"})
+            foreign_fields = {"Mcp-Session-Id": session.id, "Mcp-Protocol-Version": OLD}
+            unknown = {**foreign_fields, "Mcp-Session-Id": "0" * 32}
             async with host.client() as client:
-                await client.write(request("POST", call(1, "hold"), session.fields | {"X-User": "anna"}))
+                await client.write(request("POST", call(1, "hold"), session.fields))
                 await main.began.wait()
-                for user in ({"X-User": "bert"}, {}):
+                for user in ({"X-User": "bert"}, {"X-User-Is": "nobody"}):
                     for verb, body in (
                         ("POST", call(1, "big")),
                         ("POST", {"method": "x"}),
@@ -214,7 +217,7 @@ async def test_f35_a_session_of_another_principal_is_not_there_whatever_is_asked
                     ):
                         foreign, none = [
                             await host.ask(request(verb, body, fields | user | {"Last-Event-ID": "1-1"}))
-                            for fields in (session.fields, unknown)
+                            for fields in (foreign_fields, unknown)
                         ]
                         assert foreign.status == 404
                         assert (foreign.fields | {"date": ""}, foreign.body) == (none.fields | {"date": ""}, none.body)
