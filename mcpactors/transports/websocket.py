@@ -19,7 +19,7 @@ from typing import Final
 import anyio
 import trio
 from attrs import define, field, frozen
-from trio.abc import ReceiveStream, SendStream, Stream
+from trio.abc import HalfCloseableStream, ReceiveStream, SendStream, Stream
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import CloseConnection, Event, Ping, TextMessage
 from wsproto.extensions import Extension
@@ -305,6 +305,8 @@ class WebSocket:
     async def _hear_out(self) -> None:
         """Read until the peer has closed, so that no reset eats what it was told. The server closes first."""
         parsing = self.ended is None
+        if not parsing and self.kind is ConnectionType.SERVER and isinstance(self.stream, HalfCloseableStream):
+            await self.stream.send_eof()
         while True:
             if parsing and any(isinstance(event, CloseConnection) for event in self._frames.events()):
                 parsing = False

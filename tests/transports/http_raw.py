@@ -76,7 +76,7 @@ class RawClient:
         assert len(fields) == len(lines), f"a field twice: {head}"
         version, status, _ = first.split(" ", 2)
         assert version == "HTTP/1.1"
-        if bodiless or status in ("100", "204", "304"):
+        if bodiless or status in ("100", "101", "204", "304"):
             body = b""
         elif "content-length" in fields:
             assert "transfer-encoding" not in fields
