@@ -53,8 +53,8 @@ def text(message: object, **how: Any) -> bytes:
     return frame(TEXT, json.dumps(message).encode(), **how)
 
 
-def closing(code: int, reason: str = "") -> bytes:
-    return frame(CLOSE, struct.pack("!H", code) + reason.encode())
+def closing(code: int, reason: str = "", **how: Any) -> bytes:
+    return frame(CLOSE, struct.pack("!H", code) + reason.encode(), **how)
 
 
 def request(number: int | str, method: str, **params: Any) -> dict[str, Any]:

@@ -1,0 +1,202 @@
+"""What a WebSocket waits for and for how long, either end: virtual time, streams of memory. Promise F57."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+import trio
+import trio.testing
+from attrs import define
+from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import CloseConnection, Event, Ping, Pong, TextMessage
+
+from mcpactors.transports.websocket import Ending, Incoming, WebSocket, WebSocketLimits
+from tests.transports.ws_raw import BINARY, CLOSE, TEXT, closing, frame
+
+LIMITS = WebSocketLimits(message=1000)
+
+
+@define(eq=False)
+class Peer:
+    """The other end: wsproto's, as it comes."""
+
+    stream: trio.abc.Stream
+    frames: Connection
+
+    async def send(self, *events: Event) -> None:
+        for event in events:
+            await self.stream.send_all(self.frames.send(event))
+
+    async def next(self) -> Event | None:
+        """The next event; None at the end."""
+        while (event := next(self.frames.events(), None)) is None:
+            data = await self.stream.receive_some()
+            if not data:
+                return None
+            self.frames.receive_data(bytes(data))
+        return event
+
+
+@asynccontextmanager
+async def linked(
+    kind: ConnectionType = ConnectionType.SERVER, slow: bool = False
+) -> AsyncIterator[tuple[WebSocket, Peer]]:
+    """One of ours, tended, and its peer. `slow`: what is written is written once it is read."""
+    ours, theirs = lockstep_stream_pair() if slow else memory_stream_pair()
+    other = ConnectionType.CLIENT if kind is ConnectionType.SERVER else ConnectionType.SERVER
+    async with trio.open_nursery() as nursery:
+        socket = WebSocket(ours, kind, LIMITS)
+        nursery.start_soon(socket.tend)
+        yield socket, Peer(theirs, Connection(other))
+        nursery.cancel_scope.cancel()
+
+
+BOTH_ENDS = pytest.mark.parametrize("kind", list(ConnectionType))
+
+
+@BOTH_ENDS
+async def test_f57_a_peer_that_answers_no_ping_is_given_up(kind: ConnectionType, autojump_clock: MockClock) -> None:
+    async with linked(kind) as (socket, peer):
+        began = trio.current_time()
+        assert await socket.receive() == b""
+        assert trio.current_time() - began == LIMITS.ping + LIMITS.pong
+        assert socket.ended == Ending(1011, "no sign of life for 35 s", ours=True)
+        await socket.aclose()
+        assert trio.current_time() - began <= LIMITS.ping + LIMITS.pong + LIMITS.close
+        assert await peer.next() == Ping()
+        assert await peer.next() == CloseConnection(code=1011, reason="no sign of life for 35 s")
+        assert await peer.next() is None
+
+
+@BOTH_ENDS
+async def test_f57_a_peer_that_answers_pings_is_kept_and_bytes_of_a_long_message_are_an_answer(
+    kind: ConnectionType, autojump_clock: MockClock
+) -> None:
+    async with linked(kind) as (socket, peer), trio.open_nursery() as nursery:
+
+        async def live() -> None:
+            for _ in range(10):
+                event = await peer.next()
+                assert isinstance(event, Ping)
+                await peer.send(event.response())
+            message = peer.frames.send(TextMessage("x" * 100))
+            for index in range(len(message)):
+                await peer.stream.send_all(message[index : index + 1])
+                await trio.sleep(10)
+
+        nursery.start_soon(live)
+        assert await socket.receive() == b"x" * 100 + b"\n"
+        assert trio.current_time() > 1000
+
+
+async def test_f57_who_is_not_listened_to_is_not_blamed_for_its_silence(autojump_clock: MockClock) -> None:
+    async with linked() as (socket, peer):
+        await trio.sleep(1000)
+        await peer.send(TextMessage("{}"))
+        assert await socket.receive() == b"{}\n"
+
+
+@BOTH_ENDS
+async def test_f57_a_peer_that_reads_nothing_is_dropped(kind: ConnectionType, autojump_clock: MockClock) -> None:
+    async with linked(kind, slow=True) as (socket, _):
+        began = trio.current_time()
+        with pytest.raises(trio.BrokenResourceError):
+            await socket.send(b"{}\n")
+        assert trio.current_time() - began == LIMITS.send_timeout
+        assert socket.ended == Ending(1006, "nothing was read for 30 s", ours=True)
+        with pytest.raises(trio.BrokenResourceError):
+            await socket.send(b"{}\n")
+        await socket.aclose()
+        assert trio.current_time() - began == LIMITS.send_timeout
+
+
+async def test_f57_a_peer_that_asks_and_asks_and_does_not_listen_costs_one_answer(autojump_clock: MockClock) -> None:
+    async with linked(slow=True) as (socket, peer), trio.open_nursery() as nursery:
+
+        async def ask() -> None:
+            for number in range(1000):
+                await peer.send(Ping(str(number).encode()))
+            await peer.send(TextMessage("{}"))
+
+        nursery.start_soon(ask)
+        assert await socket.receive() == b"{}\n"
+        answers: list[Event | None] = []
+        with trio.move_on_after(1):
+            while True:
+                answers.append(await peer.next())
+        assert 1 <= len(answers) <= 2
+        assert answers[-1] == Pong(b"999")
+
+
+@BOTH_ENDS
+async def test_f57_closing_takes_a_second_at_most_of_a_peer_that_does_not_answer(
+    kind: ConnectionType, autojump_clock: MockClock
+) -> None:
+    async with linked(kind, slow=True) as (socket, _):
+        began = trio.current_time()
+        await socket.aclose()
+        await socket.aclose()
+        assert trio.current_time() - began == LIMITS.close
+        with pytest.raises(trio.ClosedResourceError):
+            await socket.stream.send_all(b"x")
+
+
+async def test_a_server_closes_once_both_have_said_goodbye() -> None:
+    async with linked() as (socket, peer), trio.open_nursery() as nursery:
+        socket.parting = (1001, "bye")
+        await peer.send(TextMessage("too late"))
+        nursery.start_soon(socket.aclose)
+        said = await peer.next()
+        assert isinstance(said, CloseConnection)
+        assert said == CloseConnection(1001, "bye")
+        await peer.send(said.response())
+        assert await peer.next() is None
+
+
+async def test_a_client_says_goodbye_and_waits_until_the_server_has_closed() -> None:
+    async with linked(ConnectionType.CLIENT) as (socket, peer):
+        await peer.send(CloseConnection(1001, "bye"))
+        assert await socket.receive() == b""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(socket.aclose)
+            assert await peer.next() == CloseConnection(1001, "bye")
+            await trio.testing.wait_all_tasks_blocked()
+            assert nursery.child_tasks
+            await peer.stream.aclose()
+
+
+ENDINGS: dict[str, tuple[bytes, str | None]] = {
+    "leaves": (closing(1000, masked=False), None),
+    "goes away": (closing(1001, "going", masked=False), None),
+    "says nothing": (frame(CLOSE, masked=False), None),
+    "refuses": (closing(1008, "not you", masked=False), "it closed the connection: 1008 (not you)"),
+    "has codes of its own": (closing(4321, masked=False), "it closed the connection: 4321"),
+    "hangs up": (b"", "the connection broke"),
+    "hangs up amid a message": (frame(TEXT, b"{", fin=False, masked=False), "the connection broke"),
+    "says too much": (
+        frame(TEXT, length=1001, masked=False),
+        "the connection was closed with 1009 (the message is longer than 1000 bytes)",
+    ),
+    "is binary": (frame(BINARY, masked=False), "the connection was closed with 1003 (messages are text)"),
+    "masks": (frame(TEXT, b"{}"), "the connection was closed with 1002 (client received unexpected masked frame)"),
+}
+
+
+@pytest.mark.parametrize("what", ENDINGS)
+async def test_f57_what_ends_a_connection_to_a_backend_is_told_unless_it_just_left(what: str) -> None:
+    sent, said = ENDINGS[what]
+    async with linked(ConnectionType.CLIENT) as (socket, peer):
+        assert isinstance(peer.stream, trio.StapledStream)
+        await peer.stream.send_all(sent)
+        await peer.stream.send_eof()
+        incoming = Incoming(socket, "the backend")
+        if said is None:
+            assert await incoming.receive_some() == b""
+        else:
+            with pytest.raises(anyio.BrokenResourceError) as caught:
+                await incoming.receive_some()
+            assert str(caught.value) == f"the backend: {said}"
