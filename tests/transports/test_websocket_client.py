@@ -301,7 +301,8 @@ async def test_f57_a_backend_that_closes_costs_its_calls_says_why_and_is_connect
 
 
 def test_a_url_of_a_websocket_is_a_target_everywhere() -> None:
-    for target in ("ws://localhost:1/mcp", {"url": "wss://localhost/mcp"}, {"type": "ws", "url": "ws://x/"}):
+    targets: list[object] = ["ws://localhost:1/mcp", {"url": "wss://localhost/mcp"}, {"type": "ws", "url": "ws://x/"}]
+    for target in targets:
         assert isinstance(infer_transport(target), WSTransport)
     assert create_proxy(WSTransport("wss://host.example/mcp")).name == "host.example"
     for target in ("ws://localhost:1/mcp", WSTransport("ws://localhost:1/mcp")):
