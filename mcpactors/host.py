@@ -337,35 +337,64 @@ class Runtime:
         self._tree.mounts.put(handle)
         return handle
 
-    def mount_config(self, config: MCPConfig | str | Path) -> dict[str, MountHandle | MCPActorsError]:
+    def mount_config(
+        self, config: MCPConfig | str | Path, instead_of: Mapping[str, MountHandle | MCPActorsError] | None = None
+    ) -> dict[str, MountHandle | MCPActorsError]:
         """Mount every server of a config that is not disabled; several get their names as namespaces, one none.
 
         `config` is the file's path, or what `load_config` made of it. Returns at once (it is not awaited), with a
         handle a server, or the error for one that cannot be mounted at all.
 
+        `instead_of` is what an earlier call returned, for a file that has changed since (features E7). A server of
+        which it says the same goes on, with its process; one of which it says something else is replaced, one that is
+        gone is taken out: calls in flight end there, within the drain time, new ones go to the new one.
+
         Raises:
-            ConfigError: the file is wrong.
+            ConfigError: the file is wrong; nothing has changed.
+            MCPActorsError: one of its servers cannot be mounted at all, and there is an `instead_of`; likewise.
         """
         if not isinstance(config, MCPConfig):
             config = load_config(config)
         wanted = {name: server for name, server in config.servers.items() if not server.disabled}
+        before = {name: handle for name, handle in (instead_of or {}).items() if handle in self._tree.mounts}
         mounted: dict[str, MountHandle | MCPActorsError] = {}
         for name, server in wanted.items():
             try:
-                handle = make_handle(
-                    self._tree.mounts,
-                    _from_config(server),
-                    name if len(wanted) > 1 else None,
-                    include_tags=server.include_tags,
-                    exclude_tags=server.exclude_tags,
-                    name=name,
-                )
-                self._configs[handle] = server
-                self._tree.mounts.put(handle)
-                mounted[name] = handle
+                mounted[name] = self._configured(name, server, len(wanted) > 1, before.get(name))
             except MCPActorsError as error:
+                if instead_of is not None:
+                    raise
                 mounted[name] = error
+        for name, handle in mounted.items():
+            if isinstance(handle, MountHandle) and handle is not (old := before.get(name)):
+                try:
+                    self._tree.mounts.put(handle, old if isinstance(old, MountHandle) else None)
+                except MCPActorsError as error:
+                    mounted[name] = error
+        for name, handle in before.items():
+            if name not in mounted and isinstance(handle, MountHandle):
+                self._tree.mounts.take_out(handle)
         return mounted
+
+    def _configured(self, name: str, server: ServerConfig, named: bool, before: object) -> MountHandle:
+        """The mount that a config describes: the one that was there, where it is the same; else at least its actor."""
+        old = before if isinstance(before, MountHandle) else None
+        target = old.target if old is not None and self._configs.get(old) == server else None
+        namespace = name if named else None
+        if old is not None and target is not None and old.namespace == namespace:
+            return old
+        handle = make_handle(
+            self._tree.mounts,
+            _from_config(server) if target is None else target,
+            namespace,
+            include_tags=server.include_tags,
+            exclude_tags=server.exclude_tags,
+            name=name,
+        )
+        if old is not None:
+            handle.on_it = old.on_it  # what was mounted by the handle stays
+        self._configs[handle] = server
+        return handle
 
     async def take_copy(self, handle: MountHandle) -> CatalogDiff:
         """Copy what an import's source offers now into its handle; returns what is different from the last copy.
