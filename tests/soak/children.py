@@ -100,6 +100,7 @@ class Children:
         assert isinstance(beginning, dict)
         await life.order(**beginning)
         life.begun.set()
+        self._tell()
 
     def _tell(self) -> None:
         self._more.set()
