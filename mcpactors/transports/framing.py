@@ -104,7 +104,7 @@ Skip = Literal[
 
 WHY: Final[Mapping[Skip, str]] = {
     "blank": "it is empty",
-    "not_json": "it is not JSON; only messages belong on stdout, everything else on stderr",
+    "not_json": "it is not JSON; a program prints on stdout messages only, everything else on stderr",
     "not_jsonrpc": "it is JSON but not a JSON-RPC 2.0 message",
     "bad_utf8": "it is not UTF-8",
     "bom": "it begins with a byte order mark",
