@@ -410,7 +410,7 @@ async def test_a_call_without_a_sign_of_life_times_out_and_is_cancelled(
             assert await said(client, "all_history") == "hang\nhang ended"
 
 
-async def test_leaving_the_block_stops_everything_even_when_the_body_raises() -> None:
+async def test_p9_leaving_the_block_stops_everything_even_when_the_body_raises() -> None:
     lives: list[str] = []
     with pytest.raises(BaseExceptionGroup) as caught:
         async with open_runtime("main") as runtime:

@@ -19,7 +19,9 @@ RESULT: dict[str, Any] = {"content": [], "vendor": STRANGE, "isError": False, "_
 
 @pytest.mark.parametrize("backend", ERAS)
 @pytest.mark.parametrize("connect", [legacy, modern])
-async def test_what_is_in_a_call_and_its_result_crosses_as_it_is(connect: Any, backend: str, autojump_clock) -> None:
+async def test_p12_what_is_in_a_call_and_its_result_crosses_as_it_is(
+    connect: Any, backend: str, autojump_clock
+) -> None:
     typed = RESULT if backend == "legacy" else {**RESULT, "resultType": "complete"}
     params: dict[str, Any] = {
         "name": "script",

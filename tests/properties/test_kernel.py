@@ -165,7 +165,7 @@ def assert_tallies_say_what_callers_saw(world: World) -> None:
     assert world.first.tally.failed + world.first.tally.cancelled == len(plain) - results
 
 
-def test_every_accepted_request_has_exactly_one_outcome_and_the_books_balance_after_every_step() -> None:
+def test_p1_p11_every_accepted_request_has_exactly_one_outcome_and_the_books_balance_after_every_step() -> None:
     moments: Counter[str] = Counter()
     totals: Counter[str] = Counter()
     for seed in range(SEEDS):

@@ -84,7 +84,7 @@ async def test_every_notice_puts_the_idle_deadline_off(autojump_clock) -> None:
     assert await converse(two_notices) == (28, timed_out(SILENT))
 
 
-async def test_total_time_is_not_put_off_by_any_sign_of_life(autojump_clock) -> None:
+async def test_p1_total_time_is_not_put_off_by_any_sign_of_life(autojump_clock) -> None:
     async def chatter(channel: ReplyChannel) -> None:
         while True:
             channel.notice("notifications/progress", {})

@@ -71,7 +71,7 @@ async def test_caller_that_leaves_after_the_end_changes_nothing(autojump_clock) 
 # --- Notices --------------------------------------------------------------------------------------------------------
 
 
-async def test_notices_come_in_the_order_they_were_sent_and_before_the_outcome(autojump_clock) -> None:
+async def test_p2_notices_come_in_the_order_they_were_sent_and_before_the_outcome(autojump_clock) -> None:
     async def chat(request: Request, reply: ReplyChannel) -> Outcome:
         for n in range(10):
             reply.notice(PROGRESS if n % 2 else LOG, {"n": n})
@@ -90,7 +90,7 @@ def kept(channel: ReplyChannel) -> list[object]:
     return said(list(channel._feed or ()))
 
 
-def test_caller_that_does_not_read_loses_the_oldest_notices() -> None:
+def test_p5_caller_that_does_not_read_loses_the_oldest_notices() -> None:
     channel = ReplyChannel()
     for n in range(100):
         channel.notice(LOG, {"n": n})

@@ -154,7 +154,7 @@ async def test_calls_in_flight_fail_at_once_and_those_that_wait_are_answered_by_
         assert counted(child.ref) == {"accepted": 3, "answered": 2, "failed": 1}
 
 
-async def test_crash_changes_nothing_for_a_sibling(autojump_clock) -> None:
+async def test_p6_crash_changes_nothing_for_a_sibling(autojump_clock) -> None:
     async with supervising() as supervisor, trio.open_nursery() as callers:
         child, sibling = Child(supervisor).start(), Child(supervisor, ref=make_ref("sibling")).start()
         call = await place(callers, sibling.ref, "hang")

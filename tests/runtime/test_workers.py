@@ -77,7 +77,7 @@ async def test_call_that_waits_is_begun_when_the_caller_of_the_one_before_it_lea
 # --- One task answers many calls ------------------------------------------------------------------------------------
 
 
-def test_requests_of_one_sender_are_begun_in_the_order_they_were_sent() -> None:
+def test_p2_requests_of_one_sender_are_begun_in_the_order_they_were_sent() -> None:
     async def scenario() -> list[object]:
         begun: list[object] = []
 

@@ -82,7 +82,9 @@ def chaos(era: Any):
 
 
 @pytest.mark.parametrize("era", ["modern", "legacy"])
-def test_p1_p3_p6_on_a_bad_connection_each_call_ends_once_and_a_sibling_notices_nothing(era: str) -> None:
+def test_p1_p3_p6_p9_on_a_bad_connection_each_call_ends_once_a_sibling_notices_nothing_and_nothing_is_left(
+    era: str,
+) -> None:
     ends: Counter[str] = Counter()
     for run in simulate_many(chaos(era), range(SEEDS)):
         ends += run.value

@@ -78,12 +78,12 @@ def cpu_seconds(size: int, limit: int, piece: bytes = b"x" * 64) -> float:
 
 
 @pytest.mark.parametrize("limit", [1 << 30, 1 << 16], ids=["within the limit", "over the limit"])
-def test_a_long_line_in_small_pieces_takes_linear_time(limit: int) -> None:
+def test_f8_a_long_line_in_small_pieces_takes_linear_time(limit: int) -> None:
     # Eight times the bytes: 8 if linear, 64 if quadratic. Pieces so small that calls outweigh page faults.
     assert cpu_seconds(4 << 20, limit) < 20 * cpu_seconds(1 << 19, limit)
 
 
-def test_an_endless_line_takes_no_more_memory_than_the_limit() -> None:
+def test_f9_an_endless_line_takes_no_more_memory_than_the_limit() -> None:
     framer = LineFramer(1 << 16)
     piece = b"x" * 4096
     tracemalloc.start()
@@ -128,7 +128,7 @@ def test_a_scan_goes_on_where_the_slice_before_it_ended() -> None:
 
 @pytest.mark.parametrize("depth", [10**2, 10**3, 10**4, 10**5, 10**6])
 @pytest.mark.parametrize("opener", [b"[", b'{"a":', b'[{"a":'])
-def test_nesting_over_the_limit_is_seen_closed_or_not(depth: int, opener: bytes) -> None:
+def test_f10_nesting_over_the_limit_is_seen_closed_or_not(depth: int, opener: bytes) -> None:
     line = opener * depth
     assert too_deep(line, 128) == (depth * line.count(b"[", 0, len(opener)) + depth * (b"{" in opener) > 128)
 

@@ -93,7 +93,9 @@ GOOD = b'{"jsonrpc":"2.0","id":1,"result":{"ok":true}}'
     ],
     ids=lambda value: str(value[:40]) if isinstance(value, bytes) else value,
 )
-async def test_a_line_that_cannot_be_read_is_skipped_and_counted_and_the_session_lives(line: bytes, kind: str) -> None:
+async def test_f6_f10_f12_a_line_that_cannot_be_read_is_skipped_and_counted_and_the_session_lives(
+    line: bytes, kind: str
+) -> None:
     messages, reader = await read_all(line + b"\n" + GOOD + b"\n")
     assert [message.id for message in messages] == [1]
     assert (reader.statistics().lines, reader.statistics().skipped) == (2, {kind: 1})
@@ -114,7 +116,7 @@ async def test_a_line_that_cannot_be_read_is_skipped_and_counted_and_the_session
     ],
     ids=lambda line: str(line[:50]),
 )
-async def test_a_reply_that_cannot_be_read_fails_its_call_now(line: bytes) -> None:
+async def test_f7_f10_f12_a_reply_that_cannot_be_read_fails_its_call_now(line: bytes) -> None:
     messages, reader = await read_all(line + b"\n" + GOOD + b"\n")
     failed, good = messages
     assert isinstance(failed, JSONRPCError)
@@ -124,7 +126,7 @@ async def test_a_reply_that_cannot_be_read_fails_its_call_now(line: bytes) -> No
     assert reader.statistics().salvaged == 1
 
 
-async def test_what_is_legal_passes_unchanged() -> None:
+async def test_f12_what_is_legal_passes_unchanged() -> None:
     line = (
         '{"jsonrpc":"2.0","id":"\\u0000","result":{"a":"\u2028\u0085\\u0000","n":123456789012345678901234567890}}\r\n'
     )
@@ -702,7 +704,7 @@ async def test_twenty_sessions_leave_no_descriptor() -> None:
     assert descriptors() == before
 
 
-def test_the_default_ladder_takes_at_most_three_and_a_half_seconds() -> None:
+def test_f46_the_default_ladder_takes_at_most_three_and_a_half_seconds() -> None:
     limits = StdioLimits()
     assert limits.exit_grace + limits.term_grace + limits.kill_grace + limits.last_words <= 3.5
 
