@@ -33,6 +33,7 @@ from mcpactors.transports.values import (
     ProgramTransport,
     PythonStdioTransport,
     SDKTransport,
+    SSETransport,
     StdioTransport,
     StreamableHttpTransport,
     UvStdioTransport,
@@ -347,7 +348,7 @@ def _name_of(transport: ClientTransport) -> str:
             return Path(command).stem
         case PythonStdioTransport(script_path=path) | NodeStdioTransport(script_path=path):
             return Path(path).stem
-        case StreamableHttpTransport(url=url) | WSTransport(url=url):
+        case StreamableHttpTransport(url=url) | SSETransport(url=url) | WSTransport(url=url):
             return urlsplit(url).hostname or "backend"
     return "backend"
 
@@ -361,7 +362,7 @@ def transport_of(target: StdioServer | HTTPServer | ClientTransport | ClientFact
     """How to reach a backend that is not a server of this process.
 
     Raises:
-        MountError: by a transport that is not there yet; or a function says it anew for each session.
+        MountError: a function says it anew for each session.
     """
     if isinstance(target, ClientFactory):
         raise MountError("a client_factory makes sessions for a proxy; call it, and use what it gives")
@@ -370,10 +371,7 @@ def transport_of(target: StdioServer | HTTPServer | ClientTransport | ClientFact
     if isinstance(target, HTTPServer):
         if target.resolved_transport == "websocket":
             return WSTransport(target.url, target.headers)
-        if target.resolved_transport != "http":
-            raise MountError(
-                f"{urlsplit(target.url).hostname}: transport {target.resolved_transport!r} is not there yet (SSE is to "
-                'come); use streamable HTTP, with "transport": "http" where that is what /sse serves'
-            )
+        if target.resolved_transport == "sse":
+            return SSETransport(target.url, target.headers)
         return StreamableHttpTransport(target.url, target.headers)
     return target

@@ -24,6 +24,7 @@ from mcpactors.transports.http_host import HostLimits, serve
 from mcpactors.transports.http_listen import listening
 from mcpactors.transports.http_sessions import Sessions
 from mcpactors.transports.http_unbroken import UnbrokenClient
+from mcpactors.transports.sse_server import SSEFront
 from mcpactors.transports.streams import Streams
 from mcpactors.transports.websocket import WebSocketLimits
 from mcpactors.transports.websocket_server import serve_websocket, wants_websocket
@@ -68,15 +69,16 @@ async def serve_http(
 
     `routes()` gives what is served beside it, asked anew for every request to another path. Whose requests are served
     `http_guard.names_of` says; `uds` is the path of a Unix socket to serve at instead of host and port. `websocket`:
-    who asks the endpoint for a WebSocket gets one. Leaving the block drains: streams of changes end in good order,
-    calls in flight have `limits.drain` seconds to be answered.
+    who asks the endpoint for a WebSocket gets one. Clients of the old HTTP+SSE transport find their stream at /sse.
+    Leaving the block drains: streams of changes end in good order, calls in flight have `limits.drain` seconds to be
+    answered.
 
     Raises:
         ConfigError: the address cannot be bound, or what is allowed is no host or origin.
     """
     manager = Sessions(server)
     names = names_of(None if uds is not None else host, tuple(allowed_hosts), tuple(allowed_origins))
-    app = _app(manager, path, routes)
+    app = _app(manager, path, routes, SSEFront(server, drain=limits.drain))
     if websocket:
         app = _with_websocket(server, path, limits.drain, app)
     app = _guarded(names, app)
@@ -101,11 +103,15 @@ def _is_endpoint(scope: Scope, path: str) -> bool:
     return found == path or found.rstrip("/") == path
 
 
-def _app(manager: Sessions, path: str, routes: Callable[[], Iterable[Route]]) -> ASGIApp:
+def _app(manager: Sessions, path: str, routes: Callable[[], Iterable[Route]], sse: SSEFront) -> ASGIApp:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if _is_endpoint(scope, path):
             await manager.handle_request(scope, receive, send)
-        elif not await _beside(routes(), scope, receive, send):
+        elif await _beside(routes(), scope, receive, send):
+            return
+        elif sse.is_for(scope):
+            await sse(scope, receive, send)
+        else:
             await _say(send, 404, f"nothing is served here; the MCP endpoint is {path}")
 
     return app

@@ -22,7 +22,8 @@ from attrs import define, field, frozen
 from mcpactors.errors import BackendStartError, ConfigError
 from mcpactors.transports.framing import StderrTail
 from mcpactors.transports.http import http_client
-from mcpactors.transports.http_client import HTTPDispatcher, http_dispatcher
+from mcpactors.transports.http_either import EitherDispatcher, either_dispatcher
+from mcpactors.transports.sse_client import sse_client
 from mcpactors.transports.stdio import stdio_client
 from mcpactors.transports.streams import Streams
 from mcpactors.transports.websocket_client import websocket_client
@@ -34,6 +35,7 @@ __all__ = [
     "ProgramTransport",
     "PythonStdioTransport",
     "SDKTransport",
+    "SSETransport",
     "StdioTransport",
     "StreamableHttpTransport",
     "UvStdioTransport",
@@ -215,9 +217,20 @@ class StreamableHttpTransport:
     def connect(self, stderr: StderrTail | None = None) -> Opened:
         return http_client(self.url, self.headers)
 
-    def dispatcher(self) -> AbstractAsyncContextManager[HTTPDispatcher]:
+    def dispatcher(self) -> AbstractAsyncContextManager[EitherDispatcher]:
         """A new connection for a backend: what takes its calls, without streams of messages between."""
-        return http_dispatcher(self.url, self.headers)
+        return either_dispatcher(self.url, self.headers)
+
+
+@frozen
+class SSETransport:
+    """The event stream of a server of the older HTTP+SSE transport; `headers` go with every request there."""
+
+    url: str
+    headers: Mapping[str, str] = field(default=None, converter=_variables, repr=_names_only)
+
+    def connect(self, stderr: StderrTail | None = None) -> Opened:
+        return sse_client(self.url, self.headers)
 
 
 @frozen

@@ -32,16 +32,18 @@ from mcpactors import (
     ProxyServer,
     PythonStdioTransport,
     Server,
+    SSETransport,
     StdioServer,
     StdioTransport,
     StreamableHttpTransport,
     UvStdioTransport,
     UvxStdioTransport,
     create_proxy,
+    infer_transport,
     open_runtime,
     parse_config,
 )
-from mcpactors.errors import ConfigError, MountError
+from mcpactors.errors import ConfigError
 from tests.backends.everything import make
 from tests.seeds import seen
 
@@ -342,16 +344,16 @@ def test_what_is_no_target_is_refused_with_what_is_one(target: object, said: str
         Server.as_proxy(target)
 
 
-@pytest.mark.parametrize(
-    ("url", "transport"),
-    [("http://host/sse", "sse")],
-)
-async def test_transports_that_are_not_there_yet_are_named(url: str, transport: str) -> None:
-    async with open_runtime("main") as runtime:
-        with pytest.raises(MountError, match=f"host: transport '{transport}' is not there yet"):
-            await runtime.mount(create_proxy(url))
-    with pytest.raises(MountError, match=f"transport '{transport}' is not there yet"):
-        Client(url)
+def test_the_transport_of_a_url_is_what_its_path_or_its_config_says() -> None:
+    for target, kind in (
+        ("http://host/sse", SSETransport),
+        ({"url": "http://host/mcp", "type": "sse"}, SSETransport),
+        (SSETransport("http://host/mcp"), SSETransport),
+        ("http://host/mcp", StreamableHttpTransport),
+        ({"url": "http://host/sse", "type": "http"}, StreamableHttpTransport),
+    ):
+        assert type(infer_transport(target)) is kind
+    assert create_proxy(SSETransport("http://host/x")).name == "host"
 
 
 def test_what_a_backend_is_called_says_what_it_is() -> None:

@@ -63,6 +63,12 @@ async def websocket(spec: Spec, forks: str) -> AsyncIterator[object]:
         yield {"url": url.replace("http", "ws", 1), "type": "websocket"}
 
 
+@asynccontextmanager
+async def sse(spec: Spec, forks: str) -> AsyncIterator[object]:
+    async with opened(spec) as server, serve_http(server, port=0, limits=HostLimits(drain=DRAIN)) as url:
+        yield {"url": url.replace("/mcp", "/sse"), "type": "sse"}
+
+
 ENDS: Final = {
     end.name: end
     for end in (
@@ -70,6 +76,7 @@ ENDS: Final = {
         End("stdio", stdio, process=True),
         End("http", http),
         End("websocket", websocket),
+        End("sse", sse, eras=("legacy",)),
     )
 }
 EVERY_END: Any = pytest.mark.parametrize(
