@@ -37,6 +37,8 @@ class End:
     eras: Sequence[str] = ERAS
     process: bool = False
     """Whether each connection is to a process of its own."""
+    writes: bool = True
+    """Whether there are bytes between the ends."""
 
 
 @asynccontextmanager
@@ -72,7 +74,7 @@ async def sse(spec: Spec, forks: str) -> AsyncIterator[object]:
 ENDS: Final = {
     end.name: end
     for end in (
-        End("memory", memory),
+        End("memory", memory, writes=False),
         End("stdio", stdio, process=True),
         End("http", http),
         End("websocket", websocket),

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import trio
 from mcp.shared.exceptions import MCPError
+from pydantic_core import PydanticSerializationError
 
 from tests.contract.clients import Client, connected
 from tests.contract.ends import EVERY_END, End
@@ -107,6 +108,18 @@ async def test_p12_a_result_of_eight_mebibytes_comes_whole(end: End, era: str, f
 async def test_f12_every_text_that_json_can_say_passes_unchanged(end: End, era: str, forks: str) -> None:
     async with served(end, forks) as target, connected(target, era) as (client, _):
         assert text(await client.tool("echo", text=STRANGE)) == STRANGE
+
+
+async def test_f12_what_json_cannot_say_is_refused_where_it_is_said_and_costs_its_own_call_only(
+    end: End, era: str, forks: str
+) -> None:
+    async with served(end, forks) as target, connected(target, era) as (client, _):
+        if end.writes:
+            with pytest.raises((MCPError, PydanticSerializationError), match="surrogates not allowed"):
+                await client.tool("echo", text="half \ud800 a pair")
+        else:
+            assert text(await client.tool("echo", text="half \ud800 a pair")) == "half \ud800 a pair"
+        assert text(await client.tool("echo", text="after")) == "after"
 
 
 async def test_f14_of_two_hundred_calls_of_two_clients_with_the_same_ids_each_has_its_own_answer(
