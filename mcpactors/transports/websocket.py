@@ -35,6 +35,8 @@ _KIB: Final = 1024
 READ_SIZE: Final = 64 * _KIB
 SLICE: Final = 64 * _KIB
 """Bytes that have to go out within one send timeout, so that a slow peer is not taken for one that does not read."""
+MESSAGE_RATE: Final = 8 * _KIB
+"""Bytes a second that a message has to come at, once its timeout is spent."""
 _NO_BITS: Final = RsvBits(False, False, False)
 _GOOD: Final = frozenset((1000, 1001, 1005))
 _TAKES: Final = {
@@ -52,6 +54,9 @@ class WebSocketLimits:
     """Of what comes in: 1009 above, as soon as the header of a frame says so."""
     fragments: int = 16 * _KIB
     """That a message may be in: 1008 above."""
+    message_timeout: float = 10.0
+    """From the first byte of a message to its last, and a second more for each 8 KiB that came: 1008. It is looked at
+    every `ping` seconds."""
     ping: float = 15.0
     """Without a byte of the peer before it is sent a ping."""
     pong: float = 20.0
@@ -91,6 +96,8 @@ class _Judge(Extension):
     def __init__(self, limits: WebSocketLimits) -> None:
         self._limits = limits
         self._size = self._fragments = 0
+        self.within = False
+        """Whether a message has begun whose end has not come; who takes that sets it back."""
         self.why = ""
 
     def enabled(self) -> bool:
@@ -111,6 +118,7 @@ class _Judge(Extension):
             self._size = self._fragments = 0
         self._size += payload_length
         self._fragments += 1
+        self.within = True
         if self._size > self._limits.message:
             self.why = f"the message is longer than {self._limits.message} bytes"
             return CloseReason.MESSAGE_TOO_BIG
@@ -138,6 +146,7 @@ class WebSocket:
     _judge: _Judge = field(init=False)
     _frames: Connection = field(init=False)
     _partial: bytearray = field(factory=bytearray, init=False)  # of a message whose end has not come
+    _begun: float = field(default=math.inf, init=False)  # when that began
     _pong: Ping | None = field(default=None, init=False)  # the last ping that is not answered
     _stir: trio.Event = field(factory=trio.Event, init=False)
     _heard: float = field(default=math.inf, init=False)  # when bytes came, or reading began: what silence counts from
@@ -192,12 +201,14 @@ class WebSocket:
         while (event := next(self._frames.events(), None)) is not None:
             if isinstance(event, TextMessage):
                 text = event.data.encode()
-                if event.message_finished and not self._partial:
+                if not event.message_finished:
+                    self._partial += text
+                    continue
+                self._judge.within, self._begun = False, math.inf
+                if not self._partial:
                     return text
-                self._partial += text
-                if event.message_finished:
-                    whole, self._partial = bytes(self._partial), bytearray()
-                    return whole
+                whole, self._partial = bytes(self._partial + text), bytearray()
+                return whole
             elif isinstance(event, Ping):
                 self._pong = event
                 self._stir.set()
@@ -208,6 +219,8 @@ class WebSocket:
                 else:
                     self._end(Ending(int(event.code), event.reason or ""))
                 return None
+        if self._judge.within and self._begun == math.inf:
+            self._begun = trio.current_time()
         return None
 
     def _end(self, ending: Ending) -> None:
@@ -269,6 +282,8 @@ class WebSocket:
             try:
                 if ping is not None:
                     await self._write(ping.response())
+                elif now - self._begun > limits.message_timeout + len(self._partial) / MESSAGE_RATE:
+                    self._end(Ending(1008, "a message did not come in time", ours=True))
                 elif silent >= limits.ping + limits.pong and self._pinged:
                     self._end(Ending(1011, f"no sign of life for {limits.ping + limits.pong:g} s", ours=True))
                 elif silent >= limits.ping and not self._pinged:

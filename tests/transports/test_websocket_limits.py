@@ -43,13 +43,13 @@ class Peer:
 
 @asynccontextmanager
 async def linked(
-    kind: ConnectionType = ConnectionType.SERVER, slow: bool = False
+    kind: ConnectionType = ConnectionType.SERVER, slow: bool = False, limits: WebSocketLimits = LIMITS
 ) -> AsyncIterator[tuple[WebSocket, Peer]]:
     """One of ours, tended, and its peer. `slow`: what is written is written once it is read."""
     ours, theirs = lockstep_stream_pair() if slow else memory_stream_pair()
     other = ConnectionType.CLIENT if kind is ConnectionType.SERVER else ConnectionType.SERVER
     async with trio.open_nursery() as nursery:
-        socket = WebSocket(ours, kind, LIMITS)
+        socket = WebSocket(ours, kind, limits)
         nursery.start_soon(socket.tend)
         yield socket, Peer(theirs, Connection(other))
         nursery.cancel_scope.cancel()
@@ -73,9 +73,7 @@ async def test_f57_a_peer_that_answers_no_ping_is_given_up(kind: ConnectionType,
 
 
 @BOTH_ENDS
-async def test_f57_a_peer_that_answers_pings_is_kept_and_bytes_of_a_long_message_are_an_answer(
-    kind: ConnectionType, autojump_clock: MockClock
-) -> None:
+async def test_f57_a_peer_that_answers_pings_is_kept(kind: ConnectionType, autojump_clock: MockClock) -> None:
     async with linked(kind) as (socket, peer), trio.open_nursery() as nursery:
 
         async def live() -> None:
@@ -83,14 +81,33 @@ async def test_f57_a_peer_that_answers_pings_is_kept_and_bytes_of_a_long_message
                 event = await peer.next()
                 assert isinstance(event, Ping)
                 await peer.send(event.response())
-            message = peer.frames.send(TextMessage("x" * 100))
-            for index in range(len(message)):
-                await peer.stream.send_all(message[index : index + 1])
-                await trio.sleep(10)
+            await peer.send(TextMessage("{}"))
 
         nursery.start_soon(live)
-        assert await socket.receive() == b"x" * 100 + b"\n"
-        assert trio.current_time() > 1000
+        assert await socket.receive() == b"{}\n"
+        assert trio.current_time() > 10 * LIMITS.ping
+
+
+@BOTH_ENDS
+@pytest.mark.parametrize(("rate", "size", "comes"), [(8192, 800_000, True), (4096, 800_000, False), (0.1, 100, False)])
+async def test_f57_a_message_has_to_come_at_a_rate_and_while_it_does_that_is_sign_of_life_enough(
+    kind: ConnectionType, rate: float, size: int, comes: bool, autojump_clock: MockClock
+) -> None:
+    async with linked(kind, limits=WebSocketLimits()) as (socket, peer), trio.open_nursery() as nursery:
+
+        async def drip() -> None:
+            message = peer.frames.send(TextMessage("x" * size))
+            step = max(1, int(rate))
+            for start in range(0, len(message), step):
+                await peer.stream.send_all(message[start : start + step])
+                await trio.sleep(step / rate)
+
+        nursery.start_soon(drip)
+        assert await socket.receive() == (b"x" * size + b"\n" if comes else b"")
+        late = Ending(1008, "a message did not come in time", ours=True)
+        assert socket.ended == (None if comes else late)
+        assert comes == (trio.current_time() > 60)
+        nursery.cancel_scope.cancel()
 
 
 async def test_f57_who_is_not_listened_to_is_not_blamed_for_its_silence(autojump_clock: MockClock) -> None:
