@@ -7,6 +7,7 @@ be read never ends the session, and what the peer asks takes bounded memory whet
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter, deque
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -24,10 +25,12 @@ from mcp_types.jsonrpc import (
     JSONRPCMessage,
     JSONRPCNotification,
     JSONRPCRequest,
+    JSONRPCResponse,
     jsonrpc_message_adapter,
 )
 from pydantic import ValidationError
 
+from mcpactors.transports.flood import DROPPED, LOGS_KEPT, SAID, SKIPPED, Allowance, cost, thinned
 from mcpactors.transports.framing import BOM, WHY, LineFramer, LongLine, Skip, salvage_id, too_deep, why_not_json
 from mcpactors.transports.owed import Owed, refusal
 from mcpactors.transports.strict import fault, long_id
@@ -38,6 +41,10 @@ logger = logging.getLogger("mcpactors.stdio")
 
 _MIB: Final = 1024 * 1024
 _CHUNK: Final = 65536  # a pipe holds no more on Linux
+_JSON: Final = tuple(bytes([first]) for first in b' \t\r{["-0123456789tfnNI')
+"""How a line begins that may be JSON. Most rubbish does not, and is not worth a parser."""
+_SKIPS: Final = 4
+"""Lines that cannot be read, together, take no longer than a message."""
 _NO_REQUEST: Final = ("not_jsonrpc", "repeated_key", "ambiguous", "long_id")
 
 
@@ -67,11 +74,13 @@ class StdioLimits:
 
 @frozen
 class ReadStatistics:
-    """What came so far: all `lines`, those `skipped` by kind, and the calls failed for one of those."""
+    """What came so far: all `lines`, those `skipped` by kind, the calls failed for one of those, and the lines that
+    were `coalesced`: good ones, for all that is known, but needless before others (`flood.py`)."""
 
     lines: int
     skipped: Mapping[Skip, int]
     salvaged: int
+    coalesced: int
 
 
 @define(eq=False)
@@ -177,6 +186,22 @@ def _line(message: JSONRPCMessage) -> bytes:
     return message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n"
 
 
+def _parsed(line: bytes | LongLine, depth: int) -> JSONRPCMessage | Skip:
+    """The message that a line is, or why it is none."""
+    if isinstance(line, LongLine):
+        return "too_long"
+    if too_deep(line, depth):
+        return "too_deep"
+    if not line.startswith(_JSON):
+        return why_not_json(line)
+    try:
+        message = jsonrpc_message_adapter.validate_json(line, by_name=False)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)[0]["type"]
+        return why_not_json(line) if found == "json_invalid" else "not_jsonrpc"
+    return fault(line) or message
+
+
 @define(eq=False)
 class StdioReader:
     """Messages from the peer: the SDK's `ReadStream`, for one reading task. Reads `stdout` itself.
@@ -192,9 +217,12 @@ class StdioReader:
     skipped: Counter[Skip] = field(factory=Counter)
     serving: bool = False
     _framer: LineFramer = field(init=False)
+    _wanted: tuple[type, ...] = field(init=False)  # what may come as often as it likes
     _lines: deque[bytes | LongLine] = field(factory=deque, init=False)
     _seen: int = field(default=0, init=False)
     _salvaged: int = field(default=0, init=False)
+    _coalesced: int = field(default=0, init=False)
+    _allowance: Allowance = field(factory=Allowance, init=False)
     _afterwards: int = field(default=0, init=False)
     _reading: bool = field(default=False, init=False)
     _ended: bool = field(default=False, init=False)
@@ -202,9 +230,10 @@ class StdioReader:
 
     def __attrs_post_init__(self) -> None:
         self._framer = LineFramer(self.limits.line)
+        self._wanted = (JSONRPCResponse, JSONRPCError, *([JSONRPCRequest] if self.serving else []))
 
     def statistics(self) -> ReadStatistics:
-        return ReadStatistics(self._seen, MappingProxyType(dict(self.skipped)), self._salvaged)
+        return ReadStatistics(self._seen, MappingProxyType(dict(self.skipped)), self._salvaged, self._coalesced)
 
     async def receive(self) -> SessionMessage | Exception:
         """The next message; for a reply that cannot be read but whose id can, an error with that id.
@@ -212,15 +241,22 @@ class StdioReader:
         Raises anyio.EndOfStream when the child is gone, anyio.ClosedResourceError after `aclose`, and
         anyio.BrokenResourceError when it writes an endless line.
         """
+        skips = 0
         while True:
             if self._closed:
                 raise anyio.ClosedResourceError
             if self._lines:
-                await trio.lowlevel.checkpoint()  # a flood of lines, good or bad, leaves the others their turns
+                if skips % _SKIPS == 0:
+                    await trio.lowlevel.checkpoint()  # a flood of lines, good or bad, leaves the others their turns
+            elif (wait := self._allowance.wait(trio.current_time())) > 0:
+                await trio.sleep(wait)  # and their time
+                continue
             elif not await self._fill():
                 raise anyio.ClosedResourceError if self._closed else anyio.EndOfStream
-            if self._lines and (message := self._read(self._lines.popleft())) is not None:
-                return SessionMessage(message)
+            if self._lines:
+                if (message := self._read(self._lines.popleft())) is not None:
+                    return SessionMessage(message)
+                skips += 1
 
     async def _fill(self) -> bool:
         """Reads once. False when there is nothing more to come."""
@@ -237,7 +273,7 @@ class StdioReader:
         if not data:
             self._end()
             return False
-        self._lines.extend(self._framer.feed(data))
+        self._take(self._framer.feed(data))
         if self._framer.unfinished - self.limits.line > self.limits.endless:
             self._end()
             raise anyio.BrokenResourceError(
@@ -245,6 +281,14 @@ class StdioReader:
                 "Messages are one line each: see what this server prints."
             )
         return True
+
+    def _take(self, lines: list[bytes | LongLine]) -> None:
+        kept = thinned(lines, self._token_of, LOGS_KEPT if self._allowance.strained else math.inf)
+        dropped = len(lines) - len(kept)
+        self._seen += dropped
+        self._coalesced += dropped
+        self._allowance.spend(dropped * DROPPED)
+        self._lines.extend(kept)
 
     async def _receive_some(self) -> bytes:
         if not self.writer.broken.is_set():
@@ -273,18 +317,16 @@ class StdioReader:
 
     def _read(self, line: bytes | LongLine) -> JSONRPCMessage | None:
         self._seen += 1
-        if isinstance(line, LongLine):
-            return self._refuse("too_long", line)
-        if too_deep(line, self.limits.depth):
-            return self._refuse("too_deep", line)
-        try:
-            message = jsonrpc_message_adapter.validate_json(line, by_name=False)
-        except ValidationError as error:
-            found = error.errors(include_url=False, include_context=False, include_input=False)[0]["type"]
-            return self._refuse(why_not_json(line) if found == "json_invalid" else "not_jsonrpc", line)
-        if (wrong := fault(line)) is not None:
-            return self._refuse(wrong, line)
-        return self._admit(message, len(line))
+        size = line.size if isinstance(line, LongLine) else len(line)
+        read = _parsed(line, self.limits.depth)
+        message = self._refuse(read, line) if isinstance(read, str) else self._admit(read, size)
+        if not isinstance(message, self._wanted):
+            self._allowance.spend(cost(SKIPPED if message is None else SAID, size))
+        return message
+
+    def _token_of(self, line: bytes) -> object:
+        read = _parsed(line, self.limits.depth)
+        return read.params.get("progressToken") if isinstance(read, JSONRPCNotification) and read.params else None
 
     def _admit(self, message: JSONRPCMessage, size: int) -> JSONRPCMessage | None:
         """What has been read, if it can be taken: who asks too much is refused, replies that nobody waits for end."""

@@ -185,7 +185,7 @@ async def test_a_closed_reader_says_so_also_to_the_task_that_waits_in_it() -> No
 
 async def test_a_flood_of_lines_leaves_other_tasks_their_turns() -> None:
     send, reader = reader_of()
-    await send.send_all(b"rubbish\n" * 200 + b'{"jsonrpc":"2.0","method":"a"}\n' * 200)
+    await send.send_all(b"rubbish\n" * 800 + b'{"jsonrpc":"2.0","method":"a"}\n' * 200)
     turns = 0
     async with trio.open_nursery() as nursery:
 
