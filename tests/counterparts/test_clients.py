@@ -26,16 +26,21 @@ from tests.processes import PATIENCE
 pytestmark = pytest.mark.filterwarnings("ignore:The logging capability")
 HERE: Final = Path(__file__).parent
 SEEN: Final = {"echoed": "näme \u2028 🎈", "stepped": "done", "asked": "to one, to two", "progress": [0, 1, 2]}
-BY: Final = pytest.mark.parametrize("end", ["http", "stdio"])
+TYPESCRIPT: Final = [
+    (generation, era, end)
+    for generation, era in (("v1", "legacy"), ("v2", "legacy"), ("v2", "modern"))
+    for end in ("http", "stdio", "sse")
+    if era in ENDS[end].eras
+]
 
 
 @asynccontextmanager
 async def served(end: str, forks: str) -> AsyncIterator[Any]:
-    """Yields `{"url": ...}`, or `{"command": ..., "args": [...]}`."""
+    """Yields `{"url": ...}`, `{"sse": ...}` or `{"command": ..., "args": [...]}`."""
     with trio.fail_after(PATIENCE):
         async with ENDS[end].serve(TOOLS, forks) as target:
             assert isinstance(target, Mapping)
-            yield {key: value for key, value in target.items() if key != "type"}
+            yield {"sse" if end == "sse" else key: value for key, value in target.items() if key != "type"}
 
 
 async def run(*words: object, home: Path | None = None) -> str:
@@ -56,11 +61,10 @@ def compare(said: str, *, in_one_chunk: bool = False) -> None:
     assert seen == SEEN
 
 
-@BY
-@pytest.mark.parametrize("version", [("v1", "legacy"), ("v2", "legacy"), ("v2", "modern")], ids="-".join)
-async def test_d1_the_typescript_sdks_client(end: str, version: tuple[str, str], node: str, forks: str) -> None:
+@pytest.mark.parametrize(("generation", "era", "end"), TYPESCRIPT)
+async def test_d1_the_typescript_sdks_client(generation: str, era: str, end: str, node: str, forks: str) -> None:
     async with served(end, forks) as where:
-        compare(await run(node, str(HERE / "client.mjs"), *version, where), in_one_chunk=end == "stdio")
+        compare(await run(node, str(HERE / "client.mjs"), generation, era, where), in_one_chunk=end != "http")
 
 
 async def test_d1_the_python_sdks_client_on_asyncio(forks: str) -> None:
