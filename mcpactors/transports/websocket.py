@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -140,9 +140,9 @@ class WebSocket:
     """Which end we are."""
     limits: WebSocketLimits
     ahead: bytes = b""
-    ended: Ending | None = field(default=None, init=False)
-    parting: tuple[int, str] = field(default=(1000, ""), init=False)
+    parting: Callable[[], tuple[int, str]] = lambda: (1000, "")
     """What is said when we close and nothing was wrong."""
+    ended: Ending | None = field(default=None, init=False)
     _judge: _Judge = field(init=False)
     _frames: Connection = field(init=False)
     _partial: bytearray = field(factory=bytearray, init=False)  # of a message whose end has not come
@@ -308,7 +308,7 @@ class WebSocket:
         try:
             if self.ended is None or self.ended.code != CloseReason.ABNORMAL_CLOSURE:
                 with trio.move_on_after(self.limits.close, shield=True):
-                    code, reason = (self.ended.code, self.ended.reason) if self.ended is not None else self.parting
+                    code, reason = (self.ended.code, self.ended.reason) if self.ended is not None else self.parting()
                     await self._write(CloseConnection(code, reason))
                     async with self._reading:
                         await self._hear_out()

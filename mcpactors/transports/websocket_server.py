@@ -63,14 +63,16 @@ async def serve_websocket(
         await _refuse(send, judged if isinstance(judged, Refusal) else Refusal(501, "no WebSocket can be had here"))
         return
     stream, ahead = await upgrade(judged)
-    socket = WebSocket(stream, ConnectionType.SERVER, limits, ahead)
-    stopping = scope.get("state", {}).get(STOPPING)
+    stopping: trio.Event | None = scope.get("state", {}).get(STOPPING)
+
+    def parting() -> tuple[int, str]:
+        return GOING_AWAY if stopping is not None and stopping.is_set() else (1000, "")
+
+    socket = WebSocket(stream, ConnectionType.SERVER, limits, ahead, parting)
     lines = StdioLimits(line=limits.message, request_bytes=4 * limits.message)
     metadata = ServerMessageMetadata(request_context=Request(dict(scope)))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(socket.tend)
-        if stopping is not None:
-            nursery.start_soon(_part_when, stopping, socket)
         try:
             await serve_duplex(server, Incoming(socket), Outgoing(socket), lines, stopping, drain, metadata)
         except Exception as error:
@@ -123,8 +125,3 @@ async def _refuse(send: Send, refusal: Refusal) -> None:
     fields = [(b"content-type", b"text/plain; charset=utf-8"), *refusal.fields]
     await send({"type": "http.response.start", "status": refusal.status, "headers": fields})
     await send({"type": "http.response.body", "body": refusal.why.encode() + b"\n"})
-
-
-async def _part_when(stopping: trio.Event, socket: WebSocket) -> None:
-    await stopping.wait()
-    socket.parting = GOING_AWAY

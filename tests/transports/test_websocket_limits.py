@@ -165,7 +165,7 @@ async def test_f57_closing_takes_a_second_at_most_of_a_peer_that_does_not_answer
 
 async def test_a_server_closes_once_both_have_said_goodbye() -> None:
     async with linked() as (socket, peer), trio.open_nursery() as nursery:
-        socket.parting = (1001, "bye")
+        socket.parting = lambda: (1001, "bye")
         await peer.send(TextMessage("too late"))
         nursery.start_soon(socket.aclose)
         said = await peer.next()
