@@ -120,11 +120,11 @@ that cannot be read. `DROPPED`: one that was not looked into."""
 SKIPPED: Final = 4e-6
 DROPPED: Final = 0.7e-6
 _BYTE: Final = 5e-9
-SHARE: Final = 0.04
+SHARE: Final = 0.02
 """Of all time, for what nobody waits for."""
 BURST: Final = 0.1
 """Seconds for it at once, after silence: 5,000 messages, or more than 100,000 of which most need not be read."""
-LONGEST: Final = 0.1
+LONGEST: Final = 0.2
 """Seconds to wait at once."""
 _SHORTEST: Final = 0.001
 """Less is not worth a timer."""

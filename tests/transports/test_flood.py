@@ -1,0 +1,274 @@
+"""What of a flood is not parsed: nobody hears the difference; and how long a flood waits, in numbers of lines."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
+from mcp.shared.message import SessionMessage
+from mcp_types.jsonrpc import JSONRPCRequest
+
+from mcpactors.transports.flood import BURST, DROPPED, LOGS_KEPT, LONGEST, SAID, SHARE, Allowance, cost, thinned
+from mcpactors.transports.framing import LongLine
+from mcpactors.transports.stdio_streams import StdioLimits, StdioReader, StdioWriter
+
+PROGRESS, LOG, CHANGED = "notifications/progress", "notifications/message", "notifications/tools/list_changed"
+UPDATED = "notifications/resources/updated"
+COALESCED = (PROGRESS, CHANGED, UPDATED)
+
+
+def read(line: bytes | LongLine) -> Any:
+    """The message; None: it is none."""
+    try:
+        message = json.loads(line) if isinstance(line, bytes) else None
+    except ValueError:
+        return None
+    return message if isinstance(message, dict) and message.get("jsonrpc") == "2.0" else None
+
+
+def token_of(line: bytes) -> object:
+    message = read(line) or {}
+    return None if "id" in message else (message.get("params") or {}).get("progressToken")
+
+
+# Few tokens and few numbers, so that lines replace each other; all that a writer may do differently with one message.
+tokens = st.sampled_from([1, 2, 12, "1", "a", 'a"', "é", None, 1.0, True])
+texts = st.sampled_from(["", "é\u2028", '"progressToken":1,', "\\", "\\u0069d", '{"id":5}', "notifications/progress"])
+
+
+def members(**of: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """Some of them, in any order."""
+    return st.permutations(list(of)).flatmap(lambda keys: st.fixed_dictionaries({key: of[key] for key in keys}))
+
+
+def notification(method: str, params: st.SearchStrategy[Any] | None) -> st.SearchStrategy[dict[str, Any]]:
+    of = {"jsonrpc": st.just("2.0"), "method": st.just(method)}
+    return members(**of) if params is None else members(**of, params=params)
+
+
+progress = notification(
+    PROGRESS,
+    st.one_of(
+        members(progressToken=tokens, progress=st.integers(0, 3)),
+        members(progressToken=tokens, progress=st.integers(0, 3), message=texts),
+        members(progressToken=tokens, _meta=st.dictionaries(st.sampled_from(["progressToken", "id"]), tokens)),
+        members(progress=st.integers(0, 3), _meta=st.fixed_dictionaries({"progressToken": tokens})),
+    ),
+)
+messages = st.one_of(
+    progress,
+    notification(LOG, st.fixed_dictionaries({"level": st.just("info"), "data": texts})),
+    notification(CHANGED, None),
+    notification(UPDATED, st.fixed_dictionaries({"uri": st.sampled_from(["a://b", "a://c"])})),
+    members(jsonrpc=st.just("2.0"), id=tokens, result=st.fixed_dictionaries({"data": texts})),
+    members(jsonrpc=st.just("2.0"), id=tokens, method=st.sampled_from([PROGRESS, "ping"])),
+)
+good = st.builds(
+    lambda message, spaced, plain, before: (
+        before + json.dumps(message, separators=None if spaced else (",", ":"), ensure_ascii=plain)
+    ).encode(),
+    messages,
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from(["", " ", "\t"]),
+)
+bad = st.one_of(
+    good.flatmap(lambda line: st.builds(lambda end: line[:end], st.integers(0, len(line)))),
+    st.sampled_from([b"", b"rubbish", b"\xff", b"1", b'"a"', b'{"jsonrpc":"2.0","method":"notifications/progress"']),
+)
+read_at_once = st.lists(st.one_of(good, good, good, bad, st.just(LongLine(b"{", b"}", 9))), max_size=12)
+
+
+def heard(lines: Iterable[bytes | LongLine]) -> list[Any]:
+    """What is left once it is coalesced: the last progress of a call and one of equal changes, before all else."""
+    kept: list[Any] = []
+    later: set[str] = set()
+    for message in reversed([message for line in lines if (message := read(line)) is not None]):
+        method = message["method"] if "id" not in message else None
+        token = token_of(json.dumps(message).encode())
+        if method == PROGRESS and (isinstance(token, bool) or not isinstance(token, int | str)):
+            continue  # of no call
+        key = json.dumps([method, token if method == PROGRESS else message])
+        if method not in COALESCED:
+            later.clear()
+        elif key in later:
+            continue
+        later.add(key)
+        kept.append(message)
+    return kept[::-1]
+
+
+@given(read_at_once)
+def test_p5_what_is_heard_is_the_same_whether_or_not_needless_lines_are_parsed(lines: list[bytes | LongLine]) -> None:
+    kept = thinned(lines, token_of)
+    assert heard(kept) == heard(lines)
+    rest = iter(lines)
+    assert all(any(line is each for each in rest) for line in kept), "in their order, and nothing new"
+
+
+@given(st.lists(good, max_size=12), st.integers(0, 3))
+def test_p5_of_log_messages_the_last_are_kept_and_nothing_else_is_lost(lines: list[bytes], most: int) -> None:
+    kept = thinned(lines, token_of, most)
+
+    def is_log(line: bytes) -> bool:
+        return bool(read(line).get("method") == LOG)
+
+    logs = [line for line in lines if is_log(line)]
+    places = [id(line) for line in kept]
+    assert {id(line) for line in logs[max(len(logs) - most, 0) :]} <= set(places)
+    assert heard(kept) == heard([line for line in lines if id(line) in places or not is_log(line)])
+
+
+def line(method: str, **params: Any) -> bytes:
+    message = {"jsonrpc": "2.0", "method": method} | ({"params": params} if params else {})
+    return json.dumps(message, separators=(",", ":")).encode()
+
+
+def step(token: int | str, number: int) -> bytes:
+    return line(PROGRESS, progressToken=token, progress=number)
+
+
+REPLY = b'{"jsonrpc":"2.0","id":1,"result":{}}'
+
+
+@pytest.mark.parametrize(
+    ("lines", "kept"),
+    [
+        ([step(1, 1), step(2, 1), step(1, 2), step(1, 3)], [1, 3]),
+        ([step(1, 1), step("1", 1), step(1, 2)], [1, 2]),
+        ([step(1, 1), step(1, 2), REPLY, step(1, 3), step(1, 4)], [1, 2, 4]),
+        ([step(1, 1), step(1, 2)[:-1], b"rubbish", step(1, 3)[:-1]], [0, 1, 2, 3]),
+        ([step(1, 1), step(1, 2), b"rubbish", step(1, 3)[:-1]], [1, 2, 3]),
+        ([line(CHANGED), step(1, 1), line(CHANGED), line(UPDATED, uri="a"), line(CHANGED)], [1, 3, 4]),
+        ([line(LOG, data=1), step(1, 1), line(LOG, data=2), step(1, 2), line(LOG, data=3)], [3, 4]),
+        ([step(1, 1)[:-1] + b',"id":5}', step(1, 2)], [0, 1]),
+    ],
+    ids=[
+        "last of a call",
+        "1 is not '1'",
+        "before its result",
+        "cut lines",
+        "a cut line",
+        "changes",
+        "one log",
+        "a request",
+    ],
+)
+def test_what_is_dropped_and_what_is_not(lines: list[bytes], kept: list[int]) -> None:
+    assert thinned(lines, token_of, 1) == [lines[place] for place in kept]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        lambda count: [step(number % 7, number) for number in range(count)],
+        lambda count: [step(number, number) for number in range(count)],
+        lambda count: [step(1, number)[:-1] for number in range(count)],
+        lambda count: [line(UPDATED, uri=str(number)) for number in range(count)],
+        lambda count: [b" " * (40 * count)] * 3,
+    ],
+    ids=["few calls", "many calls", "cut lines", "many changes", "space"],
+)
+def test_a_look_at_lines_takes_linear_time(lines: Callable[[int], list[bytes]]) -> None:
+    def seconds(count: int) -> float:
+        given, took = lines(count), []
+        for _ in range(3):
+            start = time.process_time()
+            thinned(given, token_of)
+            took.append(time.process_time() - start)
+        return min(took)
+
+    assert seconds(16_000) < 24 * seconds(2_000) + 0.001  # 8 if linear, 64 if quadratic
+
+
+# --- How long to wait -------------------------------------------------------------------------------------------------
+
+
+def test_f4_a_burst_is_not_waited_for() -> None:
+    allowance = Allowance()
+    assert allowance.wait(1000) == 0
+    allowance.spend(2_000 * SAID + 80_000 * DROPPED)
+    assert allowance.wait(1000) == 0
+    assert allowance.strained
+
+
+@pytest.mark.parametrize("read_costs", [0.0001, 0.0005, 0.003])
+def test_p6_whoever_goes_on_gets_a_small_share_of_the_time(read_costs: float) -> None:
+    allowance, now, reads = Allowance(), 0.0, 5_000
+    for _ in range(reads):
+        while (wait := allowance.wait(now)) > 0:
+            now += wait
+        allowance.spend(read_costs)
+    assert now == pytest.approx((reads * read_costs - BURST) / SHARE, rel=0.02)
+
+
+def test_the_longest_wait_is_bounded_and_silence_makes_good() -> None:
+    allowance = Allowance()
+    allowance.spend(cost(SAID, 1 << 40))
+    assert allowance.wait(0) == pytest.approx(LONGEST)
+    assert allowance.wait(LONGEST) == 0
+    assert allowance.strained
+    assert allowance.wait(LONGEST + BURST / SHARE) == 0
+    assert not allowance.strained
+
+
+# --- As it is read ----------------------------------------------------------------------------------------------------
+
+
+async def read_all(data: bytes, asked: int = 2) -> tuple[list[Any], StdioReader]:
+    send, receive = trio.testing.memory_stream_one_way_pair()
+    writer = StdioWriter(1024)
+    for number in range(asked):
+        writer.owed.sent(JSONRPCRequest(jsonrpc="2.0", id=number, method="tools/call"))
+    reader = StdioReader("backend", receive, writer, StdioLimits())
+    await send.send_all(data)
+    await send.aclose()
+    return [item.message async for item in reader if isinstance(item, SessionMessage)], reader
+
+
+async def test_f4_f5_what_is_dropped_is_counted_and_is_no_rubbish(autojump_clock: trio.testing.MockClock) -> None:
+    said = [*(step(7, number) for number in range(100)), *[line(CHANGED)] * 100, REPLY]
+    messages, reader = await read_all(b"\n".join([*said, b""]))
+    assert [type(message).__name__ for message in messages] == [*["JSONRPCNotification"] * 2, "JSONRPCResponse"]
+    assert messages[0].params["progress"] == 99
+    seen = reader.statistics()
+    assert (seen.lines, seen.coalesced, seen.skipped) == (201, 198, {})
+    assert trio.current_time() == 0
+
+
+async def test_f4_a_flood_of_logs_waits_and_keeps_the_last_of_each_read(autojump_clock: trio.testing.MockClock) -> None:
+    count = 20_000
+    messages, reader = await read_all(
+        b"".join(line(LOG, data=number) + b"\n" for number in range(count)) + REPLY + b"\n"
+    )
+    numbers = [message.params["data"] for message in messages[:-1]]
+    assert messages[-1].id == 1
+    assert numbers == sorted(numbers)
+    assert numbers[-LOGS_KEPT:] == list(range(count - LOGS_KEPT, count))
+    assert BURST / 2 / cost(SAID, 100) < len(numbers) < count / 4
+    assert reader.statistics().coalesced == count - len(numbers)
+
+
+@pytest.mark.parametrize(
+    ("lines", "waits"),
+    [
+        (b"rubbish\n" * 40_000, True),
+        (REPLY + b"\n", False),
+        ((REPLY + b"\n") * 40_000, True),
+        (b'{"jsonrpc":"2.0","method":"a"}\n' * 10_000, True),
+        (b"".join(REPLY.replace(b"1", b"%d" % number) + b"\n" for number in range(10_000)), False),
+    ],
+    ids=["rubbish", "a reply", "unwanted replies", "notifications", "wanted replies"],
+)
+async def test_p6_what_nobody_waits_for_is_waited_for(
+    lines: bytes, waits: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    await read_all(lines, asked=10_000)
+    assert (trio.current_time() > 0) == waits
