@@ -14,9 +14,11 @@ import pytest
 import trio
 
 from mcpactors import Server, open_runtime
+from mcpactors.cli import main as main_of_cli
 from mcpactors.errors import ConfigError
 from mcpactors.transports.http_host import HostLimits, serve
 from mcpactors.transports.http_listen import listening, tls_context
+from tests.processes import serve as run_serve
 from tests.transports.http_raw import HANG, answer, echo
 
 trustme: Any = pytest.importorskip("trustme", reason="the test extra has trustme, which makes certificates")
@@ -140,3 +142,36 @@ async def test_the_socket_file_of_a_server_that_was_killed_is_replaced_and_nothi
     assert not stale.exists()
     assert taken.read_text() == "of another"
     assert file.read_text() == "mine"
+
+
+# --- The command line ---------------------------------------------------------------------------------------------
+
+
+async def test_serve_is_told_where_with_what_and_to_whom(
+    authority: Any, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    path, (chain, key) = tmp_path / "mcp.sock", files
+    options = ["--uds", str(path), "--certfile", str(chain), "--keyfile", str(key)]
+    async with run_serve(None, tmp_path, *options, "--allowed-origin", "https://app.example") as served:
+        await served.said("notes")
+        transport = httpx.AsyncHTTPTransport(uds=str(path), verify=trusting(authority))
+        async with httpx.AsyncClient(transport=transport, base_url="https://localhost") as client:
+            with trio.fail_after(HANG):
+                for origin, status in (("https://app.example", 400), ("https://evil.example", 403)):
+                    asked = await client.post("/mcp", content="{}", headers={"Origin": origin})
+                    assert asked.status_code == status
+    assert not path.exists()
+
+
+def test_serve_says_what_is_wrong_with_its_arguments(
+    files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, why in (
+        (["--keyfile", str(files[1])], "--certfile"),
+        (["--certfile", "none.pem"], "no certificate and key"),
+        (["--allowed-host", "http://a"], "no name of a host"),
+        (["--allowed-origin", "a"], "no origin"),
+        (["--uds", "/none/such/x"], "cannot serve at"),
+    ):
+        assert main_of_cli(["serve", "--port", "0", *arguments]) == 2
+        assert why in capsys.readouterr().err

@@ -1,0 +1,61 @@
+"""What is kept of event streams: never more than is allowed, and in order whatever went."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import MockClock
+
+from mcpactors.transports.http_events import STANDALONE, EventLimits, EventLog, SessionEvents
+
+LIMITS = EventLimits(session_events=5, session_bytes=100, events=8, bytes=150, seconds=10)
+notes = st.lists(
+    st.tuples(
+        st.integers(0, 2),
+        st.sampled_from([STANDALONE, "1", "2"]),
+        st.sampled_from([0, 1, 20, 99, 101]),
+        st.booleans(),
+        st.sampled_from([0, 1, 11]),
+    ),
+    max_size=40,
+)
+
+
+@given(notes)
+def test_d4_no_more_is_kept_than_is_allowed_and_of_a_stream_nothing_from_its_middle(noted: list[Any]) -> None:
+    async def run() -> None:
+        log = EventLog(LIMITS)
+        sessions = [log.session() for _ in range(3)]
+        sent: dict[
+            tuple[int, int], list[tuple[int, bool]]
+        ] = {}  # the number of each event, and whether it says something
+        for which, stream, size, last, pause in noted:
+            await trio.sleep(pause)
+            last = last and stream != STANDALONE
+            event = sessions[which].note(stream, "x" * size, last=last)
+            sent.setdefault((which, event.stream), []).append((event.number, size > 0))
+            held, size_held = log.held
+            assert held <= LIMITS.events
+            assert size_held <= LIMITS.bytes
+            assert held == sum(len(session.kept) for session in sessions)
+            assert size_held == sum(len(e.text) for session in sessions for e in session.kept)
+            for session in sessions:
+                assert len(session.kept) <= LIMITS.session_events
+                assert sum(len(e.text) for e in session.kept) <= LIMITS.session_bytes
+        for (which, stream), events in sent.items():
+            for number, _ in events:
+                check(sessions[which], stream, number, [n for n, says in events if says and n > number])
+        for session in sessions:
+            session.clear()
+        assert log.held == (0, 0)
+
+    trio.run(run, clock=MockClock(autojump_threshold=0))
+
+
+def check(session: SessionEvents, stream: int, number: int, after: list[int]) -> None:
+    """Of the stream of a call, all that came after an event is there, or there is no such place."""
+    if stream != 0 and session.place(f"{stream}-{number}") is not None:
+        assert {event.number for event in session.kept if event.stream == stream} >= set(after)
