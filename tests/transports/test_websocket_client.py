@@ -87,7 +87,6 @@ async def test_a_backend_that_takes_no_websocket_is_named_with_what_to_do(answer
     [
         (b"", "does not answer in HTTP"),
         (b"SSH-2.0-OpenSSH_9.6\r\n", "does not answer in HTTP"),
-        (b"x" * 100_000, "does not answer in HTTP"),
         (b"what\r\n\r\n", "does not accept a WebSocket"),
         (b"HTTP/1.1 101 Yes\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n", "Bad accept token"),
         (b"HTTP/1.1 101 Yes\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n", "does not accept a WebSocket"),
@@ -100,6 +99,17 @@ async def test_what_answers_no_handshake_is_no_backend(answer: bytes, said: str)
 
     async with answering(respond) as url:
         assert said in await failure(url)
+
+
+async def test_a_backend_that_never_ends_its_answer_is_given_up() -> None:
+    async def talk(stream: trio.SocketStream) -> None:
+        await head_of(stream)
+        with suppress(trio.BrokenResourceError):
+            while True:
+                await stream.send_all(b"X-Y: z\r\n" * 1000)
+
+    async with answering(talk) as url:
+        assert "does not answer in HTTP" in await failure(url)
 
 
 async def test_a_backend_that_never_answers_the_handshake_is_given_up_in_time() -> None:
