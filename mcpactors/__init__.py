@@ -15,6 +15,7 @@ from mcpactors.runtime.routing import add_resource_prefix, has_resource_prefix, 
 from mcpactors.runtime.supervisor import ActorInfo
 from mcpactors.runtime.visibility import ToolOverride
 from mcpactors.server import Server, create_proxy, session_state
+from mcpactors.serving import serve_until_told as _serve_until_told  # noqa: F401  # what Server.run() does
 from mcpactors.targets import ProxyServer
 from mcpactors.transports.values import (
     NodeStdioTransport,

@@ -7,24 +7,21 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
-import signal
 import ssl
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Final
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Final
 
 import trio
 
 from mcpactors.errors import ConfigError, MCPActorsError
-from mcpactors.host import MountHandle, Runtime, RuntimeSettings, example_config, load_config, open_runtime, tls_context
+from mcpactors.host import MountHandle, RuntimeSettings, example_config, load_config, open_runtime, tls_context
+from mcpactors.serving import Told, first_error, serve_until_told, tell
 
 __all__ = ["main"]
 
 CONFIG_ERROR: Final = 2
-LAST_STEPS: Final = 12.0
-"""Seconds, beyond the drain, after which a process that was told to stop and is still there is ended by an alarm."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -114,51 +111,35 @@ def _serve(options: argparse.Namespace) -> int:
     try:
         return trio.run(_serve_until_told, options)
     except* MCPActorsError as group:  # a runtime's block is a nursery block
-        raise _first(group) from None
+        raise first_error(group) from None
     return 1
-
-
-def _first(group: BaseExceptionGroup[MCPActorsError]) -> MCPActorsError:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, MCPActorsError)
-    return error
 
 
 async def _serve_until_told(options: argparse.Namespace) -> int:
     config = load_config(options.config) if options.config else example_config()
     for warning in config.warnings:
-        _tell(warning)
+        tell(warning)
     if not config.servers:
         raise ConfigError(f"{options.config} has no servers; add one under mcpServers")
-    told = _Told(options.drain)
+    told = Told(options.drain)
     with told.by_signals():
         async with open_runtime("mcpactors", settings=RuntimeSettings(drain=options.drain, subreaper=True)) as runtime:
             mounted = runtime.mount_config(config)
-            with told.now:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(_end_listening, runtime, told.stop)
-                    if options.transport == "stdio":
-                        nursery.start_soon(_tell_what_came_up, mounted)
-                        await runtime.serve_stdio(told.stop)
-                    else:
-                        async with runtime.serve_http(
-                            options.host,
-                            options.port,
-                            allowed_hosts=options.allowed_host,
-                            allowed_origins=options.allowed_origin,
-                            ssl_context=_tls(options),
-                            uds=options.uds,
-                            websocket=options.websocket,
-                        ) as url:
-                            _tell(f"serving {url}")
-                            if options.websocket:
-                                _tell(f"serving {url.replace('http', 'ws', 1)}")
-                            nursery.start_soon(_tell_what_came_up, mounted, url)
-                            await told.stop.wait()
-                    nursery.cancel_scope.cancel()
+            http = None if options.transport == "stdio" else _http(options)
+            await serve_until_told(runtime, told, http, partial(_tell_what_came_up, mounted))
     return 1 if told.now.cancel_called else 0
+
+
+def _http(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "host": options.host,
+        "port": options.port,
+        "allowed_hosts": options.allowed_host,
+        "allowed_origins": options.allowed_origin,
+        "ssl_context": _tls(options),
+        "uds": options.uds,
+        "websocket": options.websocket,
+    }
 
 
 def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
@@ -169,75 +150,22 @@ def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
     return tls_context(options.certfile, options.keyfile)
 
 
-class _Told:
-    """What signals make of serving: the first one drains, the second one stops now.
-
-    A loop that does not turn any more (a handler that computes, or waits in C) hears neither; and a thread that writes
-    to a stdout which nobody reads keeps the loop. So each signal sets an alarm, whose default is to end the process.
-    """
-
-    def __init__(self, drain: float) -> None:
-        self.stop = trio.Event()
-        self.now = trio.CancelScope()
-        self._drain = drain
-        self._count = 0
-
-    @contextmanager
-    def by_signals(self) -> Iterator[None]:
-        """Take SIGINT and SIGTERM while the block lasts."""
-        token = trio.lowlevel.current_trio_token()
-
-        def take(number: int, frame: object) -> None:
-            self._count += 1
-            if hasattr(signal, "alarm"):
-                signal.alarm(math.ceil(LAST_STEPS + (self._drain if self._count == 1 else 0)))
-            token.run_sync_soon(self._hear, signal.Signals(number).name, self._count)
-
-        before = {number: signal.signal(number, take) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-            if hasattr(signal, "alarm"):
-                signal.alarm(0)
-
-    def _hear(self, name: str, count: int) -> None:
-        if count == 1:
-            _tell(f"stopping ({name}): calls in flight have {self._drain:g} s to end; once more stops now")
-            self.stop.set()
-        elif count == 2:
-            _tell(f"stopping now ({name})")
-            self.stop.set()
-            self.now.cancel()
-
-
-async def _end_listening(runtime: Runtime, stop: trio.Event) -> None:
-    await stop.wait()
-    runtime.end_listening()
-
-
 async def _tell_what_came_up(mounted: dict[str, MountHandle | MCPActorsError], url: str | None = None) -> None:
     """A line a server, in the order of the file, as soon as it is known what became of it; then how to connect."""
     width = max((len(name) for name in mounted), default=0)
     for name, handle in mounted.items():
         if isinstance(handle, MCPActorsError):
-            _tell(f"  {name:{width}}  not mounted: {handle.message}")
+            tell(f"  {name:{width}}  not mounted: {handle.message}")
         elif await handle.settled() == "running":
             offers = [
                 f"{number} {kind if number > 1 else kind[:-1]}"
                 for kind, number in (await handle.offers()).items()
                 if number
             ]
-            _tell(f"  {name:{width}}  up: {', '.join(offers) or 'offers nothing'}")
+            tell(f"  {name:{width}}  up: {', '.join(offers) or 'offers nothing'}")
         else:
-            _tell(f"  {name:{width}}  not up, is tried again: {handle.info().last_exit}")
+            tell(f"  {name:{width}}  not up, is tried again: {handle.info().last_exit}")
             for line in handle.stderr()[-3:]:
-                _tell(f"  {'':{width}}    {line}")
+                tell(f"  {'':{width}}    {line}")
     if url is not None:
-        _tell(f'connect a client with: {{"mcpServers": {{"mcpactors": {{"type": "http", "url": "{url}"}}}}}}')
-
-
-def _tell(line: str) -> None:
-    """For people: on stderr, because stdout may be the wire."""
-    print(line, file=sys.stderr, flush=True)
+        tell(f'connect a client with: {{"mcpServers": {{"mcpactors": {{"type": "http", "url": "{url}"}}}}}}')

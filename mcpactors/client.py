@@ -23,7 +23,7 @@ from mcp_types.jsonrpc import JSONRPCRequest
 from mcpactors.backends import load_server
 from mcpactors.config import MCPConfig, ModuleServer
 from mcpactors.errors import BackendStartError, ConfigError, MCPActorsError
-from mcpactors.host import open_runtime
+from mcpactors.host import need_trio, open_runtime
 from mcpactors.runtime.hops import HOPS, passed
 from mcpactors.server import Server, create_proxy
 from mcpactors.targets import Composite, as_config, called, low_level, transport_of
@@ -117,7 +117,7 @@ class Client(SDKClient):
     call takes its `progress_callback=`. The block is a nursery block: what is raised inside may come out in a group.
 
     Raises, when it is made: what `infer_transport` raises. When it is entered: `BackendStartError`, with the last words
-    of a program that ended.
+    of a program that ended; RuntimeError where asyncio runs.
     """
 
     server: Any = field(repr=False)  # a mapping has the tokens of its servers in it
@@ -146,6 +146,7 @@ class Client(SDKClient):
             self.server = given
 
     async def __aenter__(self) -> Self:
+        need_trio("mcpactors.Client")
         try:
             await super().__aenter__()
         except (MCPError, OSError, ExceptionGroup) as error:

@@ -85,6 +85,7 @@ __all__ = [
     "example_config",
     "load_config",
     "load_snapshot",
+    "need_trio",
     "open_runtime",
     "save_snapshot",
     "tls_context",
@@ -867,9 +868,11 @@ async def open_runtime(main: object = "main", *, settings: RuntimeSettings | Non
     or descriptor behind.
 
     Raises:
+        RuntimeError: this is no trio program.
         NameConflict: two mounts offer one name, and the policy is "error".
         MountError, MountCycle: the description cannot be made alive.
     """
+    need_trio("open_runtime(...)")
     name = main if isinstance(main, str) else called(check_target(main))
     settings = settings or RuntimeSettings()
     with watchdog(settings.stall) as dog:
@@ -888,6 +891,14 @@ async def open_runtime(main: object = "main", *, settings: RuntimeSettings | Non
                 for handle in runtime._mounted:
                     runtime._let_go(handle)
                 nursery.cancel_scope.cancel()
+
+
+def need_trio(what: str) -> None:
+    """Raise RuntimeError, with what to do, where asyncio or nothing runs: its own errors come late and say little."""
+    if not trio.lowlevel.in_trio_run():
+        raise RuntimeError(
+            f"{what} needs trio, which does not run here: start the program with trio.run(main), not asyncio.run(main())"
+        )
 
 
 def _from_config(server: ServerConfig) -> object:

@@ -10,8 +10,10 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
-from typing import Any, ClassVar, Protocol, TypeVar, Unpack, overload
+from functools import partial
+from typing import Any, ClassVar, NoReturn, Protocol, TypeVar, Unpack, overload
 
+import trio
 from mcp.server import MCPServer
 from mcp.server.context import ServerMiddleware
 from mcp.server.mcpserver import Context
@@ -27,7 +29,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from mcpactors.config import HTTPServer, Isolation, StdioServer
-from mcpactors.errors import InvalidParams
+from mcpactors.errors import InvalidParams, MountError
 from mcpactors.isolation import placed
 from mcpactors.mirrored import Copies, LocalCopy, Mirrored, find_mirrored
 from mcpactors.mounts import CatalogDiff, MountHandle, Mounts, make_handle, refuse_cycle
@@ -70,6 +72,9 @@ class Server(MCPServer[Any]):
 
     copy_apart: ClassVar[Callable[[MountHandle], Awaitable[None]]]
     """Takes the copy of an import while this server is in no runtime: set by the host, which alone knows how."""
+
+    serve_alone: ClassVar[Callable[..., Awaitable[None]]]
+    """Runs and serves a server until it is told to stop: set by `serving`."""
 
     def __init__(
         self,
@@ -470,6 +475,48 @@ class Server(MCPServer[Any]):
             return await find_mirrored(self.mounts, self._take, key, *kinds)
         finally:
             self.mounts.changed()  # what ran only to be looked at is not used any more
+
+    # --- Serving --------------------------------------------------------------------------------------------------
+
+    def run(self, transport: str = "stdio", **options: Any) -> None:
+        """Serve this server and all that is mounted on it, as a program's last line; on trio, until Ctrl-C.
+
+        `transport` is "stdio", or "streamable-http" (or "http", or "sse": they are one endpoint, with /sse beside it).
+        `options`: `settings=RuntimeSettings(...)`, and over HTTP those of `Runtime.serve_http`: `host`, `port`,
+        `allowed_hosts`, `allowed_origins`, `ssl_context`, `uds`, `websocket`. The first Ctrl-C, or SIGTERM, lets calls
+        in flight end.
+
+        Raises:
+            ConfigError: there is no such transport or option, or the address cannot be served at.
+        """
+        trio.run(partial(self.run_async, transport, **options))
+
+    async def run_async(self, transport: str = "stdio", **options: Any) -> None:
+        """`run`, in a trio program; several things at once are `open_runtime(server)`."""
+        await type(self).serve_alone(self, transport, **options)
+
+    async def run_stdio_async(self) -> None:
+        """As `run_async("stdio")`."""
+        await self.run_async("stdio")
+
+    async def run_streamable_http_async(self, **options: Any) -> None:
+        """As `run_async("streamable-http", ...)`."""
+        await self.run_async("streamable-http", **options)
+
+    async def run_sse_async(self, **options: Any) -> None:
+        """As `run_async("sse", ...)`."""
+        await self.run_async("sse", **options)
+
+    def streamable_http_app(self, **options: Any) -> NoReturn:
+        """Raises `MountError`: the SDK's app would serve this server without what is mounted on it."""
+        raise MountError(
+            "an app of this server alone has nothing that is mounted on it; server.run('streamable-http') serves all, "
+            "and `async with open_runtime(server) as runtime` has runtime.server.streamable_http_app() for trio"
+        )
+
+    def sse_app(self, **options: Any) -> NoReturn:
+        """Raises `MountError`, as `streamable_http_app`."""
+        self.streamable_http_app()
 
     def _fits(self, target: object) -> None:
         refuse_cycle(self, check_target(target), called)

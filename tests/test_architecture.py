@@ -35,8 +35,9 @@ MAY_IMPORT = {
     "client": "errors config runtime targets server transports backends host",
     "example": "",
     "testing": "errors runtime mounts snapshots targets server actors transports config host testing",
-    "__init__": "errors runtime mounts mirrored snapshots targets server actors transports config host client",
-    "cli": "errors host",
+    "__init__": "errors runtime mounts mirrored snapshots targets server actors transports config host client serving",
+    "serving": "errors server host",
+    "cli": "errors host serving",
     "__main__": "cli",
     "child": "errors config runtime targets backends host",
 }
@@ -46,7 +47,7 @@ STRANGERS = {("actors", "transports"), ("transports", "actors")}
 
 # Host is the only module that knows all the others, so only who starts everything may know host;
 # a client of several servers starts a runtime of its own.
-KNOW_HOST = {"cli", "child", "client", "__init__", "__main__", "testing"}
+KNOW_HOST = {"cli", "serving", "child", "client", "__init__", "__main__", "testing"}
 
 # Of the world outside: what a file must not import, itself or through another module of ours.
 PURE = {"config.py", "errors.py"} | {

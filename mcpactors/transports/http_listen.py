@@ -92,9 +92,9 @@ def _tcp(host: str, port: int) -> socket.socket:
 
 def _cannot_bind(error: OSError, host: str, port: int) -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"port {port} of {host} is in use; stop what uses it or choose another with --port"
+        return f"port {port} of {host} is in use; stop what uses it, or choose another port (0: a free one)"
     if error.errno == errno.EACCES:
-        return f"port {port} needs more rights than this process has; choose one above 1023 with --port"
+        return f"port {port} needs more rights than this process has; choose one above 1023"
     return f"cannot serve at {host}:{port}: {error.strerror or error}"
 
 
