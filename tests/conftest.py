@@ -10,6 +10,8 @@ Layout:
     tests/end_to_end/            real processes and sockets, real time: never with `autojump_clock`
     tests/faults/                children that do what no backend should: real processes, real time (promises.md F1-F49)
     tests/seeds/                 what the seeds document, sentence by sentence: some real processes, real time
+    tests/contract/              what every transport promises, a row each; real sockets and processes, real time
+    tests/counterparts/          other people's clients and servers, as processes (npm, PyPI): real time
     tests/conformance/           the official suite
 """
 
