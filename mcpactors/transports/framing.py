@@ -65,13 +65,11 @@ class LineFramer:
     def feed(self, data: bytes) -> list[bytes | LongLine]:
         """The lines that end in `data`, without their newline."""
         *ended, rest = data.split(b"\n")
-        lines: list[bytes | LongLine] = []
-        for piece in ended:
-            if not self._size and len(piece) <= self.max_line:
-                lines.append(piece)  # the usual case: no copy
-            else:
+        lines: list[bytes | LongLine] = [*ended]  # the usual case: none is too long, and no copy is made
+        for place, piece in enumerate(ended if len(data) > self.max_line else ended[:1]):
+            if self._size or len(piece) > self.max_line:
                 self._add(piece)
-                lines.append(self._end())
+                lines[place] = self._end()
         if rest:
             self._add(rest)
         return lines
