@@ -18,25 +18,34 @@ import trio
 from mcpactors.errors import ConfigError, MCPActorsError
 from mcpactors.host import MountHandle, RuntimeSettings, example_config, load_config, open_runtime, tls_context
 from mcpactors.serving import Told, first_error, serve_until_told, tell
+from mcpactors.voice import Voice, say
+
+if sys.platform != "win32":
+    import resource
 
 __all__ = ["main"]
 
 CONFIG_ERROR: Final = 2
+DESCRIPTORS: Final = 65_536
+"""What `serve` asks the system for, at most: some programs close every number up to the limit when they start."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 failed, 2 wrong arguments or configuration."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(
-        stream=sys.stderr, level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    try:
-        return int(options.run(options))
-    except MCPActorsError as error:
-        print(f"mcpactors: {error.message}", file=sys.stderr)
-        return CONFIG_ERROR
-    except KeyboardInterrupt:
-        return 130
+    with Voice.on_stderr() as voice:
+        logging.basicConfig(
+            handlers=[voice],
+            level=options.log_level.upper(),
+            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        )
+        try:
+            return int(options.run(options))
+        except MCPActorsError as error:
+            say(f"mcpactors: {error.message}")
+            return CONFIG_ERROR
+        except KeyboardInterrupt:
+            return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -109,10 +118,20 @@ def _seconds(text: str) -> float:
 
 def _serve(options: argparse.Namespace) -> int:
     try:
+        _take_descriptors()
         return trio.run(_serve_until_told, options)
     except* MCPActorsError as group:  # a runtime's block is a nursery block
         raise first_error(group) from None
     return 1
+
+
+def _take_descriptors() -> None:
+    """As many descriptors as we may have: connections and backends take one each, and 1,024 are soon used up."""
+    if sys.platform != "win32":
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+        if soft != resource.RLIM_INFINITY and soft < most:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 async def _serve_until_told(options: argparse.Namespace) -> int:

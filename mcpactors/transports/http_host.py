@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 import math
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -17,6 +18,11 @@ from typing import Any, Final
 import trio
 from attrs import define, field, frozen
 from trio.abc import Listener, Stream
+
+try:
+    import resource
+except ImportError:  # Windows counts no descriptors
+    resource = None  # type: ignore[assignment,unused-ignore]
 
 from mcpactors.transports.http_exchange import UPGRADE, ASGIApp, Exchange, Scope, plain_response
 from mcpactors.transports.http_parse import Head, ParseLimits, Refused, RequestReader
@@ -66,6 +72,14 @@ class HostStatistics:
     turned_away: int
 
 
+def _room() -> int:
+    """Three quarters of the descriptors that this process may have."""
+    if resource is None:
+        return sys.maxsize
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft * 3 // 4
+
+
 @define(eq=False)
 class HTTPHost:
     """What serves while a `serve` block lasts."""
@@ -74,6 +88,8 @@ class HTTPHost:
     limits: HostLimits
     lasting: Callable[[Scope], bool]
     state: Mapping[str, Any] | None = None
+    room: int = field(factory=_room, init=False)
+    """Connections for which there are descriptors, those of backends left to them."""
     stopping: bool = field(default=False, init=False)
     connections: set[_Connection] = field(factory=set, init=False)
     requests: int = field(default=0, init=False)
@@ -98,7 +114,7 @@ class HTTPHost:
                     logger.error("no connection can be accepted: %s", error.strerror)
                     await trio.sleep(0.1)
                     continue
-                if len(self.connections) < self.limits.connections:
+                if len(self.connections) < min(self.limits.connections, self.room):
                     connection = _Connection(self, stream)
                     self.connections.add(connection)
                     nursery.start_soon(connection.run)

@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final
 
@@ -28,6 +28,7 @@ logger = logging.getLogger("mcpactors.stdio")
 LOOK_EVERY: Final = 5.0
 """Seconds between two looks for orphans that have ended. One that is seen ended twice is reaped."""
 END_PATIENCE: Final = 1.0
+LOOK_AGAIN: Final = 0.1
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_GET_CHILD_SUBREAPER: Final = 37
 
@@ -83,10 +84,11 @@ async def _reap_now_and_then(scope: trio.CancelScope, look_every: float) -> None
     with scope:
         while True:
             await trio.sleep(look_every)
-            before, ended = ended, {(child.pid, child.started) for child in await _children() if child.dead}
-            for pid, _ in before & ended:
-                if pid not in LEADERS:
-                    _reap(pid)
+            with suppress(OSError):  # no descriptor is left to look with: the next look may have one
+                before, ended = ended, {(child.pid, child.started) for child in await _children() if child.dead}
+                for pid, _ in before & ended:
+                    if pid not in LEADERS:
+                        _reap(pid)
 
 
 async def _children() -> list[Process]:
@@ -97,6 +99,15 @@ async def _children() -> list[Process]:
 def _reap(pid: int) -> None:
     with suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
+
+
+async def _found(find: Callable[[], list[Process]]) -> list[Process]:
+    """What a look finds, in a thread; waits where no descriptor is left to look with. Who calls has a deadline."""
+    while True:
+        try:
+            return await trio.to_thread.run_sync(find, limiter=trio.CapacityLimiter(1))
+        except OSError:
+            await trio.sleep(LOOK_AGAIN)
 
 
 async def _end_orphans(others: Collection[int]) -> None:
@@ -112,7 +123,7 @@ async def _end_orphans(others: Collection[int]) -> None:
         }
         return family(everybody, lambda pid: False, known=orphans)
 
-    while left := await trio.to_thread.run_sync(find, limiter=trio.CapacityLimiter(1)):
+    while left := await _found(find):
         signal_all(left, signal.SIGKILL)
         for process in left:
             with suppress(OSError):

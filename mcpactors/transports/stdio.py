@@ -222,8 +222,11 @@ async def _family(process: trio.Process, mark: str, kin: dict[int, int]) -> list
     def find() -> list[Process]:
         return family(look(), lambda pid: is_marked(pid, mark), (process.pid,), kin)
 
-    alone = trio.CapacityLimiter(1)  # not one that handlers could have used up
-    found = await trio.to_thread.run_sync(find, limiter=alone) if sys.platform == "linux" else []
+    found: list[Process] = []
+    if sys.platform == "linux":
+        alone = trio.CapacityLimiter(1)  # not one that handlers could have used up
+        with suppress(OSError):  # no descriptor is left to look with: its group is signalled all the same
+            found = await trio.to_thread.run_sync(find, limiter=alone)
     kin.update((each.pid, each.started) for each in found)
     return found
 
