@@ -11,7 +11,18 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeAlias, TypedDict, get_args, runtime_checkable
+from typing import (
+    Any,
+    Final,
+    NoReturn,
+    Protocol,
+    TypeAlias,
+    TypedDict,
+    TypeGuard,
+    TypeVar,
+    get_args,
+    runtime_checkable,
+)
 from urllib.parse import urlsplit
 
 import attrs
@@ -100,7 +111,7 @@ class Policy(TypedDict, total=False):
 
     sessions: Sessions
     forward: Forwarding | Mapping[str, bool]
-    pool: PoolLimits
+    pool: PoolLimits | Mapping[str, float]
     roots: None
     sampling: None
     elicitation: None
@@ -122,16 +133,16 @@ class ProxyServer:
 
     def __init__(
         self,
-        target: Target | None = None,
-        name: str = "backend",
+        target: object = None,
+        name: str | None = None,
         *,
         client_factory: Callable[[], object] | None = None,
         sessions: Sessions | None = None,
-        forward: Forwarding | None = None,
-        pool: PoolLimits | None = None,
+        forward: Forwarding | Mapping[str, bool] | None = None,
+        pool: PoolLimits | Mapping[str, float] | None = None,
     ) -> None:
-        """Explicit control over sessions: `client_factory` is what `ClientFactory` tells. What else is not said is
-        taken from the target where that is an entry of a config.
+        """Explicit control over sessions: `client_factory` is what `ClientFactory` tells; else `target` is what
+        `create_proxy` takes. What else is not said is taken from the target where that is an entry of a config.
 
         Raises:
             ConfigError: there are a target and a factory, or neither; or no such strategy.
@@ -140,6 +151,12 @@ class ProxyServer:
             target = ClientFactory(client_factory)
         elif client_factory is not None or target is None:
             raise ConfigError("ProxyServer takes a target or client_factory=..., one of them")
+        forward, pool = _settings(Forwarding, forward, "forward"), _settings(PoolLimits, pool, "pool")
+        if not _is_described(target):
+            found = _single(target)
+            target, name, sessions = found.target, name or found.name, sessions or found.sessions
+            forward, pool = forward or found.forward, pool or found.pool
+        name = name or "backend"
         if isinstance(target, StdioServer | HTTPServer):
             sessions, forward, pool = sessions or target.sessions, forward or target.forward, pool or target.pool
         if sessions is not None and sessions not in get_args(Sessions):
@@ -160,16 +177,16 @@ class ProxyServer:
         for name, wanted in off.items():
             if name not in attrs.fields_dict(Forwarding) or wanted is not None:
                 raise ConfigError(f"{name}={wanted!r} is no policy of a proxy; None switches a feature off")
-        given = policy.get("forward")
-        try:
-            forward = Forwarding(**given) if isinstance(given, Mapping) else given or self.forward
-            forward = evolve(forward, **dict.fromkeys(off, False))
-        except TypeError as error:
-            raise ConfigError(f"forward: {error}; known are {', '.join(attrs.fields_dict(Forwarding))}") from error
+        forward = _settings(Forwarding, policy.get("forward"), "forward") or self.forward
+        forward = evolve(forward, **dict.fromkeys(off, False))
         pool = policy.get("pool", self.pool)
         return ProxyServer(
             self.target, self.name, sessions=policy.get("sessions", self.sessions), forward=forward, pool=pool
         )
+
+    def run(self, *args: Any, **options: Any) -> NoReturn:
+        """Raises `MountError`: a proxy is a description, and a server serves."""
+        raise MountError("a proxy is mounted, or served by a server of its own: Server.as_proxy(it).run(...)")
 
     @property
     def behind(self) -> Composite | None:
@@ -186,6 +203,26 @@ class ProxyServer:
         """Whether only one connection to it can ever be had at a time."""
         single = isinstance(self.target, SDKTransport) and self.target.make is None
         return single or self.client is not None
+
+
+Settings = TypeVar("Settings", Forwarding, PoolLimits)
+
+
+def _settings(kind: type[Settings], given: Settings | Mapping[str, Any] | None, called: str) -> Settings | None:
+    """What is given by name, as the value that it stands for. Raises `ConfigError`."""
+    if given is None or isinstance(given, kind):
+        return given
+    known = attrs.fields_dict(kind)
+    if not isinstance(given, Mapping):
+        said = f"expected a mapping or {kind.__name__}(...), got {_shown(given)}"
+        raise ConfigError(f"{called}: {said}; known are {', '.join(known)}")
+    for name in given:
+        if name not in known:
+            raise ConfigError(f"{called}: there is no {name!r}; known are {', '.join(known)}")
+    try:
+        return kind(**given)
+    except ValueError as error:
+        raise ConfigError(f"{called}.{error}") from error
 
 
 # --- Servers of this process --------------------------------------------------------------------------------------
@@ -216,6 +253,7 @@ def _wrapped(target: object) -> LowLevelServer[Any] | None:
 def check_target(target: object) -> object:
     """The target itself when it can be mounted; raises `MountError` else."""
     if not isinstance(target, ProxyServer):
+        _refuse_asyncio(target)
         low_level(target)
     return target
 
@@ -252,6 +290,35 @@ def describe(target: object, name: str | None = None) -> ProxyServer | Mapping[s
     return only if name is None else evolve(only, name=name)
 
 
+def _is_described(target: object) -> TypeGuard[Target]:
+    """Whether this is what `describe` makes of things, and can stay as it is."""
+    if isinstance(target, SDKClient):
+        return _connected(target)
+    if isinstance(target, ProgramTransport | StreamableHttpTransport):  # entries of a config are made of those
+        return False
+    ours = StdioServer | HTTPServer | ClientFactory | ClientTransport | Composite
+    return isinstance(target, ours | LowLevelServer | ClientSession)
+
+
+def _single(target: object) -> ProxyServer:
+    found = describe(target)
+    if isinstance(found, ProxyServer):
+        return found
+    raise ConfigError(f"ProxyServer is one backend, and this config has {len(found)}; create_proxy(...) takes them all")
+
+
+def _refuse_asyncio(target: object) -> None:
+    """Raise `ConfigError` for what of FastMCP can only run on asyncio."""
+    modules = [kind.__module__ for kind in type(target).__mro__]
+    if any(module.startswith("fastmcp.client") for module in modules):
+        raise ConfigError(
+            f"FastMCP's {type(target).__name__} needs asyncio; give what it connects to (a URL, a script, a config), "
+            "or a transport or Client of mcpactors or of the SDK"
+        )
+    if any(module.startswith("fastmcp.server.providers.proxy") for module in modules):
+        raise ConfigError("a proxy of FastMCP needs asyncio; give create_proxy(...) what it is a proxy of")
+
+
 def as_config(target: object) -> MCPConfig | None:
     """The config that `target` is, as a value, a mapping (of one entry, too) or a file. Raises `ConfigError`."""
     if isinstance(target, MCPConfig):
@@ -278,6 +345,7 @@ def _is_url(target: str | os.PathLike[str]) -> bool:
 
 def _understood(target: object) -> tuple[Target, str]:
     """What a target that is no config means, and what it is called."""
+    _refuse_asyncio(target)
     if isinstance(target, SDKClient):
         return (target, _of_client(target)[1]) if _connected(target) else _of_client(target)
     if isinstance(target, ClientSession):

@@ -286,6 +286,11 @@ class SDKTransport:
 
 
 def _checked(made: object) -> Opened:
+    if hasattr(made, "call_tool"):
+        raise BackendStartError(
+            f"the function gave a {type(made).__name__}, which is a client and no transport; for a function that makes "
+            "clients say ProxyServer(client_factory=...)"
+        )
     if isinstance(made, AbstractAsyncContextManager):
         return made
     raise BackendStartError(f"{type(made).__name__} is no transport: expected an async context manager of two streams")

@@ -1,0 +1,106 @@
+"""What is given to `create_proxy`, `ProxyServer` and `mount`: the same rules, and a word at once for what cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from mcp.client import Client as SDKClient
+from mcp.server import MCPServer
+
+from mcpactors import Client, HTTPServer, ProxyServer, Server, create_proxy, open_runtime
+from mcpactors.errors import ConfigError, MCPActorsError
+from mcpactors.runtime.policy import PoolLimits
+
+URL = "http://127.0.0.1:9/mcp"
+SERVER = MCPServer("here")
+
+
+@SERVER.tool()
+def here() -> str:
+    return "here"
+
+
+async def served(target: ProxyServer | Server) -> list[str]:
+    async with open_runtime("main") as runtime, runtime.client() as client:
+        await runtime.mount(target)
+        return [tool.name for tool in (await client.list_tools()).tools]
+
+
+async def test_pool_may_be_a_mapping_as_forward_may() -> None:
+    proxy = create_proxy(SERVER, pool={"clients": 3}, forward={"sampling": False})
+    assert isinstance(proxy, ProxyServer)
+    assert (proxy.pool, proxy.forward.sampling) == (PoolLimits(clients=3), False)
+    assert ProxyServer(SERVER, pool={"clients": 3}).pool == PoolLimits(clients=3)
+    assert await served(proxy) == ["here"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        ({"pool": {"client": 3}}, "pool: there is no 'client'; known are clients, borrowed, asking, spares, idle"),
+        ({"pool": {"clients": 0}}, "pool.clients: expected a whole number, 1 or more, got 0"),
+        ({"pool": 5}, "pool: expected a mapping or PoolLimits"),
+        ({"forward": {"samplin": False}}, "forward: there is no 'samplin'; known are roots, sampling, elicitation"),
+        ({"forward": "sampling"}, "forward: expected a mapping or Forwarding"),
+    ],
+)
+@pytest.mark.parametrize("make", [create_proxy, ProxyServer])
+def test_a_policy_that_cannot_be_is_refused_at_once(make: Callable[..., Any], policy: Any, said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        make(URL, **policy)
+    assert refused.value.message.startswith(said)
+
+
+async def test_proxy_server_takes_what_create_proxy_takes() -> None:
+    assert ProxyServer(URL).target == HTTPServer(URL)
+    assert ProxyServer(URL).name == "127.0.0.1"
+    assert ProxyServer(Client(URL), "mine").target == HTTPServer(URL)
+    assert ProxyServer({"url": URL, "pool": {"clients": 3}}).pool == PoolLimits(clients=3)
+    for target in (SERVER, Client(SERVER), SDKClient(SERVER), ProxyServer(client_factory=lambda: Client(SERVER))):
+        proxy = target if isinstance(target, ProxyServer) else ProxyServer(target)
+        assert await served(proxy) == ["here"]
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        (5, "a int is no target"),
+        ("nothing", "neither a URL"),
+        ({"mcpServers": {"a": {"url": URL}, "b": {"url": URL}}}, "one backend, and this config has 2"),
+    ],
+)
+def test_what_proxy_server_cannot_proxy_is_refused_at_once(target: object, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        ProxyServer(target)
+
+
+@pytest.mark.parametrize("make", [create_proxy, ProxyServer])
+async def test_a_function_that_makes_clients_is_told_of_client_factory(make: Callable[..., Any]) -> None:
+    async with open_runtime("main") as runtime:
+        handle = await runtime.mount(make(lambda: Client(SERVER)))
+        assert "ProxyServer(client_factory=...)" in str(handle.info().last_exit)
+
+
+@pytest.mark.parametrize("module", ["fastmcp.client.client", "fastmcp.client.transports.stdio"])
+def test_what_fastmcp_runs_on_asyncio_is_refused_with_what_to_give_instead(module: str) -> None:
+    theirs = type("Theirs", (), {"__module__": module})()
+    for take in (create_proxy, ProxyServer, Server("main").mount):
+        with pytest.raises(MCPActorsError, match="give what it connects to"):
+            take(theirs)
+
+
+def test_a_proxy_of_fastmcp_is_refused_though_it_wraps_a_server() -> None:
+    class Theirs:
+        __module__ = "fastmcp.server.providers.proxy"
+        _mcp_server = SERVER._lowlevel_server
+
+    for take in (create_proxy, ProxyServer, Server("main").mount):
+        with pytest.raises(MCPActorsError, match="what it is a proxy of"):
+            take(Theirs())
+
+
+def test_a_proxy_says_how_it_is_run() -> None:
+    with pytest.raises(MCPActorsError, match=r"Server\.as_proxy"):
+        create_proxy(URL).run()
