@@ -25,7 +25,7 @@ from mcp.server.subscriptions import SubscriptionBus
 from mcp.shared.dispatcher import CallOptions
 from mcp.shared.exceptions import MCPError, NoBackChannelError
 from mcp.shared.jsonrpc_dispatcher import handler_exception_to_error_data
-from mcp.shared.message import MessageMetadata
+from mcp.shared.message import MessageMetadata, ServerMessageMetadata
 from mcp.shared.subscriptions import (
     PromptsListChanged,
     ResourcesListChanged,
@@ -49,7 +49,7 @@ from mcpactors.errors import NotFound
 from mcpactors.runtime.actor import Actor, Caller, Request, relay
 from mcpactors.runtime.hops import hops_of, passed
 from mcpactors.runtime.methods import CATALOG, NAMED, readdressed
-from mcpactors.runtime.reply import PROGRESS, Failure, Outcome, ReplyChannel, Result
+from mcpactors.runtime.reply import CLOSE_STREAM, PROGRESS, Failure, Outcome, ReplyChannel, Result
 from mcpactors.runtime.routing import Kind, Listing, unknown
 from mcpactors.runtime.threads import ThreadLimit, thread_limit
 
@@ -114,6 +114,8 @@ class _CallContext:
         self.request_id = next(_request_ids)
         self.transport = _ASKS if caller.can_be_asked else _CANNOT_ASK
         self.message_metadata: MessageMetadata = None
+        if caller.session is not None:  # whoever has one may come again for what it missed
+            self.message_metadata = ServerMessageMetadata(close_sse_stream=self._close_stream)
 
     @property
     def can_send_request(self) -> bool:
@@ -144,6 +146,10 @@ class _CallContext:
         else:
             self._reply.notice(method, params or {})
         await trio.lowlevel.checkpoint()  # so that whoever reads gets its turn
+
+    async def _close_stream(self) -> None:
+        """The server wants to be polled: the client's stream ends, and it asks for the rest (2025-11-25, SEP-1699)."""
+        await self.notify(CLOSE_STREAM, {})
 
     async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
         said: dict[str, Any] = {"progress": progress}

@@ -29,6 +29,8 @@ NOTICES_KEPT: Final = 64
 QUESTIONS_OPEN: Final = 64
 SWEEP_AT: Final = 256
 PROGRESS: Final = "notifications/progress"
+CLOSE_STREAM: Final = "mcpactors/closeStream"
+"""A notice that is nobody's but ours: the caller may hang up, and ask for the outcome later."""
 PROGRESS_RATE: Final = 20
 """Progress notices of one call that are passed on in any second."""
 _ROOT: Final = Namespace()

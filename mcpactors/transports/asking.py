@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import trio
@@ -23,7 +23,7 @@ from mcpactors.errors import CapabilityMissing, InvalidParams, Overloaded, Quest
 from mcpactors.runtime.actor import Caller
 from mcpactors.runtime.clients import ClientLine
 from mcpactors.runtime.methods import capability_for, reworded_question
-from mcpactors.runtime.reply import PROGRESS, Failure, Notice, Outcome, Question, Replies, Result
+from mcpactors.runtime.reply import CLOSE_STREAM, PROGRESS, Failure, Notice, Outcome, Question, Replies, Result
 from mcpactors.transports.parking import OpenCall
 
 __all__ = [
@@ -49,7 +49,7 @@ GATHER: Final = 0.01
 class CallClient:
     """The client, behind the request that is open now."""
 
-    __slots__ = ("_caller", "_channel", "_log_level", "_token", "refused")
+    __slots__ = ("_caller", "_channel", "_close", "_log_level", "_token", "refused")
 
     def __init__(
         self,
@@ -57,8 +57,10 @@ class CallClient:
         caller: Caller,
         params: Mapping[str, Any],
         log_level: Callable[[], str | None],
+        close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._channel = channel
+        self._close = close
         self._caller = caller
         self._log_level = log_level
         self._token = (params.get("_meta") or {}).get("progressToken")
@@ -151,7 +153,10 @@ class CallClient:
         return _lacking(self._caller, question.method, question.params)
 
     async def _tell(self, notice: Notice) -> None:
-        if notice.method == PROGRESS:
+        if notice.method == CLOSE_STREAM:
+            if self._close is not None:
+                await self._close()
+        elif notice.method == PROGRESS:
             if self._token is not None:
                 await self._channel.notify(PROGRESS, {**notice.params, "progressToken": self._token})
             else:  # a client in memory has a callback and no token

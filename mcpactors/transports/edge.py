@@ -398,7 +398,7 @@ class _Edge:
             known: Caller = state.get(_CALLER, caller)
             return known.log_level
 
-        return CallClient(ctx.session._request_outbound, caller, ctx.params or {}, log_level)
+        return CallClient(ctx.session._request_outbound, caller, ctx.params or {}, log_level, ctx.close_sse_stream)
 
     def _answered(self, request: Request, replies: Replies, refused: Failure | None = None) -> dict[str, Any]:
         """The result, or the error raised. A call that failed for want of a capability says so to modern clients."""

@@ -24,7 +24,8 @@ from mcp.server.streamable_http import (
 )
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
-from mcp_types import INVALID_REQUEST
+from mcp.shared.message import ServerMessageMetadata, SessionMessage
+from mcp_types import INVALID_REQUEST, JSONRPCRequest, RequestId
 from starlette.requests import Request
 
 from mcpactors.errors import OVERLOADED
@@ -109,6 +110,7 @@ class Session(StreamableHTTPServerTransport):
         self._events = events
         self._most = limits.asked
         self._resumed: dict[str, trio.CancelScope] = {}
+        self._named: dict[str, trio.Event] = {}  # by the first event of a stream, which says its id
 
     async def handle_request(self, scope: Scope, receive: Receive, send: Send) -> None:
         said = scope.get(_SAID)
@@ -127,16 +129,41 @@ class Session(StreamableHTTPServerTransport):
             return
         self._events.ask(key, keep=said["method"] != "initialize")  # whose client has no session to ask again in
 
+        named = self._named[key] = trio.Event()
+
         async def watched(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] >= 400:
                 self._events.answered(key)  # it was refused before anybody began it
             await send(message)
+            if message.get("body"):
+                named.set()
 
-        await super().handle_request(scope, receive, watched)
+        try:
+            await super().handle_request(scope, receive, watched)
+        finally:
+            named.set()
+            if self._named.get(key) is named:
+                del self._named[key]
 
     def close_sse_stream(self, request_id: str | int) -> None:
         super().close_sse_stream(request_id)
         self._give_up(str(request_id))
+
+    def _create_session_message(
+        self, message: JSONRPCRequest, request: Request, request_id: RequestId, protocol_version: str
+    ) -> SessionMessage:
+        """With a way to close the stream that waits until the client knows what to come again with."""
+        item = super()._create_session_message(message, request, request_id, protocol_version)
+        named = self._named.get(str(request_id))
+        if named is None or not isinstance(item.metadata, ServerMessageMetadata) or not item.metadata.close_sse_stream:
+            return item
+
+        async def close() -> None:
+            await named.wait()
+            self.close_sse_stream(request_id)
+
+        item.metadata.close_sse_stream = close
+        return item
 
     async def terminate(self) -> None:
         for key in tuple(self._resumed):

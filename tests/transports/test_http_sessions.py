@@ -10,6 +10,7 @@ import pytest
 import trio
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
+from mcp.server.mcpserver import Context
 from mcp_types.version import LATEST_HANDSHAKE_VERSION as OLD
 from mcp_types.version import LATEST_MODERN_VERSION as NEW
 from trio.testing import MockClock
@@ -61,6 +62,35 @@ async def test_d4_a_call_whose_stream_breaks_is_answered_to_who_asks_with_the_la
                 assert b"let through" in await client.until(b"0\r\n\r\n")
             [again] = data(await host.ask(session.stream(after=seen)))  # and this one what has been kept
             assert (again["id"], again["result"]["content"][0]["text"]) == (1, "let through")
+
+
+async def test_d4_a_tool_that_closes_its_stream_is_polled_for_its_result() -> None:
+    main, polled = Server("main"), trio.Event()
+
+    @main.tool
+    async def slow(ctx: Context) -> str:
+        await ctx.report_progress(1)
+        await ctx.close_sse_stream()
+        await polled.wait()
+        await ctx.close_sse_stream()
+        return "in the end"
+
+    with trio.fail_after(HANG):
+        async with endpoint(main) as host:
+            session = await open_session(host)
+            asked = call(1, "slow")
+            asked["params"]["_meta"] = {"progressToken": 7}
+            reply = await session.post(asked)
+            seen = reply.body.split(b"id: ")[-1].split(b"\r\n")[0].decode()
+            async with host.client() as client:
+                await client.write(session.stream(after=seen))
+                await client.until(b"\r\n\r\n")
+                polled.set()
+                again = Reply(200, {}, b"".join([chunk async for chunk in client.chunks()]))
+            progress = [*data(reply), *data(again)]  # on which of the two it is, depends on who was faster
+            assert [said["method"] for said in progress] == ["notifications/progress"]
+            found = data(await host.ask(session.stream(after=seen)))[-1]
+            assert found["result"]["content"][0]["text"] == "in the end"
 
 
 async def test_d4_the_first_event_says_its_id_and_when_to_come_again() -> None:
@@ -249,7 +279,8 @@ async def test_f7_to_f12_a_body_that_cannot_be_read_by_all_alike_is_answered(
             (b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{"a":"\xed\xa0\x80"}}', -32700, None),
             (b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{"a":NaN}}', -32700, None),
             (b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{"a":1e999}}', -32700, 1),
-            (b'{"jsonrpc":"2.0","id":1,"method":"ping","params":' + b"[" * 200 + b"]" * 200 + b"}", -32700, None),
+            (b'{"jsonrpc":"2.0","id":1,"method":"ping","params":' + b"[" * 200 + b"]" * 200 + b"}", -32700, 1),
+            (b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{"a":[' + b"{}," * 50_001 + b"0]}}", -32700, 1),
             ('{"jsonrpc":"2.0","id":1,"method":"ping"}'.encode("utf-16"), -32700, None),
             (b'{"jsonrpc":"2.0","id":1,"method":"ping","method":"tools/list"}', -32600, None),
             (b'{"jsonrpc":"2.0","id":1,"id":2,"method":"ping"}', -32600, None),
