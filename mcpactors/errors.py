@@ -33,6 +33,8 @@ __all__ = [
     "Overloaded",
     "PoisonMessage",
     "QuestionRefused",
+    "SessionForgotten",
+    "SessionInDoubt",
     "TooManyHops",
 ]
 
@@ -183,3 +185,14 @@ class QuestionRefused(MCPActorsError):
     """A server's question (sampling, elicitation, roots) could not be put to the client that caused it."""
 
     code = INVALID_REQUEST
+
+
+# --- What a wire of ours says besides: code and text are also a backend's to send ---------------------------------
+
+
+class SessionForgotten(Exception):
+    """Marks the error of a request that was refused for its session: it was not carried out."""
+
+
+class SessionInDoubt(Exception):
+    """Marks an error of the backend's that is about its session or about what was asked: nothing says which."""

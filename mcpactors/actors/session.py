@@ -33,14 +33,14 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from mcpactors.actors.backend import OURS, Backend, Introduction, mapping
 from mcpactors.actors.rounds import INPUT_REQUIRED, answer_rounds, refuse_switched_off
-from mcpactors.actors.wire import FORGOTTEN, ClientWire, OverStreams, StreamWire, Wire, envelope
+from mcpactors.actors.wire import ClientWire, OverStreams, StreamWire, Wire, envelope
 from mcpactors.errors import (
-    CONNECTION_CLOSED,
     ActorCrashed,
     BackendMisbehaved,
     BackendStartError,
     CallTimeout,
     QuestionRefused,
+    SessionForgotten,
 )
 from mcpactors.runtime.actor import Caller, Request, part
 from mcpactors.runtime.hops import HOPS, hops_of
@@ -59,8 +59,6 @@ OUTSIDE_TIMEOUT: Final = 600.0
 LEVEL_TIMEOUT: Final = 10.0
 """Seconds a backend may take to answer `logging/setLevel`, and `ping` after a call was cancelled."""
 ENVELOPE: Final = (PROTOCOL_VERSION_META_KEY, CLIENT_INFO_META_KEY, CLIENT_CAPABILITIES_META_KEY, LOG_LEVEL_META_KEY)
-CLOSED: Final = (CONNECTION_CLOSED, "Connection closed")
-"""What the SDK's dispatcher says to whoever waits when the connection ends."""
 COMPLETED: Final = "notifications/elicitation/complete"
 ROOTS_CHANGED: Final = "notifications/roots/list_changed"
 SENT_AWAY: Final = 256
@@ -330,18 +328,18 @@ class BackendSession:
 
     def failure(self, error: MCPError, caller: Caller | None = None) -> Failure:
         """What a call ends with that the backend, or the connection, has refused."""
-        said = (error.code, error.message)
         if error.code == CallTimeout.code and "timeout" in self.options and error.data is None:
             late = f"{self._name} did not answer within {self.options['timeout']:g} s, its own timeout"
             return Failure.of(CallTimeout(f"{late}; the call was cancelled there and its outcome is unknown"))
-        if said == CLOSED and isinstance(self.wire, ClientWire):
+        lost = self.wire.lost(error)
+        if lost and isinstance(self.wire, ClientWire):
             why = f"the client that {self._name} was mounted with is closed; connect one and mount it anew"
             return Failure.of(ActorCrashed(why, {"actor": self._name}))
-        if said == CLOSED:
+        if lost:
             self.ended = True
-            lost = f"{self._name} lost its connection while it held the call: the outcome is unknown, and nothing "
-            return Failure.of(ActorCrashed(f"{lost}was retried", {"actor": self._name}))
-        if said == FORGOTTEN:
+            why = f"{self._name} lost its connection while it held the call: the outcome is unknown, and nothing "
+            return Failure.of(ActorCrashed(f"{why}was retried", {"actor": self._name}))
+        if isinstance(error, SessionForgotten):
             self.ended = True
             self.wire.end(f"{self._name} has forgotten the session")
             why = f"{self._name} has forgotten the session: the call was not carried out; call again, on a new one"

@@ -8,9 +8,11 @@ of the SDK's `ClientSession` are used in this file only, because its public ones
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from contextvars import Context
 from typing import Any, Final, Protocol
 
+import anyio
 import trio
 from mcp.client import ClientSession
 from mcp.client.session import ClientRequestContext
@@ -46,16 +48,20 @@ from mcp_types.version import (
 from pydantic import TypeAdapter, ValidationError
 
 from mcpactors.actors.backend import OUR_INFO, Introduction, mapping
-from mcpactors.errors import BackendStartError, InvalidParams
+from mcpactors.errors import CONNECTION_CLOSED, BackendStartError, InvalidParams, SessionForgotten, SessionInDoubt
 from mcpactors.runtime.reply import Failure, Outcome, Result
 
-__all__ = ["FORGOTTEN", "ClientWire", "Dispatcher", "OverStreams", "StreamWire", "Wire", "envelope"]
+__all__ = ["ClientWire", "Dispatcher", "OverStreams", "StreamWire", "Wire", "envelope"]
 
 PROBE_TIMEOUT: Final = 5.0
 """Seconds a backend may take to say whether it speaks the modern protocol, before the old one is tried."""
 HANDSHAKE_TIMEOUT: Final = 15.0
+DOUBT_TIMEOUT: Final = 5.0
+"""Seconds a backend may take to say that it still knows the session."""
+CLOSED: Final = (CONNECTION_CLOSED, "Connection closed")
+"""What the SDK's dispatcher says to whoever waits when the connection ends; a backend may say so, too."""
 FORGOTTEN: Final = (INVALID_REQUEST, "Session terminated")
-"""What the SDK's HTTP client, and ours, makes of a 404 on a session: the request was not carried out."""
+"""What the SDK's HTTP client makes of a 404 on a session; a backend may say so, too."""
 
 _input_request: TypeAdapter[InputRequest] = TypeAdapter(InputRequest)
 
@@ -67,6 +73,12 @@ def envelope(capabilities: Mapping[str, Any], info: Mapping[str, Any] | None = N
         CLIENT_INFO_META_KEY: dict(info or OUR_INFO),
         CLIENT_CAPABILITIES_META_KEY: dict(capabilities),
     }
+
+
+def _says_closed(error: MCPError, gone: bool) -> bool:
+    """Whether an error is the end of the connection, or could not be written for it, and not a backend's own words."""
+    unwritten = isinstance(error.__context__, anyio.BrokenResourceError | anyio.ClosedResourceError)
+    return (error.code, error.message) == CLOSED and (gone or unwritten)
 
 
 OnRequest = Callable[[str, Mapping[str, Any] | None], Awaitable[dict[str, Any]]]
@@ -268,11 +280,35 @@ class StreamWire:
         try:
             return await self._dispatcher.send_raw_request(method, params, options)
         except MCPError as error:
-            if (error.code, error.message) != FORGOTTEN or not self._dispatcher.renews:
+            if not isinstance(error, SessionForgotten):
+                if self._doubtful(error):
+                    await self._settle_doubt(session)
                 raise
         await self._renew(session)
         headers[MCP_PROTOCOL_VERSION_HEADER] = self.revision
         return await self._dispatcher.send_raw_request(method, params, options)  # it was not carried out
+
+    def _doubtful(self, error: MCPError) -> bool:
+        """Whether an error may say that the session is forgotten, and may be about what was asked."""
+        if self._dispatcher.renews:
+            return isinstance(error, SessionInDoubt)
+        return not self.modern and (error.code, error.message) == FORGOTTEN
+
+    async def _settle_doubt(self, session: int) -> None:
+        """Ask for a `ping`: who answers it knows the session. What was asked before is not sent again either way."""
+        if self._session != session or self._renewing is not None:
+            return
+        headers = {MCP_PROTOCOL_VERSION_HEADER: self.revision}
+        try:
+            await self._dispatcher.send_raw_request("ping", {}, {"timeout": DOUBT_TIMEOUT, "headers": headers})
+        except MCPError as error:
+            if not isinstance(error, SessionForgotten) and not self._doubtful(error):
+                return
+            if self._dispatcher.renews:
+                with suppress(BackendStartError):  # the call's own error says more
+                    await self._renew(session)
+            else:
+                self.end(f"{self._name} has forgotten the session")
 
     async def _renew(self, forgotten: int) -> None:
         """Begin the session anew, once however many find that it is forgotten. Raises `BackendStartError`."""
@@ -301,6 +337,10 @@ class StreamWire:
             bad = schema is None or find_invalid_x_mcp_header(schema)
             known = self._mirrored[name] = (schema, {} if bad else x_mcp_header_map(schema))
         return mcp_param_headers(known[1], arguments) if known[1] else {}
+
+    def lost(self, error: MCPError) -> bool:
+        """Whether a request failed because the connection has ended."""
+        return _says_closed(error, self.gone)
 
     async def notify(self, method: str) -> None:
         """One notification without params to the backend."""
@@ -344,6 +384,10 @@ class ClientWire:
         if isinstance(answer, ErrorData):
             return Failure(answer.code, answer.message, answer.data)
         return Result(answer.model_dump(by_alias=True, mode="json", exclude_none=True))
+
+    def lost(self, error: MCPError) -> bool:
+        """Whether a request failed because the client is closed."""
+        return _says_closed(error, getattr(self._client._dispatcher, "_closed", True))
 
     async def notify(self, method: str) -> None:
         """Nothing is told: what this client says of itself is its owner's business."""

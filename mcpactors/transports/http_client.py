@@ -25,7 +25,6 @@ from pydantic_core import to_json
 
 from mcpactors.errors import (
     CONNECTION_CLOSED,
-    INVALID_REQUEST,
     REQUEST_TIMEOUT,
     UNAVAILABLE,
     BackendStartError,
@@ -36,14 +35,15 @@ from mcpactors.transports.http_endpoint import Endpoint
 from mcpactors.transports.http_faults import (
     Unreadable,
     body_of,
-    error_of,
-    is_forgotten,
+    error_in,
     kind_of,
     lost,
     read_message,
     refusal,
     refuse_compressed,
+    refused_in_session,
     result_in,
+    said_in,
     strange,
 )
 from mcpactors.transports.http_heard import Heard, OnRequest
@@ -66,8 +66,7 @@ MAX_RETRY: Final = 30.0
 RESUMPTIONS: Final = 2
 """How often in a row a stream is asked for again without anything new on it."""
 CLOSED: Final = (CONNECTION_CLOSED, "Connection closed")
-FORGOTTEN: Final = (INVALID_REQUEST, "Session terminated")
-"""The words of the SDK for these, by which they are known."""
+"""The SDK's words for it."""
 
 _FAILED: Final = (NotReached, AnswerLost, PoolClosed)
 
@@ -102,7 +101,7 @@ class HTTPDispatcher:
     renews: bool = field(default=True, init=False)
     """Whether a session that the backend has forgotten can be begun anew here."""
     gone: bool = field(default=False, init=False)
-    """Each request has a connection of its own, or of the pool: whether it is sent is seen when that is taken."""
+    """Each request has a connection of its own, or of the pool: that there are no more is seen when one is taken."""
     _ids: count[int] = field(factory=lambda: count(1), init=False)
     _session: str | None = field(default=None, init=False)
     _version: str | None = field(default=None, init=False)  # of a session
@@ -219,6 +218,7 @@ class HTTPDispatcher:
         except (Unreadable, EventTooLong) as error:
             raise strange(self.name, f"sent {error}") from error
         except PoolClosed:
+            self.gone = True
             raise MCPError(*CLOSED) from None
 
     async def _ask(self, ask: Ask) -> dict[str, Any]:
@@ -281,10 +281,10 @@ class HTTPDispatcher:
         done = False
         try:
             if not 200 <= answer.status < 300:
-                error = await error_of(answer)
-                if ask.session is not None and is_forgotten(answer.status, error):
-                    raise MCPError(*FORGOTTEN)
-                raise error or refusal(self.name, answer.status, answer.fields)
+                body = await said_in(answer)
+                if ask.session is not None and (error := refused_in_session(ask.id, answer.status, body)) is not None:
+                    raise error
+                raise error_in(body) or refusal(self.name, answer.status, answer.fields)
             if answer.status == 202:
                 raise strange(self.name, "answered a request with 202 Accepted, after which no reply comes")
             if kind != "application/json":

@@ -49,8 +49,7 @@ class EitherDispatcher:
     _http: HTTPDispatcher
     _url: str
     _headers: Mapping[str, str]
-    gone: bool = field(default=False, init=False)
-    """Whether the connection has ended, so that nothing can be sent any more."""
+    _ended: bool = field(default=False, init=False)
     _sse: JSONRPCDispatcher[TransportContext] | None = field(default=None, init=False)
     _nursery: trio.Nursery | None = field(default=None, init=False)
     _on: tuple[OnRequest, OnNotifyIntercept] | None = field(default=None, init=False)
@@ -69,6 +68,11 @@ class EitherDispatcher:
     def renews(self) -> bool:
         """Whether a session that the backend has forgotten can be begun anew here."""
         return self._sse is None
+
+    @property
+    def gone(self) -> bool:
+        """Whether the connection has ended, so that nothing can be sent any more."""
+        return self._ended or (self._http.gone if self._sse is None else self._sse._closed)
 
     @property
     def sender(self) -> Context | None:
@@ -90,7 +94,7 @@ class EitherDispatcher:
                 await nursery.start(self._speak_http)
                 task_status.started()
         finally:
-            self.gone, self._nursery = True, None
+            self._ended, self._nursery = True, None
         raise self._lost or BackendStartError(f"{self.name} closed the connection")
 
     async def send_raw_request(

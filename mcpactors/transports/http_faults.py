@@ -16,7 +16,15 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import METHOD_NOT_FOUND, RequestId
 from pydantic_core import from_json
 
-from mcpactors.errors import CONNECTION_CLOSED, INTERNAL_ERROR, OVERLOADED, UNAVAILABLE
+from mcpactors.errors import (
+    CONNECTION_CLOSED,
+    INTERNAL_ERROR,
+    INVALID_REQUEST,
+    OVERLOADED,
+    UNAVAILABLE,
+    SessionForgotten,
+    SessionInDoubt,
+)
 from mcpactors.transports.framing import too_deep
 from mcpactors.transports.http_pool import Answer, AnswerLost
 
@@ -26,14 +34,15 @@ __all__ = [
     "body_of",
     "error_in",
     "error_of",
-    "is_forgotten",
     "kind_of",
     "lost",
     "read_message",
     "refusal",
     "refuse_compressed",
+    "refused_in_session",
     "result_in",
     "retry_after",
+    "said_in",
     "strange",
 ]
 
@@ -68,12 +77,17 @@ async def body_of(name: str, answer: Answer, limit: int) -> bytes:
 
 async def error_of(answer: Answer) -> MCPError | None:
     """The JSON-RPC error that a refusal brings in its body, if it brings one."""
+    return error_in(await said_in(answer))
+
+
+async def said_in(answer: Answer) -> Mapping[str, Any]:
+    """The JSON-RPC message that a refusal brings in its body; empty where it brings none."""
     if kind_of(answer.fields) != "application/json":
-        return None
+        return {}
     try:
-        return error_in(read_message(await body_of("", answer, ERROR_LIMIT)))
+        return read_message(await body_of("", answer, ERROR_LIMIT))
     except (Unreadable, AnswerLost, MCPError):
-        return None
+        return {}
 
 
 def refuse_compressed(name: str, answer: Answer) -> None:
@@ -150,16 +164,32 @@ def _code_of(status: int) -> int:
     return METHOD_NOT_FOUND if status == 404 else INTERNAL_ERROR
 
 
-def is_forgotten(status: int, error: MCPError | None) -> bool:
-    """Whether a request was refused because its session is not known (any more): it was not carried out.
+class _Forgotten(MCPError, SessionForgotten):
+    """Made here and from no body: only this may send a request again."""
+
+
+class _InDoubt(MCPError, SessionInDoubt):
+    """As the body says."""
+
+
+def refused_in_session(identity: RequestId, status: int, said: Mapping[str, Any]) -> MCPError | None:
+    """The error of a request that was refused because its session is not known (any more), or maybe for that.
 
     A 404 says so (2025-11-25, "Session Management"), unless it is about the method. So does a 400 in the words of the
-    TypeScript SDK and of its examples, which many servers were made from.
+    TypeScript SDK and of its examples, which many servers were made from. A body that is the reply to this very request
+    leaves it open: some give the errors of their tools such a status, and a tool that has run is not run again.
     """
+    error = error_in(said)
     if status == 404:
-        return error is None or error.code != METHOD_NOT_FOUND
-    said = error.message.lower() if error is not None else ""
-    return status == 400 and ("session id" in said or "server not initialized" in said)
+        reads_so = error is None or error.code != METHOD_NOT_FOUND
+    else:
+        text = error.message.lower() if error is not None else ""
+        reads_so = status == 400 and ("session id" in text or "server not initialized" in text)
+    if not reads_so:
+        return None
+    if said.get("id") is not None and str(said["id"]) == str(identity):
+        return None if error is None else _InDoubt(error.code, error.message, error.data)
+    return _Forgotten(INVALID_REQUEST, "Session terminated")
 
 
 def retry_after(fields: Mapping[str, str]) -> float | None:
