@@ -24,9 +24,11 @@ __all__ = [
     "LongLine",
     "Skip",
     "StderrTail",
+    "misshapen",
     "salvage_id",
     "text",
     "too_deep",
+    "too_many",
     "why_not_json",
 ]
 
@@ -92,7 +94,7 @@ BOM: Final = b"\xef\xbb\xbf"
 
 Skip = Literal[
     # Lines that cannot be read.
-    "blank", "not_json", "not_jsonrpc", "bad_utf8", "bom", "too_deep", "too_long", "unfinished",
+    "blank", "not_json", "not_jsonrpc", "bad_utf8", "bom", "too_deep", "too_many", "too_long", "unfinished",
     # Lines that must not be read: `strict.py`.
     "repeated_key", "not_a_number", "ambiguous", "long_id",
     # Messages that nobody waits for or that cannot be taken: `owed.py`.
@@ -107,6 +109,7 @@ WHY: Final[Mapping[Skip, str]] = {
     "bad_utf8": "it is not UTF-8",
     "bom": "it begins with a byte order mark",
     "too_deep": "its arrays and objects nest too deep",
+    "too_many": "its arrays and objects have too many parts",
     "too_long": "it is too long",
     "unfinished": "the other side went before its end",
     "repeated_key": "its envelope has a key twice",
@@ -134,25 +137,33 @@ def why_not_json(line: bytes) -> Skip:
     return "not_json"
 
 
-# --- Nesting ------------------------------------------------------------------------------------------------------
+# --- Shape --------------------------------------------------------------------------------------------------------
 
 _STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
-_NOT_STRUCTURE: Final = bytes(set(range(256)) - set(b'[]{}"'))
-_SLICE: Final = 65536
+_BRACKETS: Final = b"[]{}"
+_PARTS: Final = b"[{,"
+_SLICE: Final = 4096
+"""Bytes looked at before it is asked whether that is enough: rubbish shows at its beginning, and is not worth more."""
 
 
-def _steps(line: bytes) -> Iterator[bytes]:
-    """The brackets of `line` outside its strings, in slices: 1 opens, 0xff (-1 if read signed) closes.
+def _outside(line: bytes, wanted: bytes) -> Iterator[bytes]:
+    """Those bytes of `line` that are `wanted` and outside its strings, in slices.
 
     Each step is one C call: with the escapes gone a quote is a delimiter; an empty pair of quotes may go because
     nothing stands between them; of what is left every second piece is outside a string.
     """
-    bare = line.replace(rb"\\", b"").replace(rb"\"", b"").translate(None, _NOT_STRUCTURE).replace(b'""', b"")
+    unwanted = bytes(set(range(256)).difference(wanted, b'"'))
+    bare = line.replace(rb"\\", b"").replace(rb"\"", b"").translate(None, unwanted).replace(b'""', b"")
     in_string = False
     for start in range(0, len(bare), _SLICE):
         pieces = bare[start : start + _SLICE].split(b'"')
-        yield b"".join(pieces[in_string::2]).translate(_STEPS)
+        yield b"".join(pieces[in_string::2])
         in_string ^= len(pieces) % 2 == 0
+
+
+def _steps(line: bytes) -> Iterator[bytes]:
+    """The brackets of `line`: 1 opens, 0xff (-1 if read signed) closes."""
+    return (brackets.translate(_STEPS) for brackets in _outside(line, _BRACKETS))
 
 
 def too_deep(line: bytes, limit: int) -> bool:
@@ -167,8 +178,28 @@ def too_deep(line: bytes, limit: int) -> bool:
     return False
 
 
+def too_many(line: bytes, limit: int) -> bool:
+    """Whether `line` has more than `limit` parts: what `{`, `[` and `,` stand for outside its strings.
+
+    Each becomes an object of fifty bytes and more, so that few MiB of them take a hundred times what their size says,
+    and a pause of all other work. A line that has few such bytes, even in its strings, costs three counts.
+    """
+    parts = line.count(b"{") + line.count(b"[") + line.count(b",")
+    if parts <= limit:
+        return False
+    parts = 0
+    return any((parts := parts + len(found)) > limit for found in _outside(line, _PARTS))
+
+
 def _net(steps: bytes) -> int:
     return steps.count(b"\x01") - steps.count(b"\xff")
+
+
+def misshapen(line: bytes, depth: int, parts: int) -> Literal["too_deep", "too_many"] | None:
+    """Why `line` is not given to a JSON parser."""
+    if too_deep(line, depth):
+        return "too_deep"
+    return "too_many" if too_many(line, parts) else None
 
 
 # --- Which call was this line the answer to? ----------------------------------------------------------------------

@@ -13,13 +13,15 @@ from attrs import frozen
 from mcp_types import INVALID_REQUEST, PARSE_ERROR
 from pydantic_core import from_json, to_json
 
-from mcpactors.transports.framing import too_deep
+from mcpactors.transports.framing import salvage_id, too_deep, too_many
 from mcpactors.transports.strict import Fault, fault, long_id
 
-__all__ = ["BODY_LIMIT", "BadBody", "error_body", "read_body"]
+__all__ = ["BODY_LIMIT", "PARTS", "BadBody", "error_body", "read_body"]
 
 BODY_LIMIT: Final = 4 * 1024 * 1024
 DEPTH: Final = 128
+PARTS: Final = 100_000
+"""Of what a client says, whichever transport it comes by, as `too_many` counts them."""
 _WHY: Final[Mapping[Fault, tuple[int, str]]] = {
     "repeated_key": (INVALID_REQUEST, "the message has a key twice"),
     "not_a_number": (PARSE_ERROR, "the message has a number that no double can hold"),
@@ -44,13 +46,15 @@ def read_body(body: bytes) -> Any:
         BadBody: it cannot be read, or not by everybody alike.
     """
     if too_deep(body, DEPTH):
-        raise BadBody(PARSE_ERROR, f"Parse error: JSON that nests deeper than {DEPTH}")
+        raise BadBody(PARSE_ERROR, f"Parse error: JSON that nests deeper than {DEPTH}", salvage_id(body, "request"))
+    if too_many(body, PARTS):
+        raise BadBody(PARSE_ERROR, f"Parse error: JSON of more than {PARTS} parts", salvage_id(body, "request"))
     try:
         said = from_json(body, allow_inf_nan=False)
     except ValueError as error:
         raise BadBody(PARSE_ERROR, f"Parse error: {error}") from None
     if isinstance(said, dict):
-        identity = said.get("id")
+        identity: Any = said.get("id")
         known = isinstance(identity, int | str) and not isinstance(identity, bool)
         wrong = "long_id" if known and long_id(identity) else fault(body)
         if wrong is not None:

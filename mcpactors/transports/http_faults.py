@@ -25,11 +25,12 @@ from mcpactors.errors import (
     SessionForgotten,
     SessionInDoubt,
 )
-from mcpactors.transports.framing import too_deep
+from mcpactors.transports.framing import too_deep, too_many
 from mcpactors.transports.http_pool import Answer, AnswerLost
 
 __all__ = [
     "NESTING",
+    "PARTS",
     "Unreadable",
     "body_of",
     "error_in",
@@ -47,6 +48,8 @@ __all__ = [
 ]
 
 NESTING: Final = 128
+PARTS: Final = 250_000
+"""Of one reply, and of one event, as `too_many` counts them."""
 ERROR_LIMIT: Final = 64 * 1024
 """Bytes that are read of what comes with a refusal."""
 MAX_WAIT: Final = 86_400.0
@@ -105,6 +108,8 @@ def read_message(data: bytes) -> dict[str, Any]:
     """The JSON object that a body or an event is. Raises `Unreadable`."""
     if too_deep(data, NESTING):
         raise Unreadable(f"JSON that nests deeper than {NESTING}")
+    if too_many(data, PARTS):
+        raise Unreadable(f"JSON of more than {PARTS} parts")
     try:
         said = from_json(data, allow_inf_nan=False)
     except ValueError as error:

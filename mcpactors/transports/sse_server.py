@@ -22,7 +22,7 @@ from starlette.requests import Request
 from trio.abc import ReceiveStream, SendStream
 
 from mcpactors.transports.duplex import serve_duplex
-from mcpactors.transports.http_body import BODY_LIMIT, BadBody, read_body
+from mcpactors.transports.http_body import BODY_LIMIT, PARTS, BadBody, read_body
 from mcpactors.transports.http_events import Emit, as_event, send_events
 from mcpactors.transports.http_exchange import STOPPING, Receive, Scope, Send
 from mcpactors.transports.http_sessions import refuse
@@ -30,7 +30,7 @@ from mcpactors.transports.stdio_streams import StdioLimits
 
 __all__ = ["SSEFront"]
 
-LINES: Final = StdioLimits(line=BODY_LIMIT + 1)
+LINES: Final = StdioLimits(line=BODY_LIMIT + 1, parts=PARTS)
 ACCEPTED: Final = b"Accepted"
 
 

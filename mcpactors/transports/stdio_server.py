@@ -16,11 +16,12 @@ from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
 
 from mcpactors.transports.duplex import serve_duplex
+from mcpactors.transports.http_body import PARTS
 from mcpactors.transports.stdio_streams import StdioLimits
 
 __all__ = ["serve_stdio"]
 
-LIMITS: Final = StdioLimits(endless=256 * 1024 * 1024)
+LIMITS: Final = StdioLimits(parts=PARTS, endless=256 * 1024 * 1024)
 
 
 async def serve_stdio(server: Server[Any], stopping: trio.Event | None = None, drain: float = 30.0) -> None:

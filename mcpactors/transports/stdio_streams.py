@@ -30,8 +30,8 @@ from mcp_types.jsonrpc import (
 )
 from pydantic import ValidationError
 
-from mcpactors.transports.flood import DROPPED, LOGS_KEPT, SAID, SKIPPED, Allowance, cost, thinned
-from mcpactors.transports.framing import BOM, WHY, LineFramer, LongLine, Skip, salvage_id, too_deep, why_not_json
+from mcpactors.transports.flood import DROPPED, FEW, LOGS_KEPT, SAID, SKIPPED, Allowance, cost, thinned
+from mcpactors.transports.framing import BOM, WHY, LineFramer, LongLine, Skip, misshapen, salvage_id, why_not_json
 from mcpactors.transports.owed import Owed, refusal
 from mcpactors.transports.strict import fault, long_id
 
@@ -57,6 +57,8 @@ class StdioLimits:
     endless: int = 64 * _MIB
     """So much dropped of one line, and still no newline: the child is given up."""
     depth: int = 128
+    parts: int = 250_000
+    """Of one line, as `too_many` counts them."""
     outgoing: int = _MIB
     """`send` waits while this much has not gone to the child."""
     requests: int = 1024
@@ -186,12 +188,12 @@ def _line(message: JSONRPCMessage) -> bytes:
     return message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n"
 
 
-def _parsed(line: bytes | LongLine, depth: int) -> JSONRPCMessage | Skip:
+def _parsed(line: bytes | LongLine, limits: StdioLimits) -> JSONRPCMessage | Skip:
     """The message that a line is, or why it is none."""
     if isinstance(line, LongLine):
         return "too_long"
-    if too_deep(line, depth):
-        return "too_deep"
+    if (wrong := misshapen(line, limits.depth, limits.parts)) is not None:
+        return wrong
     if not line.startswith(_JSON):
         return why_not_json(line)
     try:
@@ -283,7 +285,11 @@ class StdioReader:
         return True
 
     def _take(self, lines: list[bytes | LongLine]) -> None:
-        kept = thinned(lines, self._token_of, LOGS_KEPT if self._allowance.strained else math.inf)
+        floods = self._allowance.strained
+        if len(lines) <= FEW and not floods:
+            self._lines.extend(lines)
+            return
+        kept = thinned(lines, self._token_of, LOGS_KEPT if floods else math.inf)
         dropped = len(lines) - len(kept)
         self._seen += dropped
         self._coalesced += dropped
@@ -318,14 +324,14 @@ class StdioReader:
     def _read(self, line: bytes | LongLine) -> JSONRPCMessage | None:
         self._seen += 1
         size = line.size if isinstance(line, LongLine) else len(line)
-        read = _parsed(line, self.limits.depth)
+        read = _parsed(line, self.limits)
         message = self._refuse(read, line) if isinstance(read, str) else self._admit(read, size)
         if not isinstance(message, self._wanted):
             self._allowance.spend(cost(SKIPPED if message is None else SAID, size))
         return message
 
     def _token_of(self, line: bytes) -> object:
-        read = _parsed(line, self.limits.depth)
+        read = _parsed(line, self.limits)
         return read.params.get("progressToken") if isinstance(read, JSONRPCNotification) and read.params else None
 
     def _admit(self, message: JSONRPCMessage, size: int) -> JSONRPCMessage | None:
@@ -355,7 +361,7 @@ class StdioReader:
             return None
         self._skip(kind)
         self._salvaged += 1
-        message = f"The reply of {self.name!r} could not be read: {WHY[kind]}."
+        message = f"The reply of {self.name!r} could not be read: {self._why(kind)}."
         error = JSONRPCError(jsonrpc="2.0", id=found, error=ErrorData(code=PARSE_ERROR, message=message))
         return self._admit(error, 0)
 
@@ -364,13 +370,17 @@ class StdioReader:
         self._skip(kind)
         if request is not None or (self.serving and kind not in ("blank", "unfinished")):
             code = INVALID_REQUEST if kind in _NO_REQUEST else PARSE_ERROR
-            said = ErrorData(code=code, message=f"The message could not be read: {WHY[kind]}.")
+            said = ErrorData(code=code, message=f"The message could not be read: {self._why(kind)}.")
             self.writer.offer(JSONRPCError(jsonrpc="2.0", id=request, error=said))
+
+    def _why(self, kind: Skip) -> str:
+        limit = {"too_deep": self.limits.depth, "too_many": self.limits.parts, "too_long": self.limits.line}.get(kind)
+        return WHY[kind] if limit is None else f"{WHY[kind]} (the limit is {limit})"
 
     def _skip(self, kind: Skip) -> None:
         self.skipped[kind] += 1
         if self.skipped[kind] == 1:  # once a kind: rubbish comes in floods
-            logger.warning("dropped a line from %r: %s; more of the kind are only counted", self.name, WHY[kind])
+            logger.warning("dropped a line from %r: %s; more of the kind are only counted", self.name, self._why(kind))
 
     async def aclose(self) -> None:
         """Nothing more is received. The pipe stays open, to be drained: its closing could kill a child at work."""

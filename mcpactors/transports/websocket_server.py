@@ -22,6 +22,7 @@ from wsproto.connection import ConnectionType
 from wsproto.utilities import generate_accept_token
 
 from mcpactors.transports.duplex import serve_duplex
+from mcpactors.transports.http_body import PARTS
 from mcpactors.transports.http_exchange import STOPPING, UPGRADE, Scope, Send
 from mcpactors.transports.stdio_streams import StdioLimits
 from mcpactors.transports.websocket import MCP, Incoming, Outgoing, WebSocket, WebSocketLimits
@@ -69,7 +70,7 @@ async def serve_websocket(
         return GOING_AWAY if stopping is not None and stopping.is_set() else (1000, "")
 
     socket = WebSocket(stream, ConnectionType.SERVER, limits, ahead, parting)
-    lines = StdioLimits(line=limits.message, request_bytes=4 * limits.message)
+    lines = StdioLimits(line=limits.message, parts=PARTS, request_bytes=4 * limits.message)
     metadata = ServerMessageMetadata(request_context=Request(dict(scope)))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(socket.tend)

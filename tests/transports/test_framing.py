@@ -9,7 +9,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mcpactors.transports.framing import KEPT, LineFramer, LongLine, StderrTail, salvage_id, too_deep, why_not_json
+from mcpactors.transports.framing import (
+    KEPT,
+    LineFramer,
+    LongLine,
+    StderrTail,
+    salvage_id,
+    too_deep,
+    too_many,
+    why_not_json,
+)
 
 
 def split_at(data: bytes, cuts: list[int]) -> list[bytes]:
@@ -131,6 +140,26 @@ def test_a_scan_goes_on_where_the_slice_before_it_ended() -> None:
 def test_f10_nesting_over_the_limit_is_seen_closed_or_not(depth: int, opener: bytes) -> None:
     line = opener * depth
     assert too_deep(line, 128) == (depth * line.count(b"[", 0, len(opener)) + depth * (b"{" in opener) > 128)
+
+
+def parts(value: object) -> int:
+    """What is opened, and what is separated."""
+    inner = list(value.values()) if isinstance(value, dict) else value
+    return 1 + max(len(inner) - 1, 0) + sum(map(parts, inner)) if isinstance(inner, list) else 0
+
+
+@given(values, st.booleans())
+def test_p6_parts_are_those_of_the_json_whatever_its_strings_hold(value: object, spaced: bool) -> None:
+    line = json.dumps(value, indent=1 if spaced else None).encode()
+    assert not too_many(line, parts(value))
+    assert parts(value) == 0 or too_many(line, parts(value) - 1)
+
+
+def test_p6_commas_in_strings_are_no_parts_and_what_comes_behind_them_is() -> None:
+    text = b'{"a":"' + b'\\",[{' * 100_000 + b'","b":['
+    assert not too_many(text, 3)
+    assert too_many(text, 2)
+    assert too_many(text + b"{},{}]}", 5)
 
 
 # --- Salvage ------------------------------------------------------------------------------------------------------

@@ -144,6 +144,11 @@ CASES: dict[str, Case] = {
         -32603,
         "b sent JSON that nests deeper than 128",
     ),
+    "too many objects": Case(
+        reply(b'{"jsonrpc":"2.0","id":1,"result":{"a":[' + b"{}," * 130_000 + b"0]}}"),
+        -32603,
+        "b sent JSON of more than 250000 parts",
+    ),
     "not JSON-RPC": Case(reply(b'{"id":1,"result":{}}'), -32603, "b sent JSON that is no JSON-RPC 2.0 message"),
     "a list": Case(reply(b"[]"), -32603, "b sent JSON that is no JSON-RPC 2.0 message"),
     "another id": Case(

@@ -89,6 +89,7 @@ GOOD = b'{"jsonrpc":"2.0","id":1,"result":{"ok":true}}'
         (b"[" * 129, "too_deep"),
         (b"[" * 1_000_000, "too_deep"),
         (b'{"jsonrpc":"2.0","method":"a","params":' + b'{"a":' * 128 + b"1" + b"}" * 129, "too_deep"),
+        (b"[" + b"{}," * 125_001, "too_many"),
         (b"x" * (17 << 20), "too_long"),
     ],
     ids=lambda value: str(value[:40]) if isinstance(value, bytes) else value,
@@ -111,6 +112,8 @@ async def test_f6_f10_f12_a_line_that_cannot_be_read_is_skipped_and_counted_and_
         b'{"jsonrpc":"2.0","id":7,"result":"not an object"}',
         b'{"jsonrpc":"2.0","id":7,"result":{"a":' + b"[" * 128 + b"]" * 128 + b"}}",
         b'{"result":{"a":' + b"[" * 100_000 + b"]" * 100_000 + b'},"jsonrpc":"2.0","id":7}',
+        b'{"jsonrpc":"2.0","id":7,"result":{"a":[' + b"{}," * 125_000 + b"0]}}",
+        b'{"result":{"a":[' + b"0," * 250_000 + b'0]},"jsonrpc":"2.0","id":7}',
         b'{"jsonrpc":"2.0","id":7,"result":{"a":"' + b"x" * (16 << 20) + b'"}}',
         b'{"result":{"a":"' + b"x" * (64 << 20) + b'"},"jsonrpc":"2.0","id":7}',
     ],
@@ -124,6 +127,14 @@ async def test_f7_f10_f12_a_reply_that_cannot_be_read_fails_its_call_now(line: b
     assert "'backend' could not be read" in failed.error.message
     assert good.id == 1
     assert reader.statistics().salvaged == 1
+
+
+async def test_p6_a_reply_of_too_many_parts_fails_its_call_with_the_limit_and_a_long_text_is_one_part() -> None:
+    many = b'{"jsonrpc":"2.0","id":7,"result":{"a":[' + b"{}," * 50 + b"0]}}"
+    text = b'{"jsonrpc":"2.0","id":1,"result":{"a":"' + b"{}," * 50 + b'"}}'
+    [failed, good], _ = await read_all(many + b"\n" + text + b"\n", StdioLimits(parts=100))
+    assert "have too many parts (the limit is 100)" in failed.error.message
+    assert good.id == 1
 
 
 async def test_f12_what_is_legal_passes_unchanged() -> None:
