@@ -7,6 +7,7 @@ a session, and what comes back, is `session.py`'s; here is what the backend has,
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from itertools import count
@@ -57,6 +58,7 @@ class ProxyActor(Actor):
         self._main = self._session(OURS, shared=True)
         self._main.renewed = self._begin_anew
         self._pool = SessionPool(name, backend.limits, self._start_session)
+        self._telling: Counter[BackendSession] = Counter()
         self._listings: dict[Kind, Listing] = {}
         self._schemas: dict[str, Any] = {}
         self._fresh_until: dict[Kind, float] = {}
@@ -142,8 +144,17 @@ class ProxyActor(Actor):
             self._pool.client_left(message.session)
         elif isinstance(message, RootsChanged):
             session = self._pool.known_client(message.session)
-            if session is not None:
-                self._nursery.start_soon(session.roots_changed)
+            if session is not None and self._telling[session] < 2:  # one under way, and one that will see them all
+                self._telling[session] += 1
+                self._nursery.start_soon(self._tell_roots, session)
+
+    async def _tell_roots(self, session: BackendSession) -> None:
+        try:
+            await session.roots_changed()
+        finally:
+            self._telling[session] -= 1
+            if not self._telling[session]:
+                del self._telling[session]
 
     # --- Calls ----------------------------------------------------------------------------------------------------
 

@@ -63,6 +63,8 @@ ASIDE_TIMEOUT: Final = 1.0
 """Seconds that the first call waits for the stream beside the calls: some servers say nothing on it at first."""
 RETRY: Final = 1.0
 MAX_RETRY: Final = 30.0
+LEAST_RETRY: Final = 0.2
+"""Seconds between two streams, also for a server that wants none: `retry: 0` was hundreds of requests a second."""
 RESUMPTIONS: Final = 2
 """How often in a row a stream is asked for again without anything new on it."""
 CLOSED: Final = (CONNECTION_CLOSED, "Connection closed")
@@ -320,7 +322,7 @@ class HTTPDispatcher:
                 raise lost(self.name, why)
             reader = reader.resumed()
             try:
-                await trio.sleep(min(reader.pause(RETRY), MAX_RETRY))
+                await trio.sleep(min(max(reader.pause(RETRY), LEAST_RETRY), MAX_RETRY))
                 answer = await self._open("GET", self._to_stream(reader))
             except NotReached as error:
                 self._unreached(error)
@@ -376,7 +378,7 @@ class HTTPDispatcher:
                 reader = reader.resumed()
                 if trio.current_time() - begun > MAX_RETRY:
                     wait = RETRY
-                await trio.sleep(min(reader.pause(wait), MAX_RETRY))
+                await trio.sleep(min(max(reader.pause(wait), LEAST_RETRY), MAX_RETRY))
                 wait = min(2 * wait, MAX_RETRY)
 
     async def _hear_out(self, answer: Answer, reader: EventReader) -> None:
