@@ -130,7 +130,7 @@ class Wire:
         said = (await self._until(b"\r\n\r\n")).decode("latin-1").split("\r\n")[1:]
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in said if line)}
         if headers.get("transfer-encoding") == "chunked":
-            await self._until(b"0\r\n\r\n")
+            await self._until(b"\r\n0\r\n\r\n")
         else:
             size = int(headers.get("content-length", 0))
             while len(self.rest) < size:
