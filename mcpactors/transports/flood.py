@@ -18,11 +18,13 @@ from attrs import define, field
 
 from mcpactors.transports.framing import LongLine
 
-__all__ = ["DROPPED", "LOGS_KEPT", "SAID", "SKIPPED", "Allowance", "cost", "thinned"]
+__all__ = ["DROPPED", "FEW", "LOGS_KEPT", "SAID", "SKIPPED", "Allowance", "cost", "thinned"]
 
 # --- What need not be read --------------------------------------------------------------------------------------------
 
-LOGS_KEPT: Final = 16
+FEW: Final = 64
+"""Lines read at once that are all parsed, of a peer that does not flood: every step of a short way is heard."""
+LOGS_KEPT: Final = 8
 """Log messages kept of what is read at once, of a peer that floods."""
 _NOTIFICATION: Final = re.compile(
     rb'[ \t\r]*\{[ \t\r]*(?:"jsonrpc"[ \t\r]*:[ \t\r]*"2\.0"[ \t\r]*,[ \t\r]*)?"method"[ \t\r]*:[ \t\r]*'

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, Self
 
@@ -41,10 +41,8 @@ logger = logging.getLogger("mcpactors.stdio")
 
 _MIB: Final = 1024 * 1024
 _CHUNK: Final = 65536  # a pipe holds no more on Linux
-_JSON: Final = tuple(bytes([first]) for first in b' \t\r{["-0123456789tfnNI')
-"""How a line begins that may be JSON. Most rubbish does not, and is not worth a parser."""
-_SKIPS: Final = 4
-"""Lines that cannot be read, together, take no longer than a message."""
+_JSON: Final = tuple(bytes([first]) for first in b' \t\r{["-0123456789tfnNI')  # how JSON begins; most rubbish does not
+_SKIPS: Final = 4  # lines that cannot be read take together no longer than a message
 _NO_REQUEST: Final = ("not_jsonrpc", "repeated_key", "ambiguous", "long_id")
 
 
@@ -76,13 +74,13 @@ class StdioLimits:
 
 @frozen
 class ReadStatistics:
-    """What came so far: all `lines`, those `skipped` by kind, the calls failed for one of those, and the lines that
-    were `coalesced`: good ones, for all that is known, but needless before others (`flood.py`)."""
+    """What came so far: all `lines`, those `skipped` by kind, and the calls failed for one of those."""
 
     lines: int
     skipped: Mapping[Skip, int]
     salvaged: int
     coalesced: int
+    """Lines that others after them made needless (`flood.py`)."""
 
 
 @define(eq=False)
@@ -284,17 +282,15 @@ class StdioReader:
             )
         return True
 
-    def _take(self, lines: list[bytes | LongLine]) -> None:
-        floods = self._allowance.strained
-        if len(lines) <= FEW and not floods:
-            self._lines.extend(lines)
-            return
-        kept = thinned(lines, self._token_of, LOGS_KEPT if floods else math.inf)
-        dropped = len(lines) - len(kept)
-        self._seen += dropped
-        self._coalesced += dropped
-        self._allowance.spend(dropped * DROPPED)
-        self._lines.extend(kept)
+    def _take(self, lines: Sequence[bytes | LongLine]) -> None:
+        if (floods := self._allowance.strained) or len(lines) > FEW:
+            read = len(lines)
+            lines = thinned(lines, self._token_of, LOGS_KEPT if floods else math.inf)
+            dropped = read - len(lines)
+            self._seen += dropped
+            self._coalesced += dropped
+            self._allowance.spend(dropped * DROPPED)
+        self._lines.extend(lines)
 
     async def _receive_some(self) -> bytes:
         if not self.writer.broken.is_set():

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mcp.shared.message import SessionMessage
 from mcp_types.jsonrpc import JSONRPCRequest
 
-from mcpactors.transports.flood import BURST, DROPPED, LOGS_KEPT, LONGEST, SAID, SHARE, Allowance, cost, thinned
+from mcpactors.transports.flood import BURST, DROPPED, FEW, LOGS_KEPT, LONGEST, SAID, SHARE, Allowance, cost, thinned
 from mcpactors.transports.framing import LongLine
 from mcpactors.transports.stdio_streams import StdioLimits, StdioReader, StdioWriter
 
@@ -241,6 +241,13 @@ async def test_f4_f5_what_is_dropped_is_counted_and_is_no_rubbish(autojump_clock
     seen = reader.statistics()
     assert (seen.lines, seen.coalesced, seen.skipped) == (201, 198, {})
     assert trio.current_time() == 0
+
+
+async def test_every_step_of_a_short_way_is_heard() -> None:
+    steps = [step(7, number) for number in range(FEW - 1)]
+    messages, reader = await read_all(b"\n".join([*steps, REPLY, b""]))
+    assert [message.params["progress"] for message in messages[:-1]] == list(range(FEW - 1))
+    assert reader.statistics().coalesced == 0
 
 
 async def test_f4_a_flood_of_logs_waits_and_keeps_the_last_of_each_read(autojump_clock: trio.testing.MockClock) -> None:
