@@ -52,7 +52,9 @@ class SessionPool:
         assert caller.session is not None
         session = self._clients.get(caller.session)
         if session is None or session.ended:
-            if session is None and len(self._clients) >= self._limits.clients:
+            if session is not None:
+                session.let_go()  # of use to nobody, and its connection may last
+            elif len(self._clients) >= self._limits.clients:
                 self._evict_idle_client()
             told = Introduction(caller.capabilities, caller.info or OUR_INFO, caller.session)
             session = self._clients[caller.session] = self._start(told)

@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
+import anyio
 import pytest
 import trio
 import trio.testing
-from attrs import define, field
+from attrs import define, field, frozen
 from mcp.shared.exceptions import MCPError
 
 from mcpactors import create_proxy, open_runtime
@@ -29,6 +30,25 @@ async def quiet() -> None:
     await trio.testing.wait_all_tasks_blocked(0.005)
 
 
+@frozen(eq=False)
+class Half:
+    """The way to a peer, which breaks when that is deaf, while the way back lasts."""
+
+    peer: Spoofer
+    write: Any
+
+    async def send(self, message: Any) -> None:
+        if self.peer.deaf:
+            raise anyio.BrokenResourceError
+        await self.write.send(message)
+
+    async def __aenter__(self) -> Half:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.write.aclose()
+
+
 @define(eq=False)
 class Spoofer(Peer):
     """Answers calls, and the `methods` besides, with an error of `words`. Counts its connections."""
@@ -37,14 +57,15 @@ class Spoofer(Peer):
     methods: tuple[str, ...] = ("tools/call",)
     opened: int = 0
     open_now: int = 0
+    deaf: bool = False
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[tuple[Any, Any]]:
         self.opened += 1
         self.open_now += 1
         try:
-            async with super().connect() as streams:
-                yield streams
+            async with super().connect() as (read, write):
+                yield read, Half(self, write)
         finally:
             self.open_now -= 1
 
@@ -95,6 +116,34 @@ async def test_a_session_behind_the_sdks_transport_that_answers_not_even_a_ping_
             assert len(peer.said("tools/call")) == 2
             assert peer.opened == 3  # the one that learns what there is, ada's, and ada's next
             nursery.cancel_scope.cancel()
+
+
+async def test_p6_a_clients_session_stays_one_however_often_its_backend_says_that_it_is_closed() -> None:
+    peer = Spoofer()
+    async with open_runtime("main") as runtime, legacy(runtime) as ada:
+        await runtime.mount(create_proxy(peer.connect, sessions="per_client"))
+        for _ in range(12):
+            with pytest.raises(MCPError, match=r"^Connection closed$"):
+                await ada.call("tool")
+    assert (peer.opened, peer.open_now) == (2, 0)
+
+
+async def test_p6_a_clients_session_that_is_replaced_is_closed_though_its_backend_keeps_it_open() -> None:
+    peer = Spoofer(methods=())
+    async with open_runtime("main") as runtime, legacy(runtime) as ada:
+        await runtime.mount(create_proxy(peer.connect, sessions="per_client"))
+        await ada.send("ping", {})
+        for number in range(3):
+            peer.deaf = False
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ada.call, "tool")
+                await quiet()
+                nursery.cancel_scope.cancel()
+            peer.deaf = True
+            with pytest.raises(MCPError, match="lost its connection"):
+                await ada.call("tool")
+            await quiet()
+            assert (peer.opened, peer.open_now) == (number + 2, 2)  # the one that learns what there is, and ada's
 
 
 @define(eq=False)
