@@ -14,12 +14,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, Protocol
 
+from attrs import evolve
 from mcp.client import Client as SDKClient
 from mcp.client import ClientSession
 from mcp.server.lowlevel import Server as LowLevelServer
 
 from mcpactors.config import MCPConfig, ModuleServer, parse_config
 from mcpactors.errors import BackendStartError, ConfigError, MountError
+from mcpactors.runtime.policy import Era, OfEra
 from mcpactors.targets import ClientFactory, Composite, ProxyServer, describe, transport_of
 from mcpactors.transports.framing import StderrTail
 from mcpactors.transports.memory import memory_client
@@ -29,7 +31,8 @@ from mcpactors.transports.values import StreamableHttpTransport
 __all__ = ["connector", "example_config", "load_server"]
 
 Connect = Callable[[], AbstractAsyncContextManager[Any]]
-"""Yields the SDK's (read, write), an `HTTPDispatcher`, or a `ClientSession` that is connected already and stays so."""
+"""Yields the SDK's (read, write), an `HTTPDispatcher`, or a `ClientSession` that is connected already and stays so; or
+an `OfEra` of one."""
 
 MODULE_OBJECTS: Final = ("server", "mcp", "app")
 """What a module's server is called, where its config does not say."""
@@ -51,6 +54,19 @@ def connector(proxy: ProxyServer, stderr: StderrTail, open_runtime: Open) -> Con
     Raises:
         MountError: by a transport that is not there yet.
     """
+    connect = _way(proxy, stderr, open_runtime)
+    if proxy.era == "auto" or isinstance(proxy.target, ClientFactory):
+        return connect
+    return lambda: _of_era(connect, proxy.era)
+
+
+@asynccontextmanager
+async def _of_era(connect: Connect, era: Era) -> AsyncIterator[OfEra]:
+    async with connect() as connection:
+        yield OfEra(connection, era)
+
+
+def _way(proxy: ProxyServer, stderr: StderrTail, open_runtime: Open) -> Connect:
     target = proxy.target
     if isinstance(target, LowLevelServer):
         return lambda: memory_client(target)
@@ -59,7 +75,7 @@ def connector(proxy: ProxyServer, stderr: StderrTail, open_runtime: Open) -> Con
     if isinstance(target, SDKClient | ClientSession):
         return lambda: nullcontext(_session_of(target))
     if isinstance(target, ClientFactory):
-        return lambda: _made(target, proxy.name, stderr, open_runtime)()
+        return lambda: _made(target, proxy, stderr, open_runtime)()
     transport = transport_of(target)
     if isinstance(transport, StreamableHttpTransport):
         return transport.dispatcher
@@ -74,11 +90,12 @@ def _session_of(client: SDKClient | ClientSession) -> ClientSession:
         raise BackendStartError(f"the client is not connected (any more): {error}") from error
 
 
-def _made(factory: ClientFactory, name: str, stderr: StderrTail, open_runtime: Open) -> Connect:
+def _made(factory: ClientFactory, proxy: ProxyServer, stderr: StderrTail, open_runtime: Open) -> Connect:
+    name = proxy.name
     try:
         found = describe(factory.make(), name)
         if isinstance(found, ProxyServer) and not isinstance(found.target, ClientFactory):
-            return connector(found, stderr, open_runtime)
+            return connector(found if proxy.era == "auto" else evolve(found, era=proxy.era), stderr, open_runtime)
         raise BackendStartError(f"the client_factory of {name} gave several backends; it is to give one")
     except (ConfigError, MountError) as error:
         raise BackendStartError(f"the client_factory of {name} gave nothing that can be opened: {error}") from error

@@ -19,12 +19,14 @@ from mcp.server.lowlevel import Server as LowLevelServer
 from mcp.shared.exceptions import MCPError
 from mcp.shared.message import SessionMessage
 from mcp_types.jsonrpc import JSONRPCRequest
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from mcpactors.backends import load_server
 from mcpactors.config import MCPConfig, ModuleServer
 from mcpactors.errors import BackendStartError, ConfigError, MCPActorsError
 from mcpactors.host import need_trio, open_runtime
 from mcpactors.runtime.hops import HOPS, passed
+from mcpactors.runtime.policy import Era
 from mcpactors.server import Server, create_proxy
 from mcpactors.targets import Composite, as_config, called, low_level, transport_of
 from mcpactors.transports.framing import StderrTail
@@ -77,21 +79,21 @@ def infer_transport(target: object) -> ClientTransport:
     return _inferred(target)[0]
 
 
-def _inferred(target: object) -> tuple[ClientTransport, str]:
-    """The transport, and what the target is called."""
+def _inferred(target: object) -> tuple[ClientTransport, str, Era]:
+    """The transport, what the target is called, and which era is to be spoken to it."""
     config = as_config(target)
     if config is not None:
         modules = any(isinstance(server, ModuleServer) for server in config.servers.values() if not server.disabled)
         target = _with_modules(config) if modules else config
     found = target if isinstance(target, Server) else create_proxy(target)
     if isinstance(found, Server):
-        return MemoryTransport(found), called(found)
+        return MemoryTransport(found), called(found), "auto"
     where = found.target
     if isinstance(where, Composite | LowLevelServer):
-        return MemoryTransport(where), found.name
+        return MemoryTransport(where), found.name, found.era
     if isinstance(where, SDKClient | ClientSession):
         raise ConfigError("this client is connected already: use it as it is, or give what it was made from")
-    return transport_of(where), found.name
+    return transport_of(where), found.name, found.era
 
 
 def _with_modules(config: MCPConfig) -> Server:
@@ -114,7 +116,8 @@ class Client(SDKClient):
 
     `async with Client(target) as client: await client.call_tool(...)`. All options, the handlers (`sampling_callback`,
     `elicitation_callback`, `list_roots_callback`, `logging_callback`, `message_handler`) and `mode=` are the SDK's; a
-    call takes its `progress_callback=`. The block is a nursery block: what is raised inside may come out in a group.
+    call takes its `progress_callback=`. Where `mode` is "auto", the target's `era` decides. The block is a nursery
+    block: what is raised inside may come out in a group.
 
     Raises, when it is made: what `infer_transport` raises. When it is entered: `BackendStartError`, with the last words
     of a program that ended; RuntimeError where asyncio runs.
@@ -131,12 +134,15 @@ class Client(SDKClient):
 
     _tail: StderrTail = field(init=False, repr=False, compare=False, default_factory=StderrTail)
     _name: str = field(init=False, repr=False, compare=False, default="")
+    _era: Era = field(init=False, repr=False, compare=False, default="auto")
     _answered: trio.Event = field(init=False, repr=False, compare=False, default_factory=trio.Event)
     _too_late: bool = field(init=False, repr=False, compare=False, default=False)
 
     def __post_init__(self) -> None:
         given = self.server
-        transport, self._name = _inferred(given)
+        transport, self._name, self._era = _inferred(given)
+        if self.mode == "auto" and self._era == "legacy":
+            self.mode = "legacy"
         here = _server_in(transport.server) if isinstance(transport, MemoryTransport) else None
         # the SDK's own way to a server of this process needs no streams
         self.server = here if isinstance(here, LowLevelServer) else self._watched(transport)
@@ -152,6 +158,9 @@ class Client(SDKClient):
         except (MCPError, OSError, ExceptionGroup) as error:
             raise self._cannot(_reason(error)) from error
         self._answered.set()
+        if self.mode == "auto" and self._era == "modern" and self.protocol_version not in MODERN_PROTOCOL_VERSIONS:
+            await self.__aexit__(None, None, None)
+            raise self._cannot('it does not speak the modern era, as its "era" wants it to')
         return self
 
     @asynccontextmanager

@@ -1,8 +1,8 @@
 """The configuration file: which servers a runtime mounts, in the `mcpServers` format other MCP clients read too.
 
 Rule: everything here is a function of a mapping and an environment to frozen values; `load_config` alone reads a file.
-No trio, no mcp, nothing started or looked up: whether a command exists, a module imports or a name can be a namespace
-is the host's to find out. Text in, `MCPConfig` or one `ConfigError` with every problem out.
+No trio, no mcp, nothing started or looked up: whether a command exists or a module imports is the host's to find out.
+Text in, `MCPConfig` or one `ConfigError` with every problem out.
 
 Text in `command`, `args`, `env`, `cwd`, `url`, `headers` and `module` may refer to the environment:
 * `${NAME}` is the variable; unset is an error.
@@ -30,10 +30,11 @@ from attrs import field, frozen
 from cattrs import BaseConverter, BaseValidationError, ClassValidationError, IterableValidationError
 from cattrs.gen import make_dict_structure_fn
 
-from mcpactors.errors import ConfigError
+from mcpactors.errors import ConfigError, NamespaceError
 from mcpactors.runtime.definitions import ChangePolicy
-from mcpactors.runtime.policy import DEFAULT_LIMITS, FORWARD_ALL, Forwarding, PoolLimits, Sessions
+from mcpactors.runtime.policy import DEFAULT_LIMITS, FORWARD_ALL, Era, Forwarding, PoolLimits, Sessions
 from mcpactors.runtime.restart import RestartPolicy
+from mcpactors.runtime.routing import NAMESPACE_LENGTH, validate_namespace
 
 __all__ = [
     "HTTPServer",
@@ -176,10 +177,12 @@ class _Shared:
 class _Backend(_Shared):
     """Fields of every server that is proxied: how clients share it, and what of its own messages is passed on.
 
-    `tags` are given to all that it offers, beside those that it has from there.
+    `era`: which is spoken to it; None: "auto". `tags` are given to all that it offers, beside those that it has from
+    there.
     """
 
     sessions: Sessions | None = None
+    era: Era | None = None
     forward: Forwarding = FORWARD_ALL
     pool: PoolLimits = DEFAULT_LIMITS
     tags: tuple[str, ...] = field(default=(), converter=_texts)
@@ -439,7 +442,7 @@ def _converter(environ: Mapping[str, str]) -> BaseConverter:
     converter.register_structure_hook(str, _string)
     converter.register_structure_hook(bool, _boolean)
     converter.register_structure_hook(float, _seconds)
-    for words in (Sessions, Isolation, ChangePolicy):
+    for words in (Sessions, Era, Isolation, ChangePolicy):
         converter.register_structure_hook_func(partial(_is_choice, words), partial(_one_of, words))
     for policy in (Forwarding, PoolLimits, RestartPolicy):
         converter.register_structure_hook(policy, _policy)
@@ -544,6 +547,20 @@ def _servers_of(mapping: Any) -> Any:
     raise _Problem('"mcpServers" is missing' + (near[0] if near else '; expected {"mcpServers": {"name": {...}}}'))
 
 
+def _misnamed(servers: Mapping[str, ServerConfig]) -> Iterator[str]:
+    """A line for each name that cannot be a namespace, where names are to be that: where there are several."""
+    named = [name for name, server in servers.items() if not server.disabled]
+    for name in named if len(named) > 1 else ():
+        try:
+            validate_namespace(name)
+        except NamespaceError:
+            yield (
+                f"{_join('mcpServers', name)}: of several servers each has its name before the names of its tools, so it "
+                "must start with a letter or digit and consist of letters, digits, '_', '.' and '-', at most "
+                f"{NAMESPACE_LENGTH} characters; rename it"
+            )
+
+
 # --- In and out ---------------------------------------------------------------------------------------------------
 
 
@@ -564,6 +581,8 @@ def parse_config(
         servers = _converter(environ).structure(below, shape)
     except (BaseValidationError, _Problem) as error:
         raise _config_error(source, _problems(error, "mcpServers")) from None  # the lines say all that the group does
+    if misnamed := list(_misnamed(servers)):
+        raise _config_error(source, misnamed)
     extra = {key: value for key, value in mapping.items() if key != "mcpServers"}
     return MCPConfig(servers, extra, source)
 

@@ -619,6 +619,7 @@ class Runtime:
             running.said = {
                 "instructions": instructions[:INSTRUCTIONS_LENGTH] if isinstance(instructions, str) else None,
                 "capabilities": capabilities if isinstance(capabilities, Mapping) else {},
+                "era": "legacy" if "protocolVersion" in said else "modern",  # only `initialize` has that in its result
             }
 
         inside = evolve(self.settings, subreaper=False)
@@ -792,7 +793,8 @@ class Runtime:
         dropped = {str(kind): number for kind, number in heard.items()}
         changed = tuple(change.tool for change in running.definitions.changes) if running is not None else ()
         info = self._supervisor.info(ref.name)
-        return evolve(info, changed_tools=changed, threads=threads, stalls=stalls, dropped=dropped)
+        era = running.said.get("era") if running is not None else None
+        return evolve(info, changed_tools=changed, threads=threads, stalls=stalls, dropped=dropped, era=era)
 
     def parked(self) -> tuple[ParkedCall, ...]:
         """The calls of modern clients that wait for their clients' answers, the oldest first."""

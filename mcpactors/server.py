@@ -610,8 +610,9 @@ def create_proxy(target: object, name: str | None = None, **policy: Unpack[Polic
       already is used as it is, and so is an SDK `ClientSession`;
     * a server of this process, ours or the SDK's, or a runtime: spoken to over memory streams, in sessions of its own.
 
-    `policy`, for each of them: `sessions` ("shared", "per_client", "per_call"), `forward`, `pool`, and `roots`,
-    `sampling`, `elicitation`, `logging`, `progress`, of which each may be None: then it is switched off.
+    `policy`, for each of them: `sessions` ("shared", "per_client", "per_call"), `era` ("auto", "legacy", "modern"),
+    `forward`, `pool`, and `roots`, `sampling`, `elicitation`, `logging`, `progress`, of which each may be None: then it
+    is switched off.
 
     Raises:
         ConfigError: the target, or the policy, cannot be understood.

@@ -31,12 +31,13 @@ from mcp.client import Client as SDKClient
 from mcp.client import ClientSession
 from mcp.client.stdio import StdioServerParameters
 from mcp.server.lowlevel import Server as LowLevelServer
+from mcp_types.version import LATEST_MODERN_VERSION
 from starlette.routing import Route
 
 from mcpactors.config import HTTPServer, MCPConfig, ModuleServer, ServerConfig, StdioServer, load_config, parse_config
 from mcpactors.errors import ConfigError, MountError
 from mcpactors.mounts import Mounts
-from mcpactors.runtime.policy import DEFAULT_LIMITS, FORWARD_ALL, Forwarding, PoolLimits, Sessions
+from mcpactors.runtime.policy import DEFAULT_LIMITS, FORWARD_ALL, Era, Forwarding, PoolLimits, Sessions
 from mcpactors.transports.values import (
     ClientTransport,
     NodeStdioTransport,
@@ -110,6 +111,7 @@ class Policy(TypedDict, total=False):
     """
 
     sessions: Sessions
+    era: Era
     forward: Forwarding | Mapping[str, bool]
     pool: PoolLimits | Mapping[str, float]
     roots: None
@@ -130,6 +132,8 @@ class ProxyServer:
     forward: Forwarding
     """What it may say to, and ask of, the clients behind its calls."""
     pool: PoolLimits
+    era: Era
+    """Which is spoken to it."""
 
     def __init__(
         self,
@@ -140,12 +144,14 @@ class ProxyServer:
         sessions: Sessions | None = None,
         forward: Forwarding | Mapping[str, bool] | None = None,
         pool: PoolLimits | Mapping[str, float] | None = None,
+        era: Era | None = None,
     ) -> None:
         """Explicit control over sessions: `client_factory` is what `ClientFactory` tells; else `target` is what
         `create_proxy` takes. What else is not said is taken from the target where that is an entry of a config.
 
         Raises:
-            ConfigError: there are a target and a factory, or neither; or no such strategy.
+            ConfigError: there are a target and a factory, or neither; no such strategy or era; or an era for a client
+                that is connected already.
         """
         if client_factory is not None and target is None:
             target = ClientFactory(client_factory)
@@ -156,12 +162,17 @@ class ProxyServer:
             found = _single(target)
             target, name, sessions = found.target, name or found.name, sessions or found.sessions
             forward, pool = forward or found.forward, pool or found.pool
+            era = era or found.era
         name = name or "backend"
         if isinstance(target, StdioServer | HTTPServer):
             sessions, forward, pool = sessions or target.sessions, forward or target.forward, pool or target.pool
-        if sessions is not None and sessions not in get_args(Sessions):
-            raise ConfigError(f"sessions: expected one of {', '.join(get_args(Sessions))}, got {sessions!r}")
-        self.__attrs_init__(target, name, sessions, forward or FORWARD_ALL, pool or DEFAULT_LIMITS)
+            era = era or target.era
+        for given, words, what in ((sessions, Sessions, "sessions"), (era, Era, "era")):
+            if given is not None and given not in get_args(words):
+                raise ConfigError(f"{what}: expected one of {', '.join(get_args(words))}, got {given!r}")
+        if era in ("legacy", "modern") and isinstance(target, SDKClient | ClientSession):
+            raise ConfigError(f"era={era!r}: this client is connected already; say so to it, Client(..., mode=...)")
+        self.__attrs_init__(target, name, sessions, forward or FORWARD_ALL, pool or DEFAULT_LIMITS, era or "auto")
 
     @property
     def strategy(self) -> Sessions:
@@ -173,16 +184,15 @@ class ProxyServer:
 
     def with_policy(self, policy: Policy) -> ProxyServer:
         """The same backend with another policy. Raises `ConfigError` for what is no policy."""
-        off = {name: wanted for name, wanted in policy.items() if name not in ("sessions", "forward", "pool")}
+        off = {name: wanted for name, wanted in policy.items() if name not in ("sessions", "forward", "pool", "era")}
         for name, wanted in off.items():
             if name not in attrs.fields_dict(Forwarding) or wanted is not None:
                 raise ConfigError(f"{name}={wanted!r} is no policy of a proxy; None switches a feature off")
         forward = _settings(Forwarding, policy.get("forward"), "forward") or self.forward
         forward = evolve(forward, **dict.fromkeys(off, False))
-        pool = policy.get("pool", self.pool)
-        return ProxyServer(
-            self.target, self.name, sessions=policy.get("sessions", self.sessions), forward=forward, pool=pool
-        )
+        sessions, pool = policy.get("sessions", self.sessions), policy.get("pool", self.pool)
+        era = policy.get("era", self.era)
+        return ProxyServer(self.target, self.name, sessions=sessions, forward=forward, pool=pool, era=era)
 
     def run(self, *args: Any, **options: Any) -> NoReturn:
         """Raises `MountError`: a proxy is a description, and a server serves."""
@@ -278,6 +288,8 @@ def describe(target: object, name: str | None = None) -> ProxyServer | Mapping[s
     if config is None:
         if isinstance(target, ProxyServer):
             return target if name is None else evolve(target, name=name)
+        if isinstance(target, SDKClient) and not _connected(target):
+            return _of_client(target, name)
         found, itself = _understood(target)
         return ProxyServer(found, name or itself)
     wanted = {key: _entry(server, key) for key, server in config.servers.items() if not server.disabled}
@@ -347,7 +359,7 @@ def _understood(target: object) -> tuple[Target, str]:
     """What a target that is no config means, and what it is called."""
     _refuse_asyncio(target)
     if isinstance(target, SDKClient):
-        return (target, _of_client(target)[1]) if _connected(target) else _of_client(target)
+        return target, _of_client(target).name
     if isinstance(target, ClientSession):
         return target, "session"
     if isinstance(target, str | os.PathLike):
@@ -379,11 +391,14 @@ def _connected(client: SDKClient) -> bool:
         return False
 
 
-def _of_client(client: SDKClient) -> tuple[Target, str]:
-    found = describe(client.server)
+def _of_client(client: SDKClient, name: str | None = None) -> ProxyServer:
+    """What a client was to be connected to, in the era that it was to speak."""
+    found = describe(client.server, name)
     if not isinstance(found, ProxyServer):
         raise ConfigError("this client has several servers; give create_proxy(...) their config, not the client")
-    return found.target, found.name
+    if client.mode not in ("auto", "legacy", LATEST_MODERN_VERSION):
+        raise ConfigError(f"a proxy speaks {LATEST_MODERN_VERSION} or the legacy era, not {client.mode}")
+    return found if client.mode == "auto" else evolve(found, era="legacy" if client.mode == "legacy" else "modern")
 
 
 def _written(target: str | os.PathLike[str]) -> tuple[Target, str]:

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "snapshots": "errors runtime mounts",
     "actors": "errors runtime server actors",
     "transports": "errors runtime transports",
-    "backends": "errors config targets transports",
+    "backends": "errors config runtime targets transports",
     "host": "errors runtime mounts snapshots targets isolation server actors transports backends config",
     "client": "errors config runtime targets server transports backends host",
     "example": "",

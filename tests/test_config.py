@@ -126,6 +126,7 @@ def test_how_clients_share_a_server_and_what_it_may_ask_them_is_understood() -> 
         {
             "command": "x",
             "sessions": "per_client",
+            "era": "legacy",
             "forward": {"sampling": False, "logging": None},
             "pool": {"clients": 4, "borrowed": 2, "spares": 0, "idle": 60},
             "tags": ["files"],
@@ -133,7 +134,7 @@ def test_how_clients_share_a_server_and_what_it_may_ask_them_is_understood() -> 
             "restart": {"intensity": 3, "period": 60, "probeAfter": 10},
         }
     )
-    assert (server.sessions, server.tags, server.start_timeout) == ("per_client", ("files",), 5.0)
+    assert (server.sessions, server.era, server.tags, server.start_timeout) == ("per_client", "legacy", ("files",), 5.0)
     assert server.forward == Forwarding(sampling=False, logging=False)
     assert server.pool == PoolLimits(clients=4, borrowed=2, spares=0, idle=60)
     assert server.restart == RestartPolicy(intensity=3, period=60, probe_after=10)
@@ -470,6 +471,7 @@ SHARED = {
 }
 BACKEND = {
     "sessions": st.sampled_from(["shared", "per_client", "per_call", None]),
+    "era": st.sampled_from(["auto", "legacy", "modern", None]),
     "forward": st.dictionaries(st.sampled_from(["roots", "sampling", "logging"]), st.booleans() | st.none()),
     "pool": st.fixed_dictionaries({}, optional={"clients": st.integers(1, 9), "idle": st.floats(0, 9)}),
     "tags": st.lists(TEXTS, max_size=2),

@@ -21,7 +21,7 @@ __all__ = ["OURS", "OUR_INFO", "Backend", "Connect", "Introduction", "RootsChang
 
 Connect = Callable[[], AbstractAsyncContextManager[Any]]
 """Opens a connection: an async context manager that yields the SDK's (read, write) of `SessionMessage`, a `Dispatcher`
-(`wire.py`), or a `ClientSession` of the SDK that somebody else has connected and keeps."""
+(`wire.py`), or a `ClientSession` of the SDK that somebody else has connected and keeps; or an `OfEra` of one."""
 AskClient = Callable[[str, str, Mapping[str, Any] | None], Awaitable[Outcome]]
 TellClient = Callable[[str, str, Mapping[str, Any]], None]
 
@@ -79,6 +79,8 @@ class Backend:
     limits: PoolLimits = DEFAULT_LIMITS
     start_timeout: float = 15.0
     """Seconds a session beside the main one may take to open."""
+    remarked: set[str] = field(factory=set)
+    """What the log has been told of it, and is not told again."""
     watched: Counter[str] = field(factory=Counter)
     """How many clients watch which of its URIs; watched anew in every life."""
     changed: Callable[[tuple[Kind, ...]], None] = lambda kinds: None

@@ -11,12 +11,13 @@ from typing import Any, Final, Protocol
 
 import trio
 
+from mcpactors.actors.backend import mapping
 from mcpactors.errors import BackendMisbehaved, QuestionRefused
 from mcpactors.runtime.methods import QUESTIONS
 from mcpactors.runtime.policy import Forwarding
 from mcpactors.runtime.reply import Failure, Outcome, Result
 
-__all__ = ["INPUT_REQUIRED", "ROUNDS", "STATE_SIZE", "answer_rounds", "refuse_switched_off"]
+__all__ = ["INPUT_REQUIRED", "ROUNDS", "STATE_SIZE", "answer_rounds", "could_not_ask", "refuse_switched_off"]
 
 INPUT_REQUIRED: Final = "input_required"
 ROUNDS: Final = 10
@@ -25,6 +26,9 @@ STATE_SIZE: Final = 64 * 1024
 """Characters of `requestState`, at most."""
 PAUSE: Final = 0.05
 """Seconds before the retry of a call that has a state and asks nothing; doubles each time."""
+
+CANNOT_ASK: Final = ("server-initiated requests", "Server-to-client requests are not available")
+"""In the words of the SDKs for Python and TypeScript, and of FastMCP, when legacy code asks in the modern era."""
 
 
 class Asks(Protocol):
@@ -72,6 +76,18 @@ def refuse_switched_off(name: str, result: Mapping[str, Any], forward: Forwardin
         if isinstance(method, str) and not forward.passes(method):
             raise QuestionRefused(f"{method} is switched off for {name}, by forward= of its mount")
     return result
+
+
+def could_not_ask(outcome: Outcome) -> bool:
+    """Whether a modern call failed as its code asks by a request (`await ctx.elicit`), which its era does not have."""
+    if isinstance(outcome, Failure):
+        said: object = outcome.message
+    elif outcome.value.get("isError") is True:
+        content = outcome.value.get("content")
+        said = mapping(content[0] if isinstance(content, list) and content else None).get("text")
+    else:
+        return False
+    return isinstance(said, str) and any(words in said for words in CANNOT_ASK)
 
 
 def _check(name: str, wanted: object, state: object) -> None:

@@ -32,7 +32,7 @@ from mcp_types import (
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from mcpactors.actors.backend import OURS, Backend, Introduction, mapping
-from mcpactors.actors.rounds import INPUT_REQUIRED, answer_rounds, refuse_switched_off
+from mcpactors.actors.rounds import INPUT_REQUIRED, answer_rounds, could_not_ask, refuse_switched_off
 from mcpactors.actors.wire import ClientWire, OverStreams, StreamWire, Wire, envelope
 from mcpactors.errors import (
     ActorCrashed,
@@ -45,7 +45,7 @@ from mcpactors.errors import (
 from mcpactors.runtime.actor import Caller, Request, part
 from mcpactors.runtime.hops import HOPS, hops_of
 from mcpactors.runtime.methods import QUESTIONS, fault_of
-from mcpactors.runtime.policy import FORWARD_ALL
+from mcpactors.runtime.policy import FORWARD_ALL, Era, OfEra
 from mcpactors.runtime.reply import PROGRESS, Failure, Outcome, ReplyChannel, Result
 
 __all__ = ["BackendSession"]
@@ -140,6 +140,9 @@ class BackendSession:
             BackendStartError: the backend does not say what it speaks, or has closed the connection.
         """
         async with self._backend.connect() as given, trio.open_nursery() as nursery:
+            era: Era = "auto"
+            if isinstance(given, OfEra):
+                given, era = given.connection, given.era
             if isinstance(given, ClientSession):
                 self.wire = ClientWire(given)
             else:
@@ -148,7 +151,7 @@ class BackendSession:
                 wire.renewed = self._renewed
                 await nursery.start(wire.run, self._on_request, self._on_notification)
                 capabilities = self._forward.allowed(self.introduction.capabilities)
-                await wire.negotiate(self.introduction, capabilities, self._expects_legacy)
+                await wire.negotiate(self.introduction, capabilities, self._expects_legacy, era)
                 logs = mapping(wire.server.get("capabilities")).get("logging") is not None
                 self._takes_level = logs and not wire.modern and self._forward.logging
             self._is_open, self._nursery = True, nursery
@@ -226,15 +229,24 @@ class BackendSession:
             if isinstance(outcome, Result) and (fault := fault_of(request.method, outcome.value)) is not None:
                 said = f"{self._name} sent a result of {request.method} that is none: {fault}"
                 return Failure.of(BackendMisbehaved(said, {"actor": self._name}))
-            return outcome
+            return self._remarked(outcome)
         except MCPError as error:
-            return self.failure(error, request.caller)
+            return self._remarked(self.failure(error, request.caller))
         finally:
             call.ended.set()
             if self._nursery is not None and self._may_still_ask(reply):
                 self._nursery.start_soon(self._outlive, token)
             else:
                 del self._calls[token]
+
+    def _remarked(self, outcome: Outcome) -> Outcome:
+        """The outcome; of one that another era would have helped, the log is told which setting says so, once."""
+        if could_not_ask(outcome) and self._is_open and self.wire.tells and self.wire.modern:
+            hint = f'{self._name} asks as the legacy era does, and cannot: set its "era" to "legacy" (docs/eras.md)'
+            if hint not in self._backend.remarked:
+                self._backend.remarked.add(hint)
+                logger.warning("%s", hint)
+        return outcome
 
     def _may_still_ask(self, reply: ReplyChannel) -> bool:
         """Whether a call that is over was given up, and its backend does not know and may ask for it all the same."""

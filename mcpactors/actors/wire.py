@@ -49,6 +49,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from mcpactors.actors.backend import OUR_INFO, Introduction, mapping
 from mcpactors.errors import CONNECTION_CLOSED, BackendStartError, InvalidParams, SessionForgotten, SessionInDoubt
+from mcpactors.runtime.policy import Era
 from mcpactors.runtime.reply import Failure, Outcome, Result
 
 __all__ = ["ClientWire", "Dispatcher", "OverStreams", "StreamWire", "Wire", "envelope"]
@@ -212,14 +213,18 @@ class StreamWire:
         self._scope.cancel()
 
     async def negotiate(
-        self, introduction: Introduction, capabilities: Mapping[str, Any], expects_legacy: bool
+        self, introduction: Introduction, capabilities: Mapping[str, Any], expects_legacy: bool, era: Era
     ) -> None:
-        """Find out which era the backend speaks: by `server/discover`, then by the handshake.
+        """Find out which era the backend speaks: by `server/discover`, then by the handshake; by one, if told which.
 
         A backend that refuses the handshake as too old has locked itself to the modern era (its answer to the probe
         came too late): it is asked once more. Raises `BackendStartError`.
         """
-        if not expects_legacy and await self._probe():
+        if era == "modern":
+            if (why := await self._probe(HANDSHAKE_TIMEOUT)) is not None:
+                raise BackendStartError(f'{self._name} does not speak the modern era, as its "era" wants it to: {why}')
+            return
+        if era == "auto" and not expects_legacy and await self._probe() is None:
             return
         self._hello = {
             "protocolVersion": LATEST_HANDSHAKE_VERSION,
@@ -229,9 +234,10 @@ class StreamWire:
         try:
             await self._shake_hands()
         except MCPError as error:
-            if error.code == UNSUPPORTED_PROTOCOL_VERSION and await self._probe():
+            if era == "auto" and error.code == UNSUPPORTED_PROTOCOL_VERSION and await self._probe() is None:
                 return
-            raise BackendStartError(f"{self._name} does not answer the handshake: {error.message}") from error
+            wanted = ', which its "era" wants' if era == "legacy" else ""
+            raise BackendStartError(f"{self._name} does not answer the handshake{wanted}: {error.message}") from error
 
     async def _shake_hands(self) -> None:
         said = await self._dispatcher.send_raw_request(
@@ -243,11 +249,12 @@ class StreamWire:
         self.server, self.modern, self.revision = said, False, revision
         await self.notify("notifications/initialized")
 
-    async def _probe(self, again: bool = True) -> bool:
-        """Ask whether the backend speaks the modern era; once more where it refuses and names our version of it."""
+    async def _probe(self, within: float = PROBE_TIMEOUT, again: bool = True) -> str | None:
+        """Why the backend does not speak the modern era, None if it does: it is asked, once more where it refuses and
+        names our version of it."""
         try:
             found = await self.send(
-                "server/discover", {"_meta": envelope({})}, {"timeout": PROBE_TIMEOUT, "cancel_on_abandon": False}
+                "server/discover", {"_meta": envelope({})}, {"timeout": within, "cancel_on_abandon": False}
             )
         except MCPError as error:
             if self._lost:
@@ -256,12 +263,12 @@ class StreamWire:
                 raise BackendStartError(error.message) from error  # nobody is there
             supported = mapping(error.data).get("supported") if error.code == UNSUPPORTED_PROTOCOL_VERSION else None
             named = isinstance(supported, list) and LATEST_MODERN_VERSION in supported
-            return named and again and await self._probe(again=False)
+            return await self._probe(within, again=False) if named and again else error.message
         versions = found.get("supportedVersions")
         if not isinstance(versions, list) or not any(version in versions for version in MODERN_PROTOCOL_VERSIONS):
-            return False
+            return f"its versions are {versions!s:.80}"
         self.server = found
-        return True
+        return None
 
     async def send(self, method: str, params: Mapping[str, Any], opts: CallOptions | None = None) -> dict[str, Any]:
         """One request to the backend, with the headers that its era wants over HTTP. Raises `MCPError`."""

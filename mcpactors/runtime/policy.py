@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from attrs import Attribute, field, frozen
 
-__all__ = ["DEFAULT_LIMITS", "FEATURES", "FORWARD_ALL", "Forwarding", "PoolLimits", "Sessions"]
+__all__ = ["DEFAULT_LIMITS", "FEATURES", "FORWARD_ALL", "Era", "Forwarding", "OfEra", "PoolLimits", "Sessions"]
 
 Sessions: TypeAlias = Literal["shared", "per_client", "per_call"]
 """How clients share a backend of the old era (design.md section 7); a modern one has no sessions to share.
@@ -18,6 +18,21 @@ Sessions: TypeAlias = Literal["shared", "per_client", "per_call"]
 shared: one connection for all. per_client: one for each client session; clients that have none borrow one for a call.
 per_call: a fresh one for each call, for backends of either era.
 """
+
+Era: TypeAlias = Literal["auto", "legacy", "modern"]
+"""Which era is spoken to a backend.
+
+auto: the modern one where it is offered. legacy: the handshake at once. modern: nothing else.
+"""
+
+
+@frozen(eq=False)
+class OfEra:
+    """A connection on which this era is to be spoken."""
+
+    connection: Any
+    era: Era
+
 
 FEATURES: Final[Mapping[str, str]] = {
     "roots/list": "roots",

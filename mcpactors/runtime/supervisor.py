@@ -82,6 +82,8 @@ class ActorInfo:
     """Its tools whose definitions are not what they were at first, and that nobody has approved."""
     dropped: Mapping[str, int] = field(factory=dict)
     """What its process said that could not be taken, by why: rubbish, replies that nobody waited for, too much."""
+    era: Literal["legacy", "modern"] | None = None
+    """What is spoken to it, or was last, where it is a backend."""
 
 
 @define(eq=False)
