@@ -35,6 +35,7 @@ from tests.runtime.actors import (
     raising,
     simulate,
 )
+from tests.simulation.seeds import seeds
 
 SEEDS = 2000
 
@@ -168,7 +169,7 @@ def assert_tallies_say_what_callers_saw(world: World) -> None:
 def test_p1_p11_every_accepted_request_has_exactly_one_outcome_and_the_books_balance_after_every_step() -> None:
     moments: Counter[str] = Counter()
     totals: Counter[str] = Counter()
-    for seed in range(SEEDS):
+    for seed in seeds(SEEDS):
         world = lived_through(seed)
         try:
             assert_one_outcome_each(world)
@@ -195,9 +196,8 @@ def test_seed_replays_the_very_same_run() -> None:
 # --- Cancellation down the chain ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seeds", [range(300)])
-def test_nobody_works_for_a_caller_that_has_left_however_long_the_chain(seeds: range) -> None:
-    for seed in seeds:
+def test_nobody_works_for_a_caller_that_has_left_however_long_the_chain() -> None:
+    for seed in seeds(300):
         assert simulate(seed, lambda: leave_a_chain(draws(seed))) == 0, seed  # noqa: B023
 
 
@@ -295,7 +295,7 @@ async def stop_at_the_instant_of_a_crash(draw: Random, how: str) -> tuple[ChildS
 @pytest.mark.parametrize("how", ["stop_child", "nursery"])
 def test_crash_at_the_instant_of_a_stop_leaks_nothing_and_the_stop_returns(how: str) -> None:
     seen: Counter[tuple[ChildState, ...]] = Counter()
-    for seed in range(1000):
+    for seed in seeds(1000):
         try:
             seen[simulate(seed, lambda: stop_at_the_instant_of_a_crash(draws(seed), how))] += 1  # noqa: B023
         except BaseException as error:

@@ -1,8 +1,8 @@
 """F22: a call is cancelled before it starts, while it runs, between its result and the write of it, and after.
 
-Rule: 4,000 calls by clients that show the wire, through a whole runtime, each cancelled at a moment that its seed has
-drawn (`tests/properties/test_kernel.py` has more, of the kernel alone). Every call has at most one answer, none comes
-to anybody else, and the books balance.
+Rule: 8,000 calls in CI's two runs by clients that show the wire, through a whole runtime, each cancelled at a moment
+that its seed has drawn (`tests/properties/test_kernel.py` has more, of the kernel alone). Every call has at most one
+answer, none comes to anybody else, and the books balance.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from attrs import define, field
 from mcpactors import Server, open_runtime
 from mcpactors.testing import assert_books_balance, simulate_many
 from tests.simulation.peers import Peer, peer
+from tests.simulation.seeds import seeds
 
 SEEDS = 40
 BATCHES = 20
@@ -95,7 +96,7 @@ def cancel_race(legacy: bool):
 @pytest.mark.parametrize("era", ["modern", "legacy"])
 def test_f22_a_call_cancelled_at_any_moment_has_exactly_one_terminal_event(era: str) -> None:
     moments: Counter[str] = Counter()
-    for run in simulate_many(cancel_race(era == "legacy"), range(SEEDS)):
+    for run in simulate_many(cancel_race(era == "legacy"), seeds(SEEDS)):
         moments += run.value
     assert moments.total() > 0.45 * SEEDS * BATCHES * MOST_AT_ONCE
     assert min(moments[moment] for moment in ("before it started", "running", "between result and write", "after")) > 20

@@ -25,6 +25,7 @@ from mcpactors.testing import (
     simulate_many,
 )
 from tests.simulation.peers import Peer, peer
+from tests.simulation.seeds import seeds
 
 SEEDS = 20
 CALLS = 6
@@ -86,7 +87,7 @@ def test_p1_p3_p6_p9_on_a_bad_connection_each_call_ends_once_a_sibling_notices_n
     era: str,
 ) -> None:
     ends: Counter[str] = Counter()
-    for run in simulate_many(chaos(era), range(SEEDS)):
+    for run in simulate_many(chaos(era), seeds(SEEDS)):
         ends += run.value
     assert ends.total() == SEEDS * CALLS
     assert min(ends.values()) > SEEDS
