@@ -104,7 +104,7 @@ def _size(frame: bytes) -> int:
 @asynccontextmanager
 async def served() -> AsyncIterator[tuple[int, int]]:
     """A gateway with nothing behind it but the built-in example: the process, and the port."""
-    command = [sys.executable, "-m", "mcpactors", "serve", "--port", "0", "--websocket"]
+    command = [sys.executable, "-m", "mcpactors", "serve", "--port", "0", "--websocket", "--drain", "1"]
     async with running(command, stderr=-1) as (process, nursery):
         stderr, said = process.stderr, b""
         assert stderr is not None

@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 import trio
 
-from mcpactors import create_proxy, open_runtime
+from mcpactors import NodeStdioTransport, create_proxy, open_runtime
 from tests.bridge.clients import legacy, modern
 from tests.bridge.questions import accepting
 from tests.processes import PATIENCE
@@ -33,7 +33,7 @@ async def first_line(process: trio.Process) -> str:
 async def test_d1_a_server_of_the_typescript_sdk(version: str, way: str, connect: Any, node: str) -> None:
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
-            target: Any = {"command": node, "args": [SERVER, version, "stdio"]}
+            target: Any = NodeStdioTransport(SERVER, (version, "stdio"), node_cmd=node)
             if way == "http":
                 words = [node, SERVER, version, "http"]
                 process = await nursery.start(partial(trio.run_process, words, stdout=PIPE, check=False))
