@@ -13,6 +13,8 @@ HOST = 127.0.0.1
 PORT = 8000
 # More for pytest, as in: make pytest PYTEST_ARGS="-k restart -x"
 PYTEST_ARGS =
+# Processes that share the tests, a file at a time. 0: none but pytest's own, as for --pdb.
+JOBS = 2
 # More for the official suite, as in: make conformance CONFORMANCE_ARGS="--row proxy-http"
 CONFORMANCE_ARGS =
 # What atheris is told, as in: make fuzz FUZZ_ARGS="framer --seconds 600"
@@ -24,7 +26,7 @@ PY = $(IN_VENV) "$(VENV)/bin/python"
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
-	@echo "Variables: PYTHON, VENV=$(VENV), HOST=$(HOST), PORT=$(PORT), PYTEST_ARGS, CONFORMANCE_ARGS, FUZZ_ARGS"
+	@echo "Variables: PYTHON, VENV=$(VENV), HOST=$(HOST), PORT=$(PORT), PYTEST_ARGS, JOBS, CONFORMANCE_ARGS, FUZZ_ARGS"
 
 venv: $(VENV)/bin/python ## The project's own virtual environment
 
@@ -69,7 +71,7 @@ types: $(VENV)/.installed-test
 	$(PY) -m mypy --strict mcpactors tests
 
 pytest: $(VENV)/.installed-conformance ## All tests, without the checks
-	$(PY) -m pytest $(PYTEST_ARGS)
+	$(PY) -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 # Its Node, which others' clients and servers run on in tests, too, may be one that no package is made for here, or not
 # be reached: then the system's is tried.
