@@ -58,7 +58,7 @@ class RestartPolicy:
     """How a supervisor treats one child that ended. Times are in seconds; a wrong value raises ValueError naming it.
 
     More than `intensity` restarts within `period` give the child up. The wait before a restart doubles from
-    `backoff_initial` to `backoff_max`, give or take the share `jitter` of it; after `reset_after` of useful traffic it
+    `backoff_initial` to `backoff_max`, give or take the share `jitter` of it; after `reset_after` of life it
     begins at `backoff_initial` again. A child that was given up gets one probe after `probe_after`; one that could not
     even be started gets its first after `probe_initial`, doubling to `probe_after`: what it needs may come up late.
     A message that was in flight at `poison_after` crashes, never answered, is refused for `probe_after`; 0: none is.
