@@ -65,6 +65,8 @@ def refusal(names: Names, fields: Iterable[tuple[bytes, bytes]]) -> Refusal | No
             host = value
         elif name == b"origin":
             origins.append(value)
+        elif name.startswith(b"mcp-") and not value.isascii():  # the SDK's decoder raises at some of these
+            return 400, f"{name.decode('latin-1')} has to be ASCII; other text goes as =?base64?...?="
     return _judged(names, host, b", ".join(origins))
 
 

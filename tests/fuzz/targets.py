@@ -22,6 +22,7 @@ from mcpactors.errors import InvalidParams, NamespaceError
 from mcpactors.runtime.listing import Cursor
 from mcpactors.runtime.routing import KINDS, Namespace, UriFormat, validate_namespace
 from mcpactors.transports.framing import LineFramer, LongLine, salvage_id, too_deep, why_not_json
+from mcpactors.transports.http_guard import names_of, refusal
 from mcpactors.transports.http_parse import Head, ParseLimits, Refused, RequestReader
 from mcpactors.transports.strict import fault
 
@@ -31,6 +32,7 @@ CORPUS: Final = Path(__file__).parent / "corpus"
 _CODEC: Final = AESGCMRequestStateCodec([b"k" * 32])
 STATE: Final = (CORPUS / "state" / "sealed").read_text()
 """A state sealed with that key: the only string that opens."""
+_ANY_NAMES: Final = names_of(None)
 _CURSOR_KEY: Final = b"c" * 16
 _CURSOR: Final = Cursor("tools", 3, 20)
 _LIMITS: Final = ParseLimits(start_line=64, head=256, fields=8, body=128)
@@ -127,9 +129,9 @@ def _same(relayed: object, said: object) -> bool:
 
 def headers(data: bytes) -> None:
     """What goes into `Mcp-Name` and `Mcp-Param-*` is one line of ASCII and comes out as it went in."""
-    field = data.decode("latin-1")
-    found = decode_header_value(field)
-    assert found is None or isinstance(found, str)
+    if refusal(_ANY_NAMES, [(b"host", b"x"), (b"mcp-name", data)]) is None:
+        found = decode_header_value(data.decode("latin-1"))
+        assert found is None or isinstance(found, str)
     with suppress(UnicodeDecodeError):
         name = data.decode()
         wire = encode_header_value(name)

@@ -129,7 +129,12 @@ def test_f33_rubbish_is_refused_and_raises_nothing(host: bytes, origin: bytes) -
 
 
 @pytest.mark.parametrize(
-    ("fields", "status"), [("Host: evil.example", 421), ("Host: localhost\r\nOrigin: http://evil.example", 403)]
+    ("fields", "status"),
+    [
+        ("Host: evil.example", 421),
+        ("Host: localhost\r\nOrigin: http://evil.example", 403),
+        ("Host: localhost\r\nMcp-Name: =?base64?\xc4?=", 400),  # the SDK's decoder raises at it
+    ],
 )
 @pytest.mark.parametrize("path", ["/mcp", "/custom", "/nothing"])
 async def test_f33_every_route_refuses_before_a_body_is_read(fields: str, status: int, path: str) -> None:
