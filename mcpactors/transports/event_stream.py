@@ -1,24 +1,48 @@
 """Server-sent events out of bytes (WHATWG HTML, 9.2.6).
 
 Rule: pure; any split of the same bytes gives the same events, in time linear in them, and no more is held than one
-event may have.
+event may have. Whoever reads for others' sake too feeds it `portions`, and lets them have their turn between.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from typing import Final
 
 from attrs import define, field, frozen
 
-__all__ = ["Event", "EventReader", "EventTooLong"]
+__all__ = ["LINES", "PORTION", "Event", "EventReader", "EventTooLong", "portions", "squeezed"]
 
 BOM = b"\xef\xbb\xbf"
 _SENDABLE = re.compile(rb"[!-~]{1,1024}")
 """An event id that can go into a header: with another one nothing can be asked for again."""
 
 
+LINES: Final = 100_000
+"""Of the data of one event: an empty one is one byte of it and costs fifty."""
+PORTION: Final = 2048
+"""Bytes of short lines that are read at once: a millisecond."""
+_LONG: Final = 256
+"""Bytes that lines have, on average, which are not short."""
+_ENDS: Final = re.compile(rb"[\r\n]{3,}")
+
+
 class EventTooLong(ValueError):
-    """An event has more bytes than it may."""
+    """An event has more bytes, or lines, than it may."""
+
+
+def portions(data: bytes) -> Iterable[bytes]:
+    """`data` in pieces that take about equally long to read, however short its lines are."""
+    if (data.count(b"\n") + data.count(b"\r")) * _LONG <= max(len(data), PORTION):
+        return (data,)
+    data = squeezed(data)
+    return (data[start : start + PORTION] for start in range(0, len(data), PORTION))
+
+
+def squeezed(data: bytes) -> bytes:
+    """`data` without the empty lines that come after one: it ends the event, they end nothing."""
+    return _ENDS.sub(b"\n\n", data)
 
 
 @frozen
@@ -100,6 +124,8 @@ class EventReader:
             self._data.append(value)
             self._data_size += len(value) + 1
             self._check()
+            if len(self._data) > LINES:
+                raise EventTooLong(f"an event of more than {LINES} lines")
         elif name == b"event":
             self._kind = value
         elif name == b"id" and b"\0" not in value:

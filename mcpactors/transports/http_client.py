@@ -29,7 +29,7 @@ from mcpactors.errors import (
     UNAVAILABLE,
     BackendStartError,
 )
-from mcpactors.transports.event_stream import EventReader, EventTooLong
+from mcpactors.transports.event_stream import Event, EventReader, EventTooLong, portions
 from mcpactors.transports.http_ask import GET_FIELDS, POST_FIELDS, Ask, Awaited
 from mcpactors.transports.http_endpoint import Endpoint
 from mcpactors.transports.http_faults import (
@@ -332,22 +332,30 @@ class HTTPDispatcher:
         """Take what comes in its order, up to the response to `ask`; None: the stream ended before."""
         refuse_compressed(self.name, answer)
         while data := await answer.receive():
-            for event in reader.feed(data):
-                if not event.data or event.kind != b"message":
-                    continue
-                try:
-                    said = read_message(event.data)
-                    if "method" in said:
-                        await self._heard.take(said, may_ask=ask is None or not ask.modern)
-                    elif ask is not None:
+            for portion in portions(data):
+                for event in reader.feed(portion):
+                    if (said := await self._take(event, ask)) is not None:
                         return said
-                    elif (awaited := self._awaited.get(str(said.get("id")))) is not None:
-                        awaited.said = said
-                        awaited.scope.cancel()
-                except Unreadable as error:
-                    if ask is not None:
-                        raise
-                    logger.debug("%s sent %s on the stream beside its calls", self.name, error)
+                await trio.lowlevel.checkpoint()
+        return None
+
+    async def _take(self, event: Event, ask: Ask | None) -> dict[str, Any] | None:
+        """The response to `ask`, if that is what an event brings; anything else is acted on."""
+        if not event.data or event.kind != b"message":
+            return None
+        try:
+            said = read_message(event.data)
+            if "method" in said:
+                await self._heard.take(said, may_ask=ask is None or not ask.modern)
+            elif ask is not None:
+                return said
+            elif (awaited := self._awaited.get(str(said.get("id")))) is not None:
+                awaited.said = said
+                awaited.scope.cancel()
+        except Unreadable as error:
+            if ask is not None:
+                raise
+            logger.debug("%s sent %s on the stream beside its calls", self.name, error)
         return None
 
     async def _hear_aside(self, opened: trio.Event) -> None:

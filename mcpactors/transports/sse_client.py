@@ -22,7 +22,7 @@ from trio.abc import ReceiveStream, SendStream
 
 from mcpactors.errors import CONNECTION_CLOSED, REQUEST_TIMEOUT, UNAVAILABLE, BackendStartError
 from mcpactors.transports.duplex import connected
-from mcpactors.transports.event_stream import Event, EventReader, EventTooLong
+from mcpactors.transports.event_stream import Event, EventReader, EventTooLong, portions
 from mcpactors.transports.http_ask import GET_FIELDS, POST_FIELDS
 from mcpactors.transports.http_endpoint import Endpoint
 from mcpactors.transports.http_faults import error_of, kind_of, refusal, refuse_compressed
@@ -121,7 +121,9 @@ class _Arrivals(ReceiveStream):
         try:
             refuse_compressed(self.name, answer)
             while data := await answer.receive():
-                self._early += self._reader.feed(data)
+                for portion in portions(data):
+                    self._early += self._reader.feed(portion)
+                    await trio.lowlevel.checkpoint()
                 if self._early:
                     first = self._early.pop(0)
                     if first.kind != b"endpoint":
@@ -136,7 +138,9 @@ class _Arrivals(ReceiveStream):
         try:
             await self._take(self._early)
             while data := await answer.receive():
-                await self._take(self._reader.feed(data))
+                for portion in portions(data):
+                    await self._take(self._reader.feed(portion))
+                    await trio.lowlevel.checkpoint()
         except EventTooLong as error:
             self._wrong = str(error)
         except AnswerLost as error:

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcpactors.transports.event_stream import Event, EventReader, EventTooLong
+from mcpactors.transports.event_stream import LINES, PORTION, Event, EventReader, EventTooLong, portions, squeezed
 
 ENDS = st.sampled_from([b"\n", b"\r", b"\r\n"])
-LINES = st.one_of(
+LINES_OF_ONE = st.one_of(
     st.sampled_from([b"", b"data", b"data:", b"data: ", b"data:  a", b"id", b"id: 1", b"id: \0", b"id: \xff", b":c"]),
     st.sampled_from([b"retry: 20", b"retry: x", b"event: message", b"event: other", b"nothing: a", b"data: {}"]),
     st.text("ab:d \u2028", max_size=8).map(str.encode),
 )
-STREAMS = st.lists(st.tuples(LINES, ENDS), max_size=20).map(lambda lines: b"".join(a + b for a, b in lines))
+STREAMS = st.lists(st.tuples(LINES_OF_ONE, ENDS), max_size=20).map(lambda lines: b"".join(a + b for a, b in lines))
 
 
 @given(st.booleans(), STREAMS, st.lists(st.integers(0, 200), max_size=8))
@@ -29,6 +29,35 @@ def test_any_split_gives_the_same_events(bom: bool, body: bytes, cuts: list[int]
         where = sorted({0, len(body), *(cut for cut in places if cut < len(body))})
         found = [event for start, end in pairwise(where) for event in reader.feed(body[start:end])]
         assert (found, reader.last_id, reader.retry) == (events, whole.last_id, whole.retry)
+
+
+@given(st.lists(st.tuples(LINES_OF_ONE, st.text("\r\n", min_size=1, max_size=6).map(str.encode)), max_size=20))
+def test_p6_empty_lines_after_an_empty_line_change_nothing(lines: list[tuple[bytes, bytes]]) -> None:
+    body = b"".join(a + b for a, b in lines)
+    plain, reader = EventReader(1000), EventReader(1000)
+    events = [event for byte in body for event in plain.feed(bytes([byte]))]
+    assert (reader.feed(squeezed(body)), reader.last_id, reader.retry) == (events, plain.last_id, plain.retry)
+
+
+@given(st.lists(st.tuples(LINES_OF_ONE, ENDS), max_size=20), st.integers(1, 300))
+def test_p6_portions_are_all_of_it_and_of_few_lines_each(lines: list[tuple[bytes, bytes]], times: int) -> None:
+    body = b"".join(a + b for a, b in lines) * times
+    pieces = list(portions(body))
+    assert b"".join(pieces) in (body, squeezed(body))
+    assert all(len(piece) <= PORTION or len(piece.splitlines()) * 256 <= len(piece) for piece in pieces)
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n", b"\n\r"])
+def test_p6_a_flood_of_empty_lines_is_one_event_that_ends(end: bytes) -> None:
+    assert list(portions(end * 30_000)) == [b"\n\n"]
+
+
+def test_p6_an_event_has_so_many_lines_and_no_more() -> None:
+    reader = EventReader(16 << 20)
+    [event] = reader.feed(b"data:\n" * LINES + b"\n")
+    assert len(event.data) == LINES - 1
+    with pytest.raises(EventTooLong, match=f"more than {LINES} lines"):
+        reader.feed(b"data:\n" * (LINES + 1))
 
 
 @given(st.lists(st.tuples(st.text(max_size=20), st.sampled_from([None, "1", "two"])), max_size=6), ENDS)

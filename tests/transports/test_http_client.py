@@ -14,6 +14,7 @@ from mcp.shared.dispatcher import CallOptions
 from mcp.shared.exceptions import MCPError
 
 from mcpactors.errors import BackendStartError
+from mcpactors.transports.event_stream import PORTION
 from mcpactors.transports.http_client import HTTPDispatcher
 from tests.transports.http_scripted import (
     LAST,
@@ -81,6 +82,31 @@ async def test_events_are_handed_over_in_order_before_the_result(how: str) -> No
     async with scripted(handler) as backend, wire_to(backend.url, heard) as wire:
         assert await wire.send_raw_request("tools/call", CALL, MODERN) == {}
         assert [params["progress"] for _, params in heard.notices] == list(range(50))
+
+
+class Turns(trio.abc.Instrument):
+    """How often a task has had its turn."""
+
+    def __init__(self, task: trio.lowlevel.Task) -> None:
+        self.task = task
+        self.number = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.number += task is self.task
+
+
+async def test_p6_a_stream_of_very_short_lines_is_read_a_little_at_a_time() -> None:
+    flood = b"id:1\n" * 12_000
+
+    async def handler(asked: Asked, peer: Peer) -> None:
+        await peer.say(stream_head() + chunk(flood), event(result(asked)), LAST)
+
+    async with scripted(handler) as backend, wire_to(backend.url) as wire:
+        turns = Turns(trio.lowlevel.current_task())
+        trio.lowlevel.add_instrument(turns)
+        assert await wire.send_raw_request("tools/call", CALL, MODERN) == {}
+        trio.lowlevel.remove_instrument(turns)
+    assert turns.number > len(flood) / PORTION
 
 
 async def test_what_comes_on_the_stream_of_a_call_comes_in_its_context() -> None:
