@@ -149,6 +149,7 @@ REPLY = b'{"jsonrpc":"2.0","id":1,"result":{}}'
         ([line(CHANGED), step(1, 1), line(CHANGED), line(UPDATED, uri="a"), line(CHANGED)], [1, 3, 4]),
         ([line(LOG, data=1), step(1, 1), line(LOG, data=2), step(1, 2), line(LOG, data=3)], [3, 4]),
         ([step(1, 1)[:-1] + b',"id":5}', step(1, 2)], [0, 1]),
+        ([line(PROGRESS, _meta={"progressToken": 1}, progressToken=2), step(1, 2)], [0, 1]),
     ],
     ids=[
         "last of a call",
@@ -159,6 +160,7 @@ REPLY = b'{"jsonrpc":"2.0","id":1,"result":{}}'
         "changes",
         "one log",
         "a request",
+        "a token within",
     ],
 )
 def test_what_is_dropped_and_what_is_not(lines: list[bytes], kept: list[int]) -> None:
