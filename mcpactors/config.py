@@ -555,8 +555,8 @@ def _misnamed(servers: Mapping[str, ServerConfig]) -> Iterator[str]:
             validate_namespace(name)
         except NamespaceError:
             yield (
-                f"{_join('mcpServers', name)}: of several servers each has its name before the names of its tools, so it "
-                "must start with a letter or digit and consist of letters, digits, '_', '.' and '-', at most "
+                f"{_join('mcpServers', name)}: of several servers each has its name before the names of its tools, so "
+                "it must start with a letter or digit and consist of letters, digits, '_', '.' and '-', at most "
                 f"{NAMESPACE_LENGTH} characters; rename it"
             )
 

@@ -344,7 +344,8 @@ class Runtime:
         """Mount every server of a config that is not disabled; several get their names as namespaces, one none.
 
         `config` is the file's path, or what `load_config` made of it. Returns at once (it is not awaited), with a
-        handle a server, or the error for one that cannot be mounted at all.
+        handle a server, or the error for one that cannot be mounted at all. A module that cannot be loaded is mounted
+        as a backend that does not start, and says why: it is tried again.
 
         `instead_of` is what an earlier call returned, for a file that has changed since (features E7). A server of
         which it says the same goes on, with its process; one of which it says something else is replaced, one that is
@@ -362,10 +363,11 @@ class Runtime:
         for name, server in wanted.items():
             try:
                 mounted[name] = self._configured(name, server, len(wanted) > 1, before.get(name))
-            except MCPActorsError as error:
-                if instead_of is not None:
+            except MCPActorsError:
+                if instead_of is not None or not isinstance(server, ModuleServer):
                     raise
-                mounted[name] = error
+                later = ProxyServer(client_factory=partial(_from_config, server), name=name)
+                mounted[name] = self._configured(name, server, len(wanted) > 1, None, later)
         for name, handle in mounted.items():
             if isinstance(handle, MountHandle) and handle is not (old := before.get(name)):
                 try:
@@ -377,10 +379,12 @@ class Runtime:
                 self._tree.mounts.take_out(handle)
         return mounted
 
-    def _configured(self, name: str, server: ServerConfig, named: bool, before: object) -> MountHandle:
+    def _configured(
+        self, name: str, server: ServerConfig, named: bool, before: object, target: object = None
+    ) -> MountHandle:
         """The mount that a config describes: the one that was there, where it is the same; else at least its actor."""
         old = before if isinstance(before, MountHandle) else None
-        target = old.target if old is not None and self._configs.get(old) == server else None
+        target = old.target if old is not None and self._configs.get(old) == server else target
         namespace = name if named else None
         if old is not None and target is not None and old.namespace == namespace:
             return old
@@ -899,7 +903,8 @@ def need_trio(what: str) -> None:
     """Raise RuntimeError, with what to do, where asyncio or nothing runs: its own errors come late and say little."""
     if not trio.lowlevel.in_trio_run():
         raise RuntimeError(
-            f"{what} needs trio, which does not run here: start the program with trio.run(main), not asyncio.run(main())"
+            f"{what} needs trio, which does not run here: start the program with trio.run(main), not "
+            "asyncio.run(main())"
         )
 
 

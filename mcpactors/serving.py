@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import signal
-import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ import trio
 from mcpactors.errors import ConfigError, MCPActorsError
 from mcpactors.host import Runtime, RuntimeSettings, need_trio, open_runtime
 from mcpactors.server import Server
+from mcpactors.voice import say
 
 __all__ = ["Told", "first_error", "serve_until_told", "tell"]
 
@@ -112,7 +112,7 @@ async def _end_listening(runtime: Runtime, stop: trio.Event) -> None:
 
 def tell(line: str) -> None:
     """For people: on stderr, because stdout may be the wire."""
-    print(line, file=sys.stderr, flush=True)
+    say(line)
 
 
 def first_error(group: BaseExceptionGroup[MCPActorsError]) -> MCPActorsError:

@@ -36,8 +36,9 @@ MAY_IMPORT = {
     "example": "",
     "testing": "errors runtime mounts snapshots targets server actors transports config host testing",
     "__init__": "errors runtime mounts mirrored snapshots targets server actors transports config host client serving",
-    "serving": "errors server host",
-    "cli": "errors host serving",
+    "voice": "",
+    "serving": "errors server host voice",
+    "cli": "errors host serving voice",
     "__main__": "cli",
     "child": "errors config runtime targets backends host",
 }

@@ -155,7 +155,7 @@ def test_f27_the_supervisor_equals_a_reference_of_otps_on_random_lives(policy, t
     assert simulate(1, lambda: history(policy, trace, jitter, until=expected[-1][0])) == expected
 
 
-# --- Ten thousand of them, a thousand side by side under one supervisor ------------------------------------------------
+# --- Ten thousand of them, a thousand side by side under one supervisor -----------------------------------------------
 
 
 def drawn(seed: int) -> tuple[RestartPolicy, list[Life]]:

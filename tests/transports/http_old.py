@@ -20,12 +20,13 @@ HELLO = {"protocolVersion": OLD, "capabilities": {}, "clientInfo": {"name": "tes
 
 def request(verb: str, body: Any = None, fields: Mapping[str, str] | None = None, path: str = "/mcp") -> bytes:
     """A request to the endpoint; `body` is bytes, or a message without its `jsonrpc`."""
-    if not isinstance(body, bytes):
-        body = b"" if body is None else json.dumps({"jsonrpc": "2.0", **body}).encode()
+    content: bytes = body if isinstance(body, bytes) else b""
+    if not isinstance(body, bytes) and body is not None:
+        content = json.dumps({"jsonrpc": "2.0", **body}).encode()
     lines = [f"{verb} {path} HTTP/1.1", "Host: localhost", "Accept: application/json, text/event-stream"]
-    lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+    lines += ["Content-Type: application/json", f"Content-Length: {len(content)}"]
     lines += [f"{name}: {value}" for name, value in (fields or {}).items()]
-    return "\r\n".join([*lines, "", ""]).encode() + body
+    return "\r\n".join([*lines, "", ""]).encode() + content
 
 
 def call(identity: Any, tool: str, **arguments: Any) -> dict[str, Any]:
