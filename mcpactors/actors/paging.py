@@ -11,6 +11,8 @@ import math
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
+import trio
+from attrs import define, field
 from mcp_types import Prompt, Resource, ResourceTemplate, Tool
 from pydantic import BaseModel, ValidationError
 
@@ -23,6 +25,12 @@ __all__ = ["CHANGES", "METHODS", "UPDATED", "read_all"]
 logger = logging.getLogger("mcpactors")
 
 PAGES: Final = 1_000
+ITEMS: Final = 10_000
+"""Of one list that are looked at."""
+BYTES: Final = 16 * 1024 * 1024
+"""Of one list, as JSON, that are taken."""
+_AT_ONCE: Final = 100
+"""Rows that are checked before others have their turn."""
 _MODELS: Final[Mapping[Kind, type[BaseModel]]] = {
     "tools": Tool,
     "prompts": Prompt,
@@ -42,32 +50,59 @@ UPDATED: Final = "notifications/resources/updated"
 Page = Callable[[str, dict[str, Any]], Awaitable[Mapping[str, Any] | None]]
 
 
-def _is_item(kind: Kind, row: object, check: bool) -> bool:
-    """Whether clients can be sent this row, and read it; one that cannot would take the whole list away from them."""
+def _size(kind: Kind, row: object, check: bool) -> int:
+    """Bytes of a row that clients can be sent, and read; 0: one that cannot would take the whole list from them."""
     try:
         if check:
             _MODELS[kind].model_validate(row, by_name=False)
-        json.dumps(row, ensure_ascii=False).encode()  # no half of a surrogate pair, for one
-        return True
+        return len(json.dumps(row, ensure_ascii=False).encode())  # no half of a surrogate pair, for one
     except ValidationError as error:
         why = f"which breaks the schema: {error.errors()[0]['msg']}"
     except (TypeError, ValueError, RecursionError) as error:
         why = f"which cannot be written as JSON: {error}"
     name = row.get(KEYS[kind]) if isinstance(row, Mapping) else None
     logger.warning("left out of %s: %.80r, %s", METHODS[kind], name, why)
-    return False
+    return 0
+
+
+@define(eq=False)
+class _Taken:
+    """What is taken of one list: of what comes, as much as there is room for."""
+
+    kind: Kind
+    check: bool
+    items: list[Mapping[str, Any]] = field(factory=list)
+    full: bool = False
+    _seen: int = 0
+    _size: int = 0
+
+    async def add(self, rows: list[Mapping[str, Any]]) -> None:
+        for row in rows:
+            self._seen += 1
+            if self._seen % _AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+            size = _size(self.kind, row, self.check) if self._seen <= ITEMS else 0
+            self._size += size
+            if self._seen > ITEMS or self._size > BYTES:
+                self.full = True
+                why = "%s has more than %d items, or %d bytes: what comes after item %d is left out"
+                logger.warning(why, METHODS[self.kind], ITEMS, BYTES, self._seen - 1)
+                return
+            if size:
+                self.items.append(row)
 
 
 async def read_all(kind: Kind, page: Page, *, check: bool) -> tuple[tuple[Mapping[str, Any], ...], int | None]:
     """All items of a kind, and the shortest `ttlMs` of its pages (None: none was said).
 
     `page(method, params)` gets one page, or None when the peer has no such method. What cannot be sent to clients is
-    left out, and logged; with `check` that which breaks the schema, too.
+    left out, and logged; with `check` that which breaks the schema, too. What comes after
+    `ITEMS` items or `BYTES` bytes is left out too, and the pages that follow are not asked for.
 
     Raises:
         BackendStartError: the peer's list has no end, or is not a list.
     """
-    items: list[Mapping[str, Any]] = []
+    taken = _Taken(kind, check)
     seen: set[str] = set()
     ttl: int | None = None
     params: dict[str, Any] = {}
@@ -78,13 +113,13 @@ async def read_all(kind: Kind, page: Page, *, check: bool) -> tuple[tuple[Mappin
         rows = result.get(FIELDS[kind])
         if not isinstance(rows, list):
             raise BackendStartError(f"{METHODS[kind]} was answered without a list of {FIELDS[kind]}")
-        items += [row for row in rows if _is_item(kind, row, check)]
+        await taken.add(rows)
         said = result.get("ttlMs")
         if isinstance(said, int | float) and math.isfinite(said):
             ttl = int(said) if ttl is None else min(ttl, int(said))
         cursor = result.get("nextCursor")
-        if not isinstance(cursor, str):
-            return tuple(items), ttl
+        if not isinstance(cursor, str) or taken.full:
+            return tuple(taken.items), ttl
         if cursor in seen:
             raise BackendStartError(f"{METHODS[kind]} gives the same cursor twice: its list has no end")
         seen.add(cursor)

@@ -1,0 +1,81 @@
+"""A list is read to its end, or as far as there is room for it, and others have their turn meanwhile."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import trio
+
+from mcpactors.actors.paging import BYTES, ITEMS, Page, read_all
+
+Row = Mapping[str, Any]
+
+
+def tools(number: int, size: int = 0) -> list[Row]:
+    return [{"name": f"t{n}", "description": "x" * size, "inputSchema": {"type": "object"}} for n in range(number)]
+
+
+def pages(rows: list[Row], asked: list[dict[str, Any]]) -> Page:
+    """Endless pages of the same rows."""
+
+    async def page(method: str, params: dict[str, Any]) -> Row:
+        asked.append(params)
+        return {"tools": rows, "nextCursor": str(len(asked))}
+
+    return page
+
+
+@pytest.mark.parametrize("each", [ITEMS + 1, 400])
+async def test_p6_a_list_has_so_many_items_and_what_comes_after_them_is_left_out_with_one_line(
+    each: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[dict[str, Any]] = []
+    items, _ = await read_all("tools", pages(tools(each), asked), check=False)
+    assert len(items) == ITEMS
+    assert len(asked) == ITEMS // each + 1
+    [record] = caplog.records
+    assert (record.levelno, record.getMessage()) == (
+        logging.WARNING,
+        f"tools/list has more than {ITEMS} items, or {BYTES} bytes: what comes after item {ITEMS} is left out",
+    )
+
+
+async def test_p6_a_list_has_so_many_bytes() -> None:
+    asked: list[dict[str, Any]] = []
+    items, _ = await read_all("tools", pages(tools(1, 1 << 20), asked), check=True)
+    assert len(items) == 15
+    assert len(asked) == 16
+
+
+async def test_p6_rows_that_are_left_out_count_so_that_a_list_of_nothing_else_ends() -> None:
+    asked: list[dict[str, Any]] = []
+    rows: list[Any] = [{"name": "\ud800"}] * 1000
+    logging.getLogger("mcpactors").disabled = True
+    try:
+        assert await read_all("tools", pages(rows, asked), check=False) == ((), None)
+    finally:
+        logging.getLogger("mcpactors").disabled = False
+    assert len(asked) == ITEMS // 1000 + 1
+
+
+async def test_p6_while_a_long_list_is_checked_others_have_their_turn() -> None:
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    async def page(method: str, params: dict[str, Any]) -> Row:
+        return {"tools": tools(1000)}
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(other)
+        items, _ = await read_all("tools", page, check=True)
+        nursery.cancel_scope.cancel()
+    assert len(items) == 1000
+    assert turns >= 9
