@@ -39,6 +39,8 @@ class Connection:
 
     ping: Callable[[], Awaitable[Any]]
     aclose: Callable[[], Awaitable[None]]
+    live: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+    """Gives the sign of life that the gateway asks for."""
 
 
 async def over_http(port: int) -> Connection:
@@ -80,10 +82,15 @@ async def over_websocket(port: int) -> Connection:
         await wire.stream.send_all(b"\x81" + length + bytes(4) + data)  # the mask is four zeros
 
     async def receive() -> None:
-        """One frame that is not longer than 64 KiB."""
-        while len(wire.rest) < 4 or len(wire.rest) < (size := _size(wire.rest)):
-            wire.rest += await wire.stream.receive_some(65536)
-        wire.rest = wire.rest[size:]
+        """One message, of one frame that is not longer than 64 KiB; pings before it are passed over."""
+        kind = 0
+        while kind != 0x81:
+            while len(wire.rest) < 2 or len(wire.rest) < (size := _size(wire.rest)):
+                wire.rest += await wire.stream.receive_some(65536)
+            kind, wire.rest = wire.rest[0], wire.rest[size:]
+
+    async def live() -> None:
+        await wire.stream.send_all(b"\x8a\x80" + bytes(4))
 
     async def ping() -> None:
         await send(PING)
@@ -92,7 +99,7 @@ async def over_websocket(port: int) -> Connection:
     await send(INITIALIZE)
     await receive()
     await send(INITIALIZED)
-    return Connection(ping, wire.stream.aclose)
+    return Connection(ping, wire.stream.aclose, live)
 
 
 def _size(frame: bytes) -> int:
@@ -145,6 +152,9 @@ async def sessions(report: Report, what: str, connect: Open, number: int) -> Seq
         rest = number - len(connections)
         for _ in range(rest):
             connections.append(await connect(port))
+            if len(connections) % 100 == 0:
+                for connection in connections:
+                    await connection.live()
         took, each = (time.perf_counter() - began) / rest, (resident(pid) - before) / rest / 1024
         among = await pings(connections[0])
         for connection in connections:
