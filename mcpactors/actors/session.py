@@ -57,7 +57,11 @@ LEAVE_TIMEOUT: Final = 5.0
 OUTSIDE_TIMEOUT: Final = 600.0
 """Seconds a client may take to answer what a backend asks while no call runs."""
 LEVEL_TIMEOUT: Final = 10.0
-"""Seconds a backend may take to answer `logging/setLevel`, and `ping` after a call was cancelled."""
+"""Seconds a backend may take to answer `logging/setLevel`, and the first `ping` after a call was cancelled."""
+PING_TIMEOUT: Final = 600.0
+"""Seconds that it may take at most to answer a later one."""
+GIVEN_UP: Final = 256
+"""Calls, at most, of which it is remembered whose they were until the backend has read that they were given up."""
 ENVELOPE: Final = (PROTOCOL_VERSION_META_KEY, CLIENT_INFO_META_KEY, CLIENT_CAPABILITIES_META_KEY, LOG_LEVEL_META_KEY)
 COMPLETED: Final = "notifications/elicitation/complete"
 ROOTS_CHANGED: Final = "notifications/roots/list_changed"
@@ -108,6 +112,8 @@ class BackendSession:
         self.options: CallOptions = {} if backend.timeout is None else {"timeout": backend.timeout}
         self._tokens = count(1)
         self._calls: dict[int, _Call] = {}
+        self._outlived = 0
+        self._lost_count = False  # whose calls were given up: nothing is guessed any more
         self._sent_away: OrderedDict[str, str] = OrderedDict()
         self._level: str | None = None
         self._takes_level = False
@@ -211,6 +217,7 @@ class BackendSession:
         token = next(self._tokens)
         call = self._calls[token] = _Call(reply, request.caller)
         _current.set(call)
+        answered = False
         try:
             if not self._is_open:
                 await self._until_open()
@@ -218,11 +225,13 @@ class BackendSession:
                 await self._set_level(request.caller.log_level)
             params = self._params(request, token)
             options = self.options if isinstance(self.wire, StreamWire) else self._reporting(reply)
-            if self.wire.gone:  # the life that took this call is ending, and does not know it yet
+            answered = self.wire.gone
+            if answered:  # the life that took this call is ending, and does not know it yet
                 self.ended = True
                 gone = f"{self._name} lost its connection before the call was sent: it was not carried out; call again"
                 return Failure.of(ActorCrashed(gone, {"actor": self._name}))
             result = await self.wire.send(request.method, params, options)
+            answered = True
             outcome: Outcome = Result(result)
             if result.get("resultType") == INPUT_REQUIRED:
                 outcome = await self._rounds(request, params, options, result, reply)
@@ -231,13 +240,11 @@ class BackendSession:
                 return Failure.of(BackendMisbehaved(said, {"actor": self._name}))
             return self._remarked(outcome)
         except MCPError as error:
+            answered = error.code != CallTimeout.code
             return self._remarked(self.failure(error, request.caller))
         finally:
             call.ended.set()
-            if self._nursery is not None and self._may_still_ask(reply):
-                self._nursery.start_soon(self._outlive, token)
-            else:
-                del self._calls[token]
+            self._end_call(token, given_up=reply.finished or not answered)
 
     def _remarked(self, outcome: Outcome) -> Outcome:
         """The outcome; of one that another era would have helped, the log is told which setting says so, once."""
@@ -248,17 +255,32 @@ class BackendSession:
                 logger.warning("%s", hint)
         return outcome
 
-    def _may_still_ask(self, reply: ReplyChannel) -> bool:
-        """Whether a call that is over was given up, and its backend does not know and may ask for it all the same."""
-        wire = self.wire
-        return reply.finished and isinstance(wire, StreamWire) and not wire.modern
+    def _end_call(self, token: int, *, given_up: bool) -> None:
+        """Forget a call, unless its backend does not know yet that it is over and may ask for it all the same."""
+        wire = self.wire if self._is_open else None
+        if not given_up or self._nursery is None or not isinstance(wire, StreamWire) or wire.modern:
+            del self._calls[token]
+        elif self._outlived < GIVEN_UP:
+            self._outlived += 1
+            self._nursery.start_soon(self._outlive, token)
+        else:
+            self._lost_count = True
+            del self._calls[token]
 
     async def _outlive(self, token: int) -> None:
         """A call that was given up counts until its backend has read so: what it asked till then is nobody else's."""
+        timeout = LEVEL_TIMEOUT
         try:
-            with suppress(MCPError):
-                await self.wire.send("ping", {}, {"timeout": LEVEL_TIMEOUT})
+            while True:
+                try:
+                    await self.wire.send("ping", {}, {"timeout": timeout})
+                    return
+                except (MCPError, BackendStartError) as error:
+                    if error.code != CallTimeout.code:
+                        return
+                timeout = min(2 * timeout, PING_TIMEOUT)  # it is busy, and has all its questions before it
         finally:
+            self._outlived -= 1
             del self._calls[token]
 
     async def _until_open(self) -> None:
@@ -431,6 +453,8 @@ class BackendSession:
     def _only_call(self) -> _Call | None:
         """The call that a message belongs to which does not say so: the only one, or any of one client's only."""
         calls = list(self._calls.values())
+        if self._lost_count and self.introduction.session is None:
+            return None
         if len(calls) == 1:
             return calls[0]
         sessions = {call.caller.session for call in calls}
