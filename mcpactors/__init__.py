@@ -5,12 +5,13 @@ The public names; everything else may change.
 
 from mcpactors.client import Client, MemoryTransport, infer_transport
 from mcpactors.config import HTTPServer, MCPConfig, ModuleServer, StdioServer, load_config, parse_config
-from mcpactors.errors import MCPActorsError
+from mcpactors.errors import BackendStartError, ConfigError, MCPActorsError, MirroredComponent
 from mcpactors.host import Runtime, RuntimeSettings, load_snapshot, open_runtime, save_snapshot
 from mcpactors.mirrored import LocalCopy, Mirrored
 from mcpactors.mounts import CatalogDiff, MountHandle
+from mcpactors.runtime.policy import Forwarding, PoolLimits
 from mcpactors.runtime.reply import CallDeadlines
-from mcpactors.runtime.restart import RestartPolicy
+from mcpactors.runtime.restart import RestartLimit, RestartPolicy
 from mcpactors.runtime.routing import add_resource_prefix, has_resource_prefix, remove_resource_prefix
 from mcpactors.runtime.supervisor import ActorInfo
 from mcpactors.runtime.visibility import ToolOverride
@@ -31,21 +32,27 @@ from mcpactors.transports.values import (
 
 __all__ = [
     "ActorInfo",
+    "BackendStartError",
     "CallDeadlines",
     "CatalogDiff",
     "Client",
+    "ConfigError",
+    "Forwarding",
     "HTTPServer",
     "LocalCopy",
     "MCPActorsError",
     "MCPConfig",
     "MemoryTransport",
     "Mirrored",
+    "MirroredComponent",
     "ModuleServer",
     "MountHandle",
     "NodeStdioTransport",
     "NpxStdioTransport",
+    "PoolLimits",
     "ProxyServer",
     "PythonStdioTransport",
+    "RestartLimit",
     "RestartPolicy",
     "Runtime",
     "RuntimeSettings",

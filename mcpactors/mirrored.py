@@ -18,7 +18,7 @@ from mcpactors.mounts import Catalog, MountHandle, Mounts, make_handle
 from mcpactors.runtime.routing import KEYS, KINDS, Kind, Listing, Namespace, Place, Step
 from mcpactors.runtime.visibility import Rule, ToolOverride, tags_of, with_tags, without_tags
 
-__all__ = ["Copies", "LocalCopy", "Mirrored", "find_mirrored"]
+__all__ = ["Copies", "LocalCopy", "Mirrored", "find_mirrored", "refuse_mirrored"]
 
 WORDS: Final[Mapping[Kind, str]] = {
     "tools": "tool",
@@ -101,6 +101,12 @@ class Mirrored:
             f"the {self.component} {self.key!r} is mirrored from {self._origin.called}: {what}; change a local copy: "
             f"copy = {self.component}.copy(), then server.{ADDED_BY[self._origin.kind]}(copy)"
         )
+
+
+def refuse_mirrored(component: object) -> None:
+    """Raise `MirroredComponent` for one that is not a copy: it is its backend's, and cannot be added to a server."""
+    if isinstance(component, Mirrored):
+        component._refuse("it cannot be added as it is")
 
 
 def _set(local: LocalCopy, attribute: Attribute[Any], value: Any) -> Any:

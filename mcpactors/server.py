@@ -31,7 +31,7 @@ from starlette.routing import Route
 from mcpactors.config import HTTPServer, Isolation, StdioServer
 from mcpactors.errors import InvalidParams, MountError
 from mcpactors.isolation import placed
-from mcpactors.mirrored import Copies, LocalCopy, Mirrored, find_mirrored
+from mcpactors.mirrored import Copies, LocalCopy, Mirrored, find_mirrored, refuse_mirrored
 from mcpactors.mounts import CatalogDiff, MountHandle, Mounts, make_handle, refuse_cycle
 from mcpactors.runtime.definitions import ChangePolicy
 from mcpactors.runtime.routing import Kind, shape_of, validate_name
@@ -254,6 +254,7 @@ class Server(MCPServer[Any]):
         self, fn: Callable[..., Any] | LocalCopy, name: str | None = None, **options: Any
     ) -> None:
         """Add a function as a tool, or a local copy of a mirrored one."""
+        refuse_mirrored(fn)
         if isinstance(fn, LocalCopy):
             self.copies.add(fn, "tools")
             return
@@ -271,6 +272,7 @@ class Server(MCPServer[Any]):
 
     def add_resource(self, resource: Resource | LocalCopy) -> None:
         """Add a resource, or a local copy of a mirrored resource or template."""
+        refuse_mirrored(resource)
         if isinstance(resource, LocalCopy):
             self.copies.add(resource, "resources", "templates")
             return
@@ -290,6 +292,7 @@ class Server(MCPServer[Any]):
 
     def add_prompt(self, prompt: Prompt | LocalCopy) -> None:
         """Add a prompt, or a local copy of a mirrored one."""
+        refuse_mirrored(prompt)
         if isinstance(prompt, LocalCopy):
             self.copies.add(prompt, "prompts")
             return

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 from mcp.client import Client as SDKClient
 from mcp.server import MCPServer
+from mcp.shared.exceptions import MCPError
 
-from mcpactors import Client, HTTPServer, ProxyServer, Server, create_proxy, open_runtime
-from mcpactors.errors import ConfigError, MCPActorsError
-from mcpactors.runtime.policy import PoolLimits
+from mcpactors import (
+    Client,
+    ConfigError,
+    HTTPServer,
+    MCPActorsError,
+    MirroredComponent,
+    MountHandle,
+    PoolLimits,
+    ProxyServer,
+    Server,
+    create_proxy,
+    open_runtime,
+    parse_config,
+)
 
 URL = "http://127.0.0.1:9/mcp"
 SERVER = MCPServer("here")
@@ -104,3 +118,40 @@ def test_a_proxy_of_fastmcp_is_refused_though_it_wraps_a_server() -> None:
 def test_a_proxy_says_how_it_is_run() -> None:
     with pytest.raises(MCPActorsError, match=r"Server\.as_proxy"):
         create_proxy(URL).run()
+
+
+async def test_a_mirrored_component_is_not_added_as_it_is() -> None:
+    proxy = Server.as_proxy(SERVER)
+    tool = await proxy.get_tool("here")
+    for add in (proxy.add_tool, proxy.add_resource, proxy.add_prompt):
+        with pytest.raises(MirroredComponent, match=r"tool\.copy\(\)"):
+            add(tool)  # type: ignore[arg-type]
+
+
+def test_a_name_that_cannot_be_a_namespace_is_refused_where_names_are_namespaces() -> None:
+    entry = {"url": URL}
+    with pytest.raises(ConfigError, match=r'mcpServers\["my server"\]: .*letters, digits'):
+        create_proxy({"mcpServers": {"my server": entry, "b": entry}})
+    for others in ({}, {"b": {**entry, "disabled": True}}):
+        assert isinstance(create_proxy({"mcpServers": {"my server": entry, **others}}), ProxyServer)
+
+
+async def test_a_module_that_cannot_be_loaded_is_missing_until_it_can(tmp_path: Path, autojump_clock: object) -> None:
+    path = tmp_path / "late.py"
+    config = {"mcpServers": {"late": {"module": str(path)}, "there": {"url": URL}}}
+    async with open_runtime("main") as runtime, runtime.client() as client:
+        late = runtime.mount_config(parse_config(config))["late"]
+        assert isinstance(late, MountHandle)
+        await late.settled()
+        result = await client.list_tools()
+        rows = {row["actor"]: row["reason"] for row in (result.meta or {})["mcpactors/missing"]}
+        assert "there is no file" in rows["late"]
+        with pytest.raises(MCPError, match="there is no file"):
+            await client.call_tool("late_hello", {})
+        path.write_text(
+            "from mcpactors import Server\nserver = Server('late')\n@server.tool\ndef hello() -> str: return 'hi'\n"
+        )
+        with trio.fail_after(120):
+            while late.state != "running":  # noqa: ASYNC110 - time is virtual
+                await trio.sleep(1)
+        assert "late_hello" in [tool.name for tool in (await client.list_tools(cache_mode="bypass")).tools]
