@@ -363,7 +363,7 @@ async def test_a_child_that_cannot_start_changes_nothing_for_its_siblings(
             assert missing["actor"] == "flaky"
             assert "the database is not there yet" in missing["reason"]
             assert await said(client, "fine_x") == "fine.x"
-            with pytest.raises(MCPError, match=r"flaky is down since .* the database is not there yet") as caught:
+            with pytest.raises(MCPError, match=r"flaky is down for .* the database is not there yet") as caught:
                 await client.call_tool("flaky_anything", {})
             assert caught.value.code == -32003
             await trio.sleep(5)

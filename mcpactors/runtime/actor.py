@@ -286,11 +286,11 @@ class ActorRef:
             await self._idle.wait()
 
     def unavailable(self) -> ActorUnavailable:
-        """The error that says who is down, since when (seconds) and why; only of one that is."""
+        """The error that says who is down, for how long (seconds) and why; only of one that is."""
         assert self.down is not None
         since = trio.current_time() - self.down.at
         return ActorUnavailable(
-            f"{self.name} is down since {since:.1f} s: {self.down.why}; {self.down.outlook}",
+            f"{self.name} is down for {since:.1f} s: {self.down.why.rstrip('.')}; {self.down.outlook}",
             {"actor": self.name, "since": round(since, 3), "reason": self.down.why},
         )
 

@@ -431,7 +431,7 @@ async def test_a5_a_lifespan_that_fails_is_tried_again_and_the_error_says_why(au
     server.tool("x")(_nothing)
     async with serving(named("main", "fine")) as (runtime, client):
         handle = await runtime.mount(server, "flaky")
-        with refused(-32003, "flaky is down since .* no database"):
+        with refused(-32003, "flaky is down for .* no database"):
             await client.call_tool("flaky_x", {})
         assert await said(client, "fine") == "main.fine"
         import trio

@@ -82,7 +82,7 @@ async def test_a_temporary_child_that_has_ended_is_told_of_until_it_is_unmounted
         assert result.meta is not None
         [missing] = result.meta["mcpactors/missing"]
         assert (missing["actor"], missing["listed"]) == ("c", "stale")
-        with refused(-32003, "c is down since .* the database is gone; its restart policy is 'temporary'"):
+        with refused(-32003, "c is down for .* the database is gone; its restart policy is 'temporary'"):
             await client.call_tool("c_x", {})
         assert await said(client, "own") == "main.own"
         await handle.unmount()
@@ -102,7 +102,7 @@ async def test_a_temporary_child_that_does_not_start_stops_nothing_else(
         for handle in (before, late):
             assert (handle.state, handle.info().last_exit) == ("stopped", "OSError: no database")
         assert [row.state for row in runtime.ps().children] == ["running", "stopped", "stopped"]
-        with refused(-32003, "l is down since .* no database"):
+        with refused(-32003, "l is down for .* no database"):
             await client.call_tool("l_x", {})
         fresh = await late.replace(named("good", "x"))
         assert fresh.state == "running"

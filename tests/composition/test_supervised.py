@@ -64,7 +64,7 @@ async def test_f3_a_backend_that_hangs_at_start_holds_nobody_up_and_counts_as_a_
             await wait_all_tasks_blocked()
             assert handle.info().state == "backoff"
             assert handle.info().last_exit == "not started within 15 s"
-            with pytest.raises(MCPError, match=r"hanging is down since .* not started within 15 s"):
+            with pytest.raises(MCPError, match=r"hanging is down for .* not started within 15 s"):
                 await client.call_tool("hanging_anything", {})
 
 

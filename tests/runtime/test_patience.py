@@ -53,7 +53,7 @@ async def test_it_begins_anew_with_each_crash(autojump_clock) -> None:
         began = trio.current_time()
         outcome = await ask(child.ref)
         assert isinstance(outcome, Failure)
-        assert "is down since 5.0 s" in outcome.message
+        assert "is down for 5.0 s" in outcome.message
         assert trio.current_time() - began == pytest.approx(4)
 
 

@@ -61,7 +61,7 @@ async def test_child_that_cannot_start_turns_calls_away_with_its_name_how_long_a
         assert isinstance(waiting, Failure)
         await trio.sleep(1.25)
         error = await unavailable(child.ref)
-        assert error.message == "api is down since 1.2 s: OSError: no such file; it is tried again by itself"
+        assert error.message == "api is down for 1.2 s: OSError: no such file; it is tried again by itself"
         assert error.data == {"actor": "api", "since": 1.25, "reason": "OSError: no such file"}
         assert waiting == Failure(UNAVAILABLE, waiting.message, {**error.data, "since": 0.0})
         assert_books_balance(child.ref)
