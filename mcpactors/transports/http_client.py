@@ -346,7 +346,7 @@ class HTTPDispatcher:
         try:
             said = read_message(event.data)
             if "method" in said:
-                await self._heard.take(said, may_ask=ask is None or not ask.modern)
+                await self._heard.take(said, ask, may_ask=ask is None or not ask.modern)
             elif ask is not None:
                 return said
             elif (awaited := self._awaited.get(str(said.get("id")))) is not None:

@@ -1,8 +1,8 @@
 """What an HTTP backend says by itself: its notifications, taken in their order, and its requests, each in a task.
 
 Rule: a message is taken in the context in which its stream is read, which is that of the call it came with; the task
-that answers a request has that context too. No more requests are looked after than there is room for: the stream that
-brings another one is not read on.
+that answers a request has that context too. No more requests of one call are looked after than there is room for: the
+stream that brings another one is not read on, while all others are.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ __all__ = ["Heard", "OnRequest"]
 logger = logging.getLogger("mcpactors")
 
 ROOM: Final = 64
+"""Questions of one call, or beside all calls, that may be open."""
 
 OnRequest = Callable[[str, Mapping[str, Any] | None], Awaitable[dict[str, Any]]]
 """Answers a request: method and params. Raises `MCPError`."""
@@ -39,10 +40,10 @@ class Heard:
     _on_notification: OnNotifyIntercept
     _tell: Callable[[Mapping[str, Any]], Awaitable[None]]
     _scopes: dict[RequestId, trio.CancelScope] = field(factory=dict, init=False)
-    _room: trio.Semaphore = field(factory=lambda: trio.Semaphore(ROOM), init=False)
+    _rooms: dict[object, trio.Semaphore] = field(factory=dict, init=False)  # of calls with questions that are open
 
-    async def take(self, said: Mapping[str, Any], *, may_ask: bool) -> None:
-        """A request, where there may be one, or a notification. Raises `Unreadable`."""
+    async def take(self, said: Mapping[str, Any], call: object, *, may_ask: bool) -> None:
+        """A request, where there may be one, or a notification; `call` is whose it is. Raises `Unreadable`."""
         method, params = said["method"], said.get("params")
         if not isinstance(method, str) or not (params is None or isinstance(params, dict)):
             raise Unreadable("JSON that is no JSON-RPC 2.0 message")
@@ -54,9 +55,11 @@ class Heard:
         identity = said["id"]
         if not isinstance(identity, int | str) or not may_ask:
             raise Unreadable("a request, which has no place in the reply to one")
-        await self._room.acquire()
+        room = self._rooms.get(call) or trio.Semaphore(ROOM)
+        await room.acquire()
+        self._rooms[call] = room  # not before: who is cancelled here leaves none behind
         scope = self._scopes[identity] = trio.CancelScope()  # it may be called off before its task begins
-        self._nursery.start_soon(self._look_after, scope, identity, method, params)
+        self._nursery.start_soon(self._look_after, scope, call, identity, method, params)
 
     def _call_off(self, params: Mapping[str, Any]) -> None:
         identity = params.get("requestId")
@@ -64,8 +67,13 @@ class Heard:
         if scope is not None:
             scope.cancel()
 
+    def _make_room(self, call: object) -> None:
+        self._rooms[call].release()
+        if self._rooms[call].value == ROOM:
+            del self._rooms[call]
+
     async def _look_after(
-        self, scope: trio.CancelScope, identity: RequestId, method: str, params: Mapping[str, Any] | None
+        self, scope: trio.CancelScope, call: object, identity: RequestId, method: str, params: Mapping[str, Any] | None
     ) -> None:
         """Answer a request; one that the backend has cancelled is not answered."""
         said: dict[str, Any] = {"jsonrpc": "2.0", "id": identity}
@@ -78,7 +86,7 @@ class Heard:
                 logger.exception("%s of a backend could not be answered", method)
                 said["error"] = {"code": INTERNAL_ERROR, "message": f"{method} could not be answered"}
             finally:
-                self._room.release()
+                self._make_room(call)
                 if self._scopes.get(identity) is scope:
                     del self._scopes[identity]
             await self._tell(said)

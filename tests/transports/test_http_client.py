@@ -16,6 +16,7 @@ from mcp.shared.exceptions import MCPError
 from mcpactors.errors import BackendStartError
 from mcpactors.transports.event_stream import PORTION
 from mcpactors.transports.http_client import HTTPDispatcher
+from mcpactors.transports.http_heard import ROOM
 from tests.transports.http_scripted import (
     LAST,
     LEGACY,
@@ -107,6 +108,48 @@ async def test_p6_a_stream_of_very_short_lines_is_read_a_little_at_a_time() -> N
         assert await wire.send_raw_request("tools/call", CALL, MODERN) == {}
         trio.lowlevel.remove_instrument(turns)
     assert turns.number > len(flood) / PORTION
+
+
+async def test_p6_questions_of_one_call_that_nobody_answers_keep_no_other_call_from_asking() -> None:
+    async def call(asked: Asked, peer: Peer) -> None:
+        name = asked.said["params"]["name"]
+        questions = [f"{name}{n}" for n in range(1 if name == "one" else 100)]
+        await peer.say(stream_head(), *(event(message("ping", q)) for q in questions))
+        await backend.until(
+            lambda: any(a.what == "POST answer" and a.said["id"] == questions[-1] for a in backend.asked)
+        )
+        await peer.say(event(result(asked)), LAST)
+
+    server = OldServer()
+    server.call = call  # type: ignore[method-assign]
+    asked_of, full, go = 0, trio.Event(), trio.Event()
+
+    async def answer(method: str, params: Mapping[str, Any] | None) -> dict[str, Any]:
+        nonlocal asked_of
+        if current.get() == "many":
+            asked_of += 1
+            if asked_of == ROOM:
+                full.set()
+            await go.wait()
+        return {}
+
+    async with (
+        scripted(server) as backend,
+        wire_to(backend.url, Heard(answer=answer)) as wire,
+        trio.open_nursery() as nursery,
+    ):
+        await shake_hands(wire)
+
+        async def one(name: str) -> None:
+            current.set(name)
+            assert await wire.send_raw_request("tools/call", {"name": name}, LEGACY) == {}
+
+        nursery.start_soon(one, "many")
+        await full.wait()
+        await one("one")
+        assert asked_of == ROOM  # and no more, until there is room
+        go.set()
+    assert asked_of == 100
 
 
 async def test_what_comes_on_the_stream_of_a_call_comes_in_its_context() -> None:
