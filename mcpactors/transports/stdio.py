@@ -90,6 +90,7 @@ async def stdio_client(
         nursery.start_soon(writer.run, stdin)
         nursery.start_soon(_listen_to_stderr, stderr_pipe, command, tail, heard)
         nursery.start_soon(_notice_closed_stdin, stdin, writer)
+        nursery.start_soon(_notice_exit, process.pid, writer)
         nursery.start_soon(_wake_after_last_words, reader)
         try:
             yield reader, writer
@@ -153,6 +154,12 @@ async def _notice_closed_stdin(stdin: trio.abc.SendStream, writer: StdioWriter) 
         with suppress(trio.ClosedResourceError):
             await trio.lowlevel.wait_readable(stdin.fileno())  # our end of a pipe is "readable" only once it broke
             writer.hang_up()
+
+
+async def _notice_exit(pid: int, writer: StdioWriter) -> None:
+    """A child that is gone is noticed though a helper of its own has inherited its pipes, and keeps them open."""
+    if await _exit_seen(pid):
+        writer.hang_up()
 
 
 async def _wake_after_last_words(reader: StdioReader) -> None:

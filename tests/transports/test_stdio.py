@@ -555,6 +555,14 @@ async def test_a_child_that_is_half_gone_is_gone_for_the_call_in_flight(mode: st
             await write.send(note("late"))
 
 
+async def test_f1_a_child_that_died_is_gone_though_its_helper_keeps_the_pipes_and_its_last_words_are_heard() -> None:
+    async with child("helped") as (read, write), dispatching(read, write) as dispatcher:
+        assert await dispatcher.send_raw_request("ping", None) == {"method": "ping"}
+        assert await dispatcher.send_raw_request("die", None) == {"method": "die"}
+        with pytest.raises(MCPError, match=r"^Connection closed$"):
+            await dispatcher.send_raw_request("ping", None)
+
+
 async def test_what_a_child_said_before_it_closed_its_stdin_is_read_however_late() -> None:
     async with child("closes_stdin", StdioLimits(exit_grace=0, term_grace=HANG, last_words=0.01)) as (read, write):
         await write.send(request(1))

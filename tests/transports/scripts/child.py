@@ -39,6 +39,16 @@ def echo() -> None:
             say({"jsonrpc": "2.0", "id": request["id"], "result": result})
 
 
+def helped() -> None:
+    """Has a helper that inherits its pipes and lives on. Answers a request, and goes after the one called `die`."""
+    subprocess.Popen(["sleep", "300"])
+    for line in sys.stdin:
+        request = json.loads(line)
+        say({"jsonrpc": "2.0", "id": request["id"], "result": {"method": request["method"]}})
+        if request["method"] == "die":
+            os._exit(1)
+
+
 def stubborn() -> None:
     """Neither stdin's closing nor SIGTERM makes it go."""
     ignore_sigterm()
