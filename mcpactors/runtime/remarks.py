@@ -5,6 +5,7 @@ Rule: pure, and only what is new: a table made anew says nothing twice. Nothing 
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 from mcpactors.runtime.routing import NAME_LENGTH, WORDS, KindTable, shape_of
@@ -13,6 +14,8 @@ __all__ = ["remarks"]
 
 TOLD: Final = 5
 """Names in one remark, at most."""
+_COPY: Final = re.compile(r"\.copy(#\d+)*$")
+"""The actor of a local copy of a mirrored component: to win over that is what it is for."""
 
 
 def remarks(before: KindTable[Any], after: KindTable[Any]) -> list[str]:
@@ -23,7 +26,8 @@ def remarks(before: KindTable[Any], after: KindTable[Any]) -> list[str]:
     word, said = WORDS[after.kind], []
     if after.conflicts:
         known = set(before.conflicts)
-        fresh = [f"{c.name!r} of {c.shadowed} by that of {c.winner}" for c in after.conflicts if c not in known]
+        told = [c for c in after.conflicts if c not in known and not _COPY.search(c.winner)]
+        fresh = [f"{c.name!r} of {c.shadowed} by that of {c.winner}" for c in told]
         if fresh:
             said.append(f"{word} names that are shadowed: {_some(fresh)}; give one of them another namespace")
     if after.kind in ("tools", "prompts"):

@@ -126,6 +126,9 @@ def _pipes(process: trio.Process) -> Pipes:
 def _cannot_start(error: OSError | ValueError, command: str, cwd: str | Path | None) -> str:
     if cwd is not None and isinstance(error, OSError) and error.filename == str(cwd):
         return f"cannot start {command!r}: its working directory {str(cwd)!r} cannot be entered. Correct `cwd`."
+    if isinstance(error, FileNotFoundError) and " " in command:
+        program, *args = command.split()
+        return f"cannot start {command!r}: no such command. Give the program, {program!r}, and `args`: {args}."
     if isinstance(error, FileNotFoundError):
         return f"cannot start {command!r}: no such command. Install it, or give its full path or a PATH in `env`."
     if isinstance(error, PermissionError):

@@ -155,3 +155,18 @@ async def test_a_module_that_cannot_be_loaded_is_missing_until_it_can(tmp_path: 
             while late.state != "running":  # noqa: ASYNC110 - time is virtual
                 await trio.sleep(1)
         assert "late_hello" in [tool.name for tool in (await client.list_tools(cache_mode="bypass")).tools]
+
+
+async def test_arguments_in_the_command_are_told_where_they_belong() -> None:
+    async with open_runtime("main") as runtime:
+        handle = await runtime.mount(create_proxy({"command": "python -m foo"}))
+        assert "Give the program, 'python', and `args`: ['-m', 'foo']" in str(handle.info().last_exit)
+
+
+async def test_a_local_copy_that_wins_over_its_origin_is_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    proxy = Server.as_proxy(SERVER)
+    async with open_runtime(proxy) as runtime, runtime.client() as client:
+        proxy.add_tool((await proxy.get_tool("here")).copy(description="mine"))
+        [tool] = (await client.list_tools()).tools
+        assert tool.description == "mine"
+    assert "shadowed" not in caplog.text
