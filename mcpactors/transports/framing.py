@@ -197,9 +197,9 @@ def _net(steps: bytes) -> int:
 
 def misshapen(line: bytes, depth: int, parts: int) -> Literal["too_deep", "too_many"] | None:
     """Why `line` is not given to a JSON parser."""
-    if too_deep(line, depth):
-        return "too_deep"
-    return "too_many" if too_many(line, parts) else None
+    if too_many(line, parts):  # first: how deep it is, is looked at bracket by bracket
+        return "too_many"
+    return "too_deep" if too_deep(line, depth) else None
 
 
 # --- Which call was this line the answer to? ----------------------------------------------------------------------

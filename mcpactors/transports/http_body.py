@@ -45,10 +45,10 @@ def read_body(body: bytes) -> Any:
     Raises:
         BadBody: it cannot be read, or not by everybody alike.
     """
-    if too_deep(body, DEPTH):
-        raise BadBody(PARSE_ERROR, f"Parse error: JSON that nests deeper than {DEPTH}", salvage_id(body, "request"))
     if too_many(body, PARTS):
         raise BadBody(PARSE_ERROR, f"Parse error: JSON of more than {PARTS} parts", salvage_id(body, "request"))
+    if too_deep(body, DEPTH):
+        raise BadBody(PARSE_ERROR, f"Parse error: JSON that nests deeper than {DEPTH}", salvage_id(body, "request"))
     try:
         said = from_json(body, allow_inf_nan=False)
     except ValueError as error:

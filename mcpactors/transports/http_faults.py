@@ -106,10 +106,10 @@ def kind_of(fields: Mapping[str, str]) -> str:
 
 def read_message(data: bytes) -> dict[str, Any]:
     """The JSON object that a body or an event is. Raises `Unreadable`."""
-    if too_deep(data, NESTING):
-        raise Unreadable(f"JSON that nests deeper than {NESTING}")
     if too_many(data, PARTS):
         raise Unreadable(f"JSON of more than {PARTS} parts")
+    if too_deep(data, NESTING):
+        raise Unreadable(f"JSON that nests deeper than {NESTING}")
     try:
         said = from_json(data, allow_inf_nan=False)
     except ValueError as error:
