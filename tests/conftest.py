@@ -17,6 +17,7 @@ Layout:
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -37,3 +38,11 @@ def _the_books_balance() -> Iterator[None]:
         yield
     wrong = books.wrong()
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[Any]:
+    """What was logged crosses to another process (pytest-xdist), which half a surrogate pair cannot."""
+    report = yield
+    report.sections = [(title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections]
+    return report
