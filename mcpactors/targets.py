@@ -306,7 +306,9 @@ def _is_described(target: object) -> TypeGuard[Target]:
     """Whether this is what `describe` makes of things, and can stay as it is."""
     if isinstance(target, SDKClient):
         return _connected(target)
-    if isinstance(target, ProgramTransport | StreamableHttpTransport):  # entries of a config are made of those
+    if isinstance(target, StreamableHttpTransport):
+        return target.client is not None
+    if isinstance(target, ProgramTransport):  # entries of a config are made of those, and of URLs
         return False
     ours = StdioServer | HTTPServer | ClientFactory | ClientTransport | Composite
     return isinstance(target, ours | LowLevelServer | ClientSession)
@@ -369,7 +371,7 @@ def _understood(target: object) -> tuple[Target, str]:
         return StdioServer(target.command, target.args, target.env or {}, cwd), Path(target.command).stem
     if isinstance(target, ProgramTransport):
         return _program(target.stdio), _name_of(target)
-    if isinstance(target, StreamableHttpTransport):
+    if isinstance(target, StreamableHttpTransport) and target.client is None:
         return HTTPServer(target.url, target.headers, transport="http"), _name_of(target)
     for server in (target, getattr(target, "server", None)):  # a runtime, too, has a server
         if (wrapped := _wrapped(server)) is not None:

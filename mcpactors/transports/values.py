@@ -22,6 +22,7 @@ from attrs import define, field, frozen
 from mcpactors.errors import BackendStartError, ConfigError
 from mcpactors.transports.framing import StderrTail
 from mcpactors.transports.http import http_client
+from mcpactors.transports.http_client import HTTPDispatcher, http_dispatcher
 from mcpactors.transports.http_either import EitherDispatcher, either_dispatcher
 from mcpactors.transports.sse_client import sse_client
 from mcpactors.transports.stdio import stdio_client
@@ -209,16 +210,25 @@ class UvStdioTransport(ProgramTransport):
 
 @frozen
 class StreamableHttpTransport:
-    """A streamable HTTP endpoint, of either era; `headers` go with every request to it and nowhere else."""
+    """A streamable HTTP endpoint, of either era; `headers` go with every request to it and nowhere else.
+
+    `client` is the embedding program's own `AsyncClient` of httpx or httpx2, to send a backend's requests through
+    (its proxies, certificates, `Auth`, HTTP/2); it stays open, as its owner's.
+    """
 
     url: str
     headers: Mapping[str, str] = field(default=None, converter=_variables, repr=_names_only)
+    client: Any = field(default=None, repr=False)
 
     def connect(self, stderr: StderrTail | None = None) -> Opened:
+        if self.client is not None:
+            raise ConfigError("client= is for backends: give this transport to create_proxy(), and connect to that")
         return http_client(self.url, self.headers)
 
-    def dispatcher(self) -> AbstractAsyncContextManager[EitherDispatcher]:
+    def dispatcher(self) -> AbstractAsyncContextManager[EitherDispatcher | HTTPDispatcher]:
         """A new connection for a backend: what takes its calls, without streams of messages between."""
+        if self.client is not None:
+            return http_dispatcher(self.url, self.headers, self.client)
         return either_dispatcher(self.url, self.headers)
 
 
