@@ -76,7 +76,7 @@ from mcpactors.transports.http_listen import tls_context
 from mcpactors.transports.orphans import own_orphans
 from mcpactors.transports.parking import ParkedCall, Parking
 from mcpactors.transports.stdio_server import serve_stdio
-from mcpactors.transports.values import SDKTransport
+from mcpactors.transports.values import SDKTransport, StreamableHttpTransport
 
 __all__ = [
     "MountHandle",
@@ -631,7 +631,7 @@ class Runtime:
             connect=connector(target, running.stderr, partial(open_runtime, settings=inside)),
             timeout=said.timeout if said is not None else None,
             tags=said.tags if said is not None else (),
-            over_http=isinstance(where, SDKTransport | ClientFactory)
+            over_http=isinstance(where, SDKTransport | ClientFactory | StreamableHttpTransport)
             or (isinstance(where, HTTPServer) and where.resolved_transport != "websocket"),
             sessions=target.strategy,
             forward=target.forward,
