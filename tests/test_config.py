@@ -249,6 +249,7 @@ REFERENCE = "is no variable; write ${NAME} or ${NAME:-default}, or $${ for a pla
         ({"command": "x", "forward": {"log": True}}, FORWARD),
         ({"command": "x", "forward": None}, ".forward: expected an object, got null"),
         ({"url": "http://x", "pool": {"clients": 0}}, ".pool.clients: expected a whole number, 1 or more, got 0"),
+        ({"url": "http://x", "pool": {"spares": 10**9}}, ".pool.spares: at most 10000, got 1000000000"),
         ({"url": "http://x", "pool": {"idle": "5m"}}, ".pool.idle: expected a number of seconds, 0 or more, got '5m'"),
         ({"module": "x", "restart": {"intensity": -1}}, ".restart.intensity: expected an integer >= 0, got -1"),
         (

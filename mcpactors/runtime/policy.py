@@ -70,12 +70,18 @@ class Forwarding:
 FORWARD_ALL: Final = Forwarding()
 
 
+MOST: Final = 10_000
+"""Sessions of one kind at one mount: no setting that was meant asks for more."""
+
+
 def _at_least(low: int) -> Any:
     def check(limits: object, attribute: Attribute[Any], value: Any) -> None:
         whole = attribute.name != "idle"
         if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not value >= low:
             kind = "a whole number" if whole else "a number of seconds"
             raise ValueError(f"{attribute.name}: expected {kind}, {low} or more, got {value!r}")
+        if whole and value > MOST:
+            raise ValueError(f"{attribute.name}: at most {MOST}, got {value!r}")
 
     return check
 

@@ -75,6 +75,8 @@ VISITED: Final = "visited"
 SDK_ANSWERS: Final = frozenset({"initialize", "server/discover", "ping"})
 COMPLETE: Final = "completion/complete"
 ACKNOWLEDGED: Final = "notifications/subscriptions/acknowledged"
+WATCHED: Final = 1000
+URI_LENGTH: Final = 8192
 UNWATCH_DEADLINES: Final = CallDeadlines(idle=5, total=5)
 _CALLER: Final = "mcpactors.caller"
 _CHANGES: Final = "mcpactors.changes"
@@ -212,6 +214,8 @@ class _Edge:
             return await self._sealed(ctx, partial(self._call_in_rounds, caller))
         if method == "resources/unsubscribe" and not _let_go(connection, params.get("uri")):
             return EmptyResult()  # nothing to end here: it is counted who watches, and others may go on
+        if method == "resources/subscribe":
+            _check_watched([params.get("uri")], connection.state.get(_CHANGES))
         result = await self._call(ctx, Request(method, params, caller))
         if method == "resources/subscribe":
             await self._watch(connection, params["uri"])
@@ -272,6 +276,7 @@ class _Edge:
         uris = wanted.get("resourceSubscriptions") or []
         if not isinstance(uris, list) or not all(isinstance(uri, str) for uri in uris):
             raise MCPError(InvalidParams.code, "subscriptions/listen takes resourceSubscriptions as a list of URIs")
+        _check_watched(uris)
         channel: DispatchContext[TransportContext] = ctx.session._request_outbound
         meta = {SUBSCRIPTION_ID_META_KEY: ctx.request_id}
         watched: list[str] = []
@@ -450,6 +455,14 @@ def _front_stopping(ctx: _Context) -> Sequence[trio.Event]:
     """Set when the front that took the request stops, where fronts come and go: see http.py."""
     state: Mapping[str, Any] = ctx.request.scope.get("state", {}) if ctx.request is not None else {}
     return [state[STOPPING]] if STOPPING in state else []
+
+
+def _check_watched(uris: Sequence[object], changes: Changes | None = None) -> None:
+    """Refuse to remember more, or longer ones, than a client may have watched: each is kept here and at its backend."""
+    known = len(changes.uris) if changes is not None else 0
+    if known + len(uris) > WATCHED or any(isinstance(uri, str) and len(uri) > URI_LENGTH for uri in uris):
+        said = f"a client may watch {WATCHED} URIs, each of {URI_LENGTH} characters at most; unsubscribe from some"
+        raise MCPError(InvalidParams.code, said)
 
 
 def _set_level(connection: Connection, caller: Caller, params: Mapping[str, Any]) -> EmptyResult:

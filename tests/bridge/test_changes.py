@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import trio
+from mcp.shared.exceptions import MCPError
 
 from tests.backends.asking import WATCHED
 from tests.bridge.backends import fresh, mounted
@@ -97,3 +98,13 @@ async def test_who_ends_watching_what_it_does_not_watch_ends_it_for_nobody(era: 
         assert not told(other, UPDATED)
         await watcher.request("resources/unsubscribe", {"uri": WATCHED})
         assert (await other.tool("told", id="any"))["structuredContent"]["watching"].get(WATCHED, 0) == 0
+
+
+async def test_what_a_client_may_watch_is_bounded_in_number_and_length() -> None:
+    async with mounted("memory", "legacy") as runtime, legacy(runtime) as old, modern(runtime) as new:
+        with pytest.raises(MCPError, match="1000 URIs, each of 8192 characters"):
+            await old.request("resources/subscribe", {"uri": WATCHED + "x" * 8192})
+        too_many = [f"{WATCHED}{number}" for number in range(1001)]
+        with pytest.raises(MCPError, match="1000 URIs"):
+            await new.request("subscriptions/listen", {"notifications": {"resourceSubscriptions": too_many}})
+        await old.request("resources/subscribe", {"uri": WATCHED})
