@@ -364,5 +364,5 @@ async def test_what_is_unmounted_is_forgotten_however_often_that_happens(way: st
         for _ in range(10):
             await mount_and_unmount()
         gc.collect()
-        assert sum(mounts() is not None for mounts in once_mounted) <= 2  # idle tasks still hold the last they did
+        assert sum(mounts() is not None for mounts in once_mounted) <= 5  # idle tasks still hold the last they did
         assert await tools_of(client) == ["own", "k_x"]

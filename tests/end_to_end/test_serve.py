@@ -210,14 +210,15 @@ async def test_a_wrong_config_is_named_with_the_path_inside_it(text: str, messag
     assert done.returncode == 2
 
 
-async def test_a_server_whose_name_can_be_no_namespace_is_named_and_the_others_are_served(tmp_path: Path) -> None:
+async def test_a_server_whose_name_can_be_no_namespace_is_named_with_its_place_in_the_file(tmp_path: Path) -> None:
     weather = {"module": "mcpactors.example:weather"}
-    async with serve({"a b": weather, "fine": weather}, tmp_path) as served:
-        await served.said("connect a client with")
-        assert "namespace 'a b' cannot be used" in "\n".join(served.lines)
-        assert "Traceback" not in "\n".join(served.lines)
-        async with Client(served.url) as client:
-            assert [tool.name for tool in (await client.list_tools()).tools] == ["fine_forecast"]
+    config = tmp_path / "mcp.json"
+    config.write_text(json.dumps({"mcpServers": {"a b": weather, "fine": weather}}))
+    command = [sys.executable, "-m", "mcpactors", "serve", str(config), "--port", "0"]
+    done = await trio.run_process(command, capture_stderr=True, check=False)
+    assert done.returncode == 2
+    assert 'mcp.json: mcpServers["a b"]: ' in done.stderr.decode()
+    assert "Traceback" not in done.stderr.decode()
 
 
 async def test_a_port_in_use_is_said_plainly(tmp_path: Path) -> None:
