@@ -288,9 +288,9 @@ class ActorRef:
     def unavailable(self) -> ActorUnavailable:
         """The error that says who is down, for how long (seconds) and why; only of one that is."""
         assert self.down is not None
-        since = trio.current_time() - self.down.at
+        since, why = trio.current_time() - self.down.at, (self.down.why or "it has ended").rstrip(".")
         return ActorUnavailable(
-            f"{self.name} is down for {since:.1f} s: {self.down.why.rstrip('.')}; {self.down.outlook}",
+            f"{self.name} is down for {since:.1f} s: {why}; {self.down.outlook}",
             {"actor": self.name, "since": round(since, 3), "reason": self.down.why},
         )
 
