@@ -11,7 +11,9 @@ from contextlib import asynccontextmanager
 
 import trio
 
+from mcpactors.transports.duplex import close_written
 from mcpactors.transports.framing import Skip
+from mcpactors.transports.stdio import wake_after_last_words
 from mcpactors.transports.stdio_streams import StdioLimits, StdioReader, StdioWriter
 
 __all__ = ["framed"]
@@ -37,21 +39,11 @@ async def framed(
         await writer.run(stdin)
         written.set()
 
-    async def wake() -> None:
-        await writer.broken.wait()
-        await trio.sleep(limits.last_words)
-        await reader.wake()
-
     async with trio.open_nursery() as nursery:
         nursery.start_soon(write)
-        nursery.start_soon(wake)
+        nursery.start_soon(wake_after_last_words, reader)
         try:
             yield reader, writer
         finally:
-            with trio.CancelScope(shield=True):
-                writer.close()
-                with trio.move_on_after(limits.exit_grace):
-                    await written.wait()
-                await stdin.aclose()
-                await stdout.aclose()
+            await close_written(writer, written, stdin, stdout, limits.exit_grace)
             nursery.cancel_scope.cancel()

@@ -33,7 +33,7 @@ from mcpactors.errors import ActorStopped
 from mcpactors.transports.owed import CANCELLED, Owed
 from mcpactors.transports.stdio_streams import StdioLimits, StdioReader, StdioWriter
 
-__all__ = ["connected", "serve_duplex"]
+__all__ = ["close_written", "connected", "serve_duplex"]
 
 logger = logging.getLogger("mcpactors")
 
@@ -83,13 +83,20 @@ async def connected(
         try:
             yield reader, writer
         finally:
-            with trio.CancelScope(shield=True):
-                writer.close()
-                with trio.move_on_after(limits.exit_grace):
-                    await written.wait()
-                await outgoing.aclose()
-                await incoming.aclose()
+            await close_written(writer, written, outgoing, incoming, limits.exit_grace)
             nursery.cancel_scope.cancel()
+
+
+async def close_written(
+    writer: StdioWriter, written: trio.Event, outgoing: SendStream, incoming: ReceiveStream, patience: float
+) -> None:
+    """Close both streams once what was accepted is `written`, or after `patience` seconds; also when cancelled."""
+    with trio.CancelScope(shield=True):
+        writer.close()
+        with trio.move_on_after(patience):
+            await written.wait()
+        await outgoing.aclose()
+        await incoming.aclose()
 
 
 class Desk:

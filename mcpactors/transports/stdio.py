@@ -33,6 +33,7 @@ __all__ = [
     "StdioWriter",
     "child_environment",
     "stdio_client",
+    "wake_after_last_words",
 ]
 
 logger = logging.getLogger("mcpactors.stdio")
@@ -91,7 +92,7 @@ async def stdio_client(
         nursery.start_soon(_listen_to_stderr, stderr_pipe, command, tail, heard)
         nursery.start_soon(_notice_closed_stdin, stdin, writer)
         nursery.start_soon(_notice_exit, process.pid, writer)
-        nursery.start_soon(_wake_after_last_words, reader)
+        nursery.start_soon(wake_after_last_words, reader)
         try:
             yield reader, writer
         finally:
@@ -165,7 +166,7 @@ async def _notice_exit(pid: int, writer: StdioWriter) -> None:
         writer.hang_up()
 
 
-async def _wake_after_last_words(reader: StdioReader) -> None:
+async def wake_after_last_words(reader: StdioReader) -> None:
     """Half a connection is none: a reader that waits for a child which no longer listens is told so."""
     await reader.writer.broken.wait()
     await trio.sleep(reader.limits.last_words)
