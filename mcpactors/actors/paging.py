@@ -96,8 +96,8 @@ async def read_all(kind: Kind, page: Page, *, check: bool) -> tuple[tuple[Mappin
     """All items of a kind, and the shortest `ttlMs` of its pages (None: none was said).
 
     `page(method, params)` gets one page, or None when the peer has no such method. What cannot be sent to clients is
-    left out, and logged; with `check` that which breaks the schema, too. What comes after
-    `ITEMS` items or `BYTES` bytes is left out too, and the pages that follow are not asked for.
+    left out, and logged; with `check` that which breaks the schema, too. What comes after `ITEMS` items or `BYTES`
+    bytes is left out too, and the pages that follow are not asked for.
 
     Raises:
         BackendStartError: the peer's list has no end, or is not a list.

@@ -124,7 +124,9 @@ class _HeardRead:
         self._endings = endings
 
     async def receive(self) -> SessionMessage | Exception:
-        item = await self._inner.receive()
+        return self._heard(await self._inner.receive())
+
+    def _heard(self, item: SessionMessage | Exception) -> SessionMessage | Exception:
         if isinstance(item, SessionMessage):
             self._endings.came(item.message)
         return item
@@ -136,10 +138,7 @@ class _HeardRead:
         return self
 
     async def __anext__(self) -> SessionMessage | Exception:
-        item = await self._inner.__anext__()
-        if isinstance(item, SessionMessage):
-            self._endings.came(item.message)
-        return item
+        return self._heard(await self._inner.__anext__())
 
     async def __aenter__(self) -> Self:
         await self._inner.__aenter__()

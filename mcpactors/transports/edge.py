@@ -214,11 +214,12 @@ class _Edge:
             return await self._sealed(ctx, partial(self._call_in_rounds, caller))
         if method == "resources/unsubscribe" and not _let_go(connection, params.get("uri")):
             return EmptyResult()  # nothing to end here: it is counted who watches, and others may go on
-        if method == "resources/subscribe":
-            _check_watched([params.get("uri")], connection.state.get(_CHANGES))
-        result = await self._call(ctx, Request(method, params, caller))
-        if method == "resources/subscribe":
-            await self._watch(connection, params["uri"])
+        request = Request(method, params, caller)
+        if method != "resources/subscribe":
+            return await self._call(ctx, request)
+        _check_watched([params.get("uri")], connection.state.get(_CHANGES))
+        result = await self._call(ctx, request)
+        await self._watch(connection, params["uri"])
         return result
 
     async def _introduce(self, ctx: _Context) -> None:
