@@ -1,0 +1,80 @@
+"""What is refused of a parked call, over HTTP and stdio: a tampered token, a used one, one for other arguments, one
+call too many, one that is too late. Real time; in memory and every byte of it: test_tokens.py, test_parked.py."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+from mcp.client.stdio import StdioServerParameters
+from mcp.shared.exceptions import MCPError
+
+from mcpactors import RuntimeSettings
+from mcpactors.errors import Overloaded
+from mcpactors.runtime.reply import CallDeadlines
+from tests.bridge.backends import ASKING, fresh, mounted
+from tests.bridge.clients import ModernClient, modern
+from tests.bridge.questions import form
+from tests.processes import PATIENCE
+
+ONE = form("one")
+YES = {"action": "accept", "content": {"name": "yes"}}
+EXPIRY = 6.0
+PROGRAM = f"""
+import sys, trio
+from mcpactors import RuntimeSettings, StdioTransport, create_proxy, open_runtime
+from mcpactors.runtime.reply import CallDeadlines
+async def main():
+    settings = RuntimeSettings(parked=2, deadlines=CallDeadlines(question={EXPIRY}))
+    async with open_runtime("main", settings=settings) as runtime:
+        backend = StdioTransport(sys.executable, [{ASKING!r}, "--legacy"])
+        await runtime.mount(create_proxy(backend, sessions="per_client"))
+        await runtime.serve_stdio()
+trio.run(main)
+"""
+
+
+@asynccontextmanager
+async def front(kind: str, urls: Mapping[str, str]) -> AsyncIterator[Any]:
+    if kind == "stdio":
+        yield StdioServerParameters(command=sys.executable, args=["-c", PROGRAM])
+    else:
+        settings = RuntimeSettings(parked=2, deadlines=CallDeadlines(question=EXPIRY))
+        async with mounted("http", "legacy", urls, settings) as runtime, runtime.serve_http(port=0) as url:
+            yield url
+
+
+async def refused(client: ModernClient, state: str, call: Mapping[str, Any]) -> str:
+    with pytest.raises(MCPError) as caught:
+        await client.retry({"requestState": state}, "ask", {"q1": YES}, **call)
+    assert caught.value.code == -32602
+    return caught.value.message
+
+
+@pytest.mark.parametrize("kind", ["http", "stdio"])
+async def test_what_is_wrong_with_a_retry_is_refused_and_what_is_parked_is_bounded(
+    kind: str, urls: Mapping[str, str]
+) -> None:
+    first, second, third, fourth = ({"id": fresh(), "rounds": [[ONE]]} for _ in range(4))
+    with trio.fail_after(PATIENCE):
+        async with front(kind, urls) as where, modern(where) as client:
+            token = (await client.begin("ask", **first))["requestState"]
+            middle = len(token) // 2
+            flipped = token[:middle] + ("A" if token[middle] != "A" else "B") + token[middle + 1 :]
+            await refused(client, flipped, first)
+            await refused(client, token, second)
+            done = await client.retry({"requestState": token}, "ask", {"q1": YES}, **first)
+            assert done["structuredContent"]["answers"] == [[YES]]
+            await refused(client, token, first)
+            late = (await client.begin("ask", **second))["requestState"]
+            await client.begin("ask", **third)
+            [[answer]] = (await client.begin("ask", **fourth))["structuredContent"]["answers"]
+            assert answer["error"]["code"] == Overloaded.code
+            while (await client.tool("told", id=second["id"]))["structuredContent"]["ended"] != ["cancelled"]:
+                await trio.lowlevel.checkpoint()
+            await refused(client, late, second)
+            assert (await client.tool("told", id=first["id"]))["structuredContent"]["runs"] == 1
