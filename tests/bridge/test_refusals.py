@@ -59,7 +59,8 @@ async def refused(client: ModernClient, state: str, call: Mapping[str, Any]) -> 
 async def test_what_is_wrong_with_a_retry_is_refused_and_what_is_parked_is_bounded(
     kind: str, urls: Mapping[str, str]
 ) -> None:
-    first, second, third, fourth = ({"id": fresh(), "rounds": [[ONE]]} for _ in range(4))
+    calls: list[dict[str, Any]] = [{"id": fresh(), "rounds": [[ONE]]} for _ in range(4)]
+    first, second, third, fourth = calls
     with trio.fail_after(PATIENCE):
         async with front(kind, urls) as where, modern(where) as client:
             token = (await client.begin("ask", **first))["requestState"]
