@@ -79,3 +79,12 @@ async def test_what_is_wrong_with_a_retry_is_refused_and_what_is_parked_is_bound
                 await trio.lowlevel.checkpoint()
             await refused(client, late, second)
             assert (await client.tool("told", id=first["id"]))["structuredContent"]["runs"] == 1
+
+
+@pytest.mark.parametrize("kind", ["http", "stdio"])
+async def test_a_client_that_cannot_answer_is_told_so_at_once(kind: str, urls: Mapping[str, str]) -> None:
+    with trio.fail_after(PATIENCE):
+        async with front(kind, urls) as where, modern(where, capabilities={}) as client:
+            with pytest.raises(MCPError, match="did not declare elicitation") as caught:
+                await client.begin("ask", id=fresh(), rounds=[[ONE]], strict=True)
+            assert caught.value.code == -32021
