@@ -197,7 +197,7 @@ class SessionEvents:
         if not keep:
             text = ""
         if len(text) > limits.session_bytes:
-            self._missing[event.stream] = event.number
+            self._miss(event)
             while len(self._missing) > limits.session_events:
                 del self._missing[next(iter(self._missing))]
         elif text:
@@ -219,7 +219,11 @@ class SessionEvents:
         if oldest.last:
             self._missing.pop(oldest.stream, None)
         else:
-            self._missing[oldest.stream] = oldest.number
+            self._miss(oldest)
+
+    def _miss(self, event: Kept) -> None:
+        """A later one may be missing already: what is too large was never kept."""
+        self._missing[event.stream] = max(event.number, self._missing.get(event.stream, 0))
 
     def clear(self) -> None:
         """The session is over."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import trio
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
@@ -25,6 +25,14 @@ notes = st.lists(
 
 
 @given(notes)
+@example(
+    [
+        *[(0, STANDALONE, 0, False, 0)] * 12,
+        (0, "1", 1, False, 0),
+        (0, "1", 101, False, 0),
+        (0, STANDALONE, 1, False, 11),
+    ]
+)
 def test_d4_no_more_is_kept_than_is_allowed_and_of_a_stream_nothing_from_its_middle(noted: list[Any]) -> None:
     async def run() -> None:
         log = EventLog(LIMITS)
