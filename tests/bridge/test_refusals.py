@@ -1,5 +1,8 @@
 """What is refused of a parked call, over HTTP and stdio: a tampered token, a used one, one for other arguments, one
-call too many, one that is too late. Real time; in memory and every byte of it: test_tokens.py, test_parked.py."""
+call too many, one that is too late. Real time; in memory and every byte of it: test_tokens.py, test_parked.py.
+
+Rule: the backend is a process that all of its sessions share, so that its journal is one.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from mcp.shared.exceptions import MCPError
 from mcpactors import RuntimeSettings
 from mcpactors.errors import Overloaded
 from mcpactors.runtime.reply import CallDeadlines
-from tests.bridge.backends import ASKING, fresh, mounted
+from tests.bridge.backends import fresh, mounted
 from tests.bridge.clients import ModernClient, modern
 from tests.bridge.questions import form
 from tests.processes import PATIENCE
@@ -26,13 +29,12 @@ YES = {"action": "accept", "content": {"name": "yes"}}
 EXPIRY = 6.0
 PROGRAM = f"""
 import sys, trio
-from mcpactors import RuntimeSettings, StdioTransport, create_proxy, open_runtime
+from mcpactors import RuntimeSettings, create_proxy, open_runtime
 from mcpactors.runtime.reply import CallDeadlines
 async def main():
     settings = RuntimeSettings(parked=2, deadlines=CallDeadlines(question={EXPIRY}))
     async with open_runtime("main", settings=settings) as runtime:
-        backend = StdioTransport(sys.executable, [{ASKING!r}, "--legacy"])
-        await runtime.mount(create_proxy(backend, sessions="per_client"))
+        await runtime.mount(create_proxy(sys.argv[1]))
         await runtime.serve_stdio()
 trio.run(main)
 """
@@ -41,7 +43,7 @@ trio.run(main)
 @asynccontextmanager
 async def front(kind: str, urls: Mapping[str, str]) -> AsyncIterator[Any]:
     if kind == "stdio":
-        yield StdioServerParameters(command=sys.executable, args=["-c", PROGRAM])
+        yield StdioServerParameters(command=sys.executable, args=["-c", PROGRAM, urls["legacy"]])
     else:
         settings = RuntimeSettings(parked=2, deadlines=CallDeadlines(question=EXPIRY))
         async with mounted("http", "legacy", urls, settings) as runtime, runtime.serve_http(port=0) as url:
