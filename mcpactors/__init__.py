@@ -6,7 +6,7 @@ The public names; everything else may change.
 from mcpactors.client import Client, MemoryTransport, infer_transport
 from mcpactors.config import HTTPServer, MCPConfig, ModuleServer, StdioServer, load_config, parse_config
 from mcpactors.errors import BackendStartError, ConfigError, MCPActorsError, MirroredComponent
-from mcpactors.host import Runtime, RuntimeSettings, load_snapshot, open_runtime, save_snapshot
+from mcpactors.host import Runtime, load_snapshot, open_runtime, save_snapshot
 from mcpactors.mirrored import LocalCopy, Mirrored
 from mcpactors.mounts import CatalogDiff, MountHandle
 from mcpactors.runtime.policy import Forwarding, PoolLimits
@@ -17,6 +17,7 @@ from mcpactors.runtime.supervisor import ActorInfo
 from mcpactors.runtime.visibility import ToolOverride
 from mcpactors.server import Server, create_proxy, session_state
 from mcpactors.serving import serve_until_told as _serve_until_told  # noqa: F401  # what Server.run() does
+from mcpactors.settings import RuntimeSettings
 from mcpactors.targets import ProxyServer
 from mcpactors.transports.values import (
     NodeStdioTransport,

@@ -28,7 +28,7 @@ from mcpactors.transports.memory import memory_client
 from mcpactors.transports.streams import Streams
 from mcpactors.transports.values import StreamableHttpTransport
 
-__all__ = ["connector", "example_config", "load_server"]
+__all__ = ["Open", "connector", "example_config", "load_server"]
 
 Connect = Callable[[], AbstractAsyncContextManager[Any]]
 """Yields the SDK's (read, write), an `HTTPDispatcher`, or a `ClientSession` that is connected already and stays so; or
@@ -45,7 +45,8 @@ class Runs(Protocol):
     def server(self) -> LowLevelServer[Any]: ...
 
 
-Open = Callable[[object], AbstractAsyncContextManager[Runs]]
+Open = Callable[..., AbstractAsyncContextManager[Runs]]
+"""`open_runtime`, of which this file knows no more: takes what is to be its root."""
 
 
 def connector(proxy: ProxyServer, stderr: StderrTail, open_runtime: Open) -> Connect:

@@ -15,8 +15,9 @@ import trio
 from mcpactors.backends import load_server
 from mcpactors.config import module_server
 from mcpactors.errors import ConfigError, MCPActorsError, MountError
-from mcpactors.host import RuntimeSettings, open_runtime
+from mcpactors.host import open_runtime
 from mcpactors.runtime.reply import CallDeadlines
+from mcpactors.settings import RuntimeSettings
 from mcpactors.targets import check_target
 
 __all__ = ["main"]

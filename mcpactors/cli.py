@@ -16,8 +16,9 @@ from typing import Any, Final
 import trio
 
 from mcpactors.errors import ConfigError, MCPActorsError
-from mcpactors.host import MountHandle, RuntimeSettings, example_config, load_config, open_runtime, tls_context
+from mcpactors.host import MountHandle, example_config, load_config, open_runtime, tls_context
 from mcpactors.serving import Told, first_error, serve_until_told, tell
+from mcpactors.settings import RuntimeSettings
 from mcpactors.voice import Voice, say
 
 if sys.platform != "win32":

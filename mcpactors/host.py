@@ -1,87 +1,57 @@
 """The runtime alive: `open_runtime()` builds the tree of actors that a program mounts, and takes it down.
 
-Rule: this is the only module that knows all the others; it connects and decides nothing that they could. The tree of
-mounts is kept here by handles and published to the router as one immutable value whenever it changes.
+Rule: this is the only module that knows all the others; it connects and decides nothing that they could. What runs,
+and how it follows what is mounted: tree/.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import ssl
-import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, final
-from weakref import WeakKeyDictionary
 
 import trio
-from attrs import define, evolve, field, frozen
+from attrs import evolve
 from mcp.client import Client
 from mcp.server.lowlevel import Server as LowLevelServer
 from starlette.routing import Route
 
-from mcpactors.actors.backend import Backend, RootsChanged, SessionEnded
-from mcpactors.actors.local import LocalActor, LocalServer
-from mcpactors.actors.paging import METHODS
-from mcpactors.actors.proxy import ProxyActor
-from mcpactors.actors.router import MISSING, RouterActor, RouterRef
-from mcpactors.actors.snapshot import SnapshotActor, SnapshotRef
-from mcpactors.backends import connector, example_config, load_server
-from mcpactors.config import HTTPServer, Isolation, MCPConfig, ModuleServer, ServerConfig, StdioServer, load_config
-from mcpactors.errors import (
-    BackendStartError,
-    MailboxFull,
-    MCPActorsError,
-    MountCycle,
-    MountError,
-    NameConflict,
-    NamespaceError,
-)
-from mcpactors.isolation import isolated, placed
-from mcpactors.mounts import Catalog, CatalogDiff, MountHandle, Mounts, below, itself, make_handle
-from mcpactors.runtime.actor import Actor, ActorRef, Mailbox, Request
+from mcpactors.actors.backend import RootsChanged, SessionEnded
+from mcpactors.backends import example_config
+from mcpactors.config import Isolation, MCPConfig, load_config
+from mcpactors.errors import BackendStartError, MCPActorsError, NameConflict, NamespaceError
+from mcpactors.isolation import placed
+from mcpactors.mounts import Catalog, CatalogDiff, MountHandle, below, make_handle
+from mcpactors.runtime.actor import ActorRef
 from mcpactors.runtime.clients import Clients
-from mcpactors.runtime.definitions import ChangePolicy, Definitions, ToolChange
-from mcpactors.runtime.hops import HOP_LIMIT
-from mcpactors.runtime.methods import CATALOG
-from mcpactors.runtime.reply import CallDeadlines, Failure
-from mcpactors.runtime.restart import RestartLimit, RestartPolicy
-from mcpactors.runtime.routing import (
-    KINDS,
-    Conflict,
-    ConflictPolicy,
-    Kind,
-    Listing,
-    Mount,
-    Namespace,
-    UriFormat,
-    tell_conflicts,
-    validate_namespace,
-)
-from mcpactors.runtime.supervisor import ActorInfo, ChildSpec, ChildState, Supervisor
-from mcpactors.runtime.threads import ThreadLimit
-from mcpactors.runtime.visibility import SHOW_ALL, Rule, ToolOverride, Visibility
+from mcpactors.runtime.definitions import ChangePolicy
+from mcpactors.runtime.routing import KINDS, Conflict, Mount, UriFormat, tell_conflicts
+from mcpactors.runtime.supervisor import ActorInfo
+from mcpactors.runtime.visibility import ToolOverride
 from mcpactors.runtime.watchdog import Watchdog, watchdog
-from mcpactors.server import Server, bus_of, create_proxy, routes_of, sync_handlers_in_threads
-from mcpactors.snapshots import difference, load_snapshot, save_snapshot
-from mcpactors.targets import ClientFactory, ProxyServer, called, check_target, low_level
-from mcpactors.transports.edge import Face, Surroundings, edge_server
-from mcpactors.transports.framing import StderrTail
+from mcpactors.server import Server, routes_of
+from mcpactors.settings import RuntimeSettings
+from mcpactors.snapshots import load_snapshot, save_snapshot
+from mcpactors.targets import called, check_target
+from mcpactors.transports.edge import Surroundings, edge_server
 from mcpactors.transports.http import serve_http
 from mcpactors.transports.http_host import HostLimits
 from mcpactors.transports.http_listen import tls_context
 from mcpactors.transports.orphans import own_orphans
 from mcpactors.transports.parking import ParkedCall, Parking
 from mcpactors.transports.stdio_server import serve_stdio
-from mcpactors.transports.values import SDKTransport, StreamableHttpTransport
+from mcpactors.tree.configured import Mounted, mount_config
+from mcpactors.tree.copies import listed
+from mcpactors.tree.face import face_of
+from mcpactors.tree.forest import Forest
+from mcpactors.tree.making import Ground
 
 __all__ = [
     "MountHandle",
     "Runtime",
-    "RuntimeSettings",
     "example_config",
     "load_config",
     "load_snapshot",
@@ -91,183 +61,45 @@ __all__ = [
     "tls_context",
 ]
 
-logger = logging.getLogger("mcpactors")
-
 VERSION: Final = "0.1.0"
-STOP_TIMEOUT: Final = 10.0
-_EMPTY: Final[Catalog] = dict.fromkeys(KINDS, Listing())
-INSTRUCTIONS_LENGTH: Final = 10_000
-"""Characters of one backend's instructions that become part of ours."""
-
-
-@frozen(kw_only=True)
-class RuntimeSettings:
-    """What can be set about a runtime; times in seconds, defaults from promises.md."""
-
-    deadlines: CallDeadlines = CallDeadlines()
-    list_budget: float = 2.0
-    """How long a list waits for a child that does not answer."""
-    start_timeout: float = 15.0
-    restart: RestartPolicy = RestartPolicy()
-    restart_limit: RestartLimit = RestartLimit()
-    """How fast restarts may follow one another, those of all children together."""
-    drain: float = 30.0
-    """How long calls in flight are waited for when something is unmounted, and when serving ends."""
-    on_tool_change: ChangePolicy = "warn"
-    """What becomes of a backend's tool whose definition is not what it was when it was first seen."""
-    on_conflict: ConflictPolicy = "newest"
-    """Which mount has a name that several offer; "error" refuses the mount."""
-    resource_prefix_format: UriFormat = "path"
-    """How a namespace stands in a URI: `data://ns/x` ("path") or `ns+data://x` ("protocol")."""
-    page_size: int | None = None
-    """Items in a page of a list; None: all in one."""
-    mailbox: int = 256
-    threads: int = 16
-    """Threads that the sync handlers of one server of this process may be in; a call that finds none free waits."""
-    stall: float | None = 0.2
-    """Seconds within which the log says who keeps the loop from turning; None: nobody watches."""
-    subreaper: bool = False
-    """Whether all that descends from this process is the runtime's to reap and to end, also when it is killed (Linux).
-
-    It concerns the whole process, so that one which embeds a runtime has to ask for it: docs/closing.md.
-    """
-    hop_limit: int = HOP_LIMIT
-    """Gateways that a call may have come through before it comes here; beyond, it goes round in a circle."""
-    parked: int = 256
-    """Calls of modern clients that may wait for their clients' answers at one time."""
-    state_keys: tuple[str, ...] = field(default=(), repr=False)
-    """Secrets of 32 bytes or more that seal `requestState`: the first seals, all open. None: made for this process.
-
-    Endpoints that share them can go on with each other's calls to modern backends; a parked call lives in one process.
-    """
-
-
-@define(eq=False)
-class _Running:
-    """An actor of the tree: one for each thing that is mounted, however many mounts it has."""
-
-    ref: ActorRef
-    source: object
-    """What makes it this actor and no other: the low-level server, the description of a backend, or an import."""
-    target: object
-    """What was mounted."""
-    stderr: StderrTail | None = None
-    definitions: Definitions = field(factory=Definitions)
-    policies: set[ChangePolicy] = field(factory=set)
-    """What its mounts say about tools that change."""
-    threads: ThreadLimit | None = None
-    """Of a server of this process: how many threads its sync handlers may be in."""
-    said: Mapping[str, Any] = field(factory=dict)
-    """What it said of itself: `instructions` and `capabilities`, as on the wire."""
-    forget: Callable[[], None] = lambda: None
-    """Ends what was arranged when it was started."""
-    ended: trio.Event = field(factory=trio.Event)
-
-    def last_words(self) -> str | None:
-        """The last line that its process wrote to stderr."""
-        lines = [line for line in self.stderr.tail() if line.strip()] if self.stderr is not None else []
-        return f"its stderr ends: {lines[-1].strip()[:200]}" if lines else None
-
-
-@define(eq=False)
-class _Tree:
-    """A router and what is mounted on it: the runtime's own, and one for each import's source."""
-
-    router: RouterRef
-    mounts: Mounts = field(factory=Mounts)
-    main: object | None = None
-    """The server whose components are the root's own."""
-
-
-@frozen
-class _LiveMount:
-    """What a handle can be asked while its runtime lives."""
-
-    runtime: Runtime
-    running: _Running
-    handle: MountHandle
-
-    def state(self) -> ChildState:
-        return self.runtime._supervisor.state_of(self.running.ref.name)
-
-    def info(self) -> ActorInfo:
-        return self.runtime._info(self.running.ref)
-
-    def stderr(self) -> list[str]:
-        return self.running.stderr.tail() if self.running.stderr is not None else []
-
-    async def settled(self) -> ChildState:
-        return await self.runtime._supervisor.wait_settled(self.running.ref.name)
-
-    async def gone(self) -> None:
-        if self.runtime._running.get(id(self.running.source)) is not self.running:
-            await self.running.ended.wait()
-
-    async def offers(self) -> Mapping[Kind, int]:
-        counts: dict[Kind, int] = dict.fromkeys(KINDS, 0)
-        with trio.move_on_after(self.runtime.settings.list_budget), suppress(MCPActorsError):
-            for kind in KINDS:
-                counts[kind] = len((await _copied(self.running.ref, kind)).items)
-        return counts
-
-    def changed_tools(self) -> tuple[ToolChange, ...]:
-        return self.running.definitions.changes
-
-    def approve(self, tools: tuple[str, ...]) -> tuple[str, ...]:
-        approved = self.running.definitions.approve(tools)
-        for handle in (*below(self.handle.target), *self.handle.on_it):
-            if handle.live is not None:
-                approved += handle.live.approve(tools)
-        if approved:
-            self.runtime._reconcile()
-        return approved
-
-    async def refresh(self) -> CatalogDiff:
-        if self.handle.catalog is None:
-            raise MountError("only an import can be refreshed; a live mount shows what its target has")
-        diff = await self.runtime.take_copy(self.handle)
-        self.runtime._router.changed(self.running.ref)
-        return diff
 
 
 @final
 class Runtime:
     """A tree of actors behind one router. Made by `open_runtime` only."""
 
-    _watchdog: Watchdog | None = None
-
-    def __init__(self, name: str, nursery: trio.Nursery, main: object | None, settings: RuntimeSettings) -> None:
+    def __init__(
+        self,
+        name: str,
+        nursery: trio.Nursery,
+        main: object | None,
+        settings: RuntimeSettings,
+        watchdog: Watchdog | None = None,
+    ) -> None:
         self.name = name
         self.settings = settings
-        self._thread, self._token = threading.get_ident(), trio.lowlevel.current_trio_token()
-        self._nursery = nursery
-        self._supervisor = Supervisor(nursery, self._on_change, limit=settings.restart_limit)
-        self._running: dict[int, _Running] = {}
-        self._retiring: dict[int, _Running] = {}
-        self._sources: dict[MountHandle, _Tree] = {}
-        self._heard: dict[Mounts, None] = {}
-        self._mounted: set[MountHandle] = set()
-        self._configs: WeakKeyDictionary[MountHandle, ServerConfig] = WeakKeyDictionary()
-        self._tree = self._new_tree(name, main)
-        self._router = self._tree.router
-        self._closing = trio.Event()
-        face = Face(name, VERSION, self._instructions, self._completes, self._tool_schema, self._own)
         self._clients = Clients(nursery.start_soon)
+        ground = Ground(runtime=self, settings=settings, clients=self._clients, open_runtime=open_runtime)
+        self._forest = Forest(name, main, nursery, ground, watchdog)
+        self._closing = trio.Event()
         self._parking = Parking(nursery.start_soon, settings.deadlines.question, settings.parked)
+        router = self._forest.root.router
         around = Surroundings(
-            listen=self._router.listen,
+            listen=router.listen,
             spawn=nursery.start_soon,
             parking=self._parking,
             state_keys=settings.state_keys,
             client_came=self._clients.came,
             client_left=self._client_left,
-            roots_changed=lambda session: self._to_proxies(RootsChanged(session)),
+            roots_changed=lambda session: self._forest.tell_proxies(RootsChanged(session)),
             closing=self._closing,
             hop_limit=settings.hop_limit,
         )
-        self.server: LowLevelServer[Any] = edge_server(self._router, face, around, settings.deadlines)
+        face = face_of(self._forest, VERSION)
+        self.server: LowLevelServer[Any] = edge_server(router, face, around, settings.deadlines)
         """The endpoint as an SDK server: whatever serves one of those serves this runtime."""
-        self._reconcile()
+        self._forest.endpoint = self.server
+        self._forest.reconcile()
 
     # --- Mounting -------------------------------------------------------------------------------------------------
 
@@ -295,7 +127,7 @@ class Runtime:
             MountError: the target is no server, or cannot be isolated.
         """
         handle = make_handle(
-            self._tree.mounts,
+            self._forest.root.mounts,
             placed(target, isolate),
             namespace,
             tool_names=tool_names,
@@ -304,7 +136,7 @@ class Runtime:
             exclude_tags=exclude_tags,
             on_tool_change=on_tool_change,
         )
-        self._tree.mounts.put(handle)
+        self._forest.root.mounts.put(handle)
         await handle.settled()
         try:
             await self.refuse_conflicts()
@@ -322,9 +154,9 @@ class Runtime:
             BackendStartError: the source does not start, or does not say what it offers.
             NamespaceError, MountError: as for `mount`.
         """
-        handle = make_handle(self._tree.mounts, check_target(target), namespace)
+        handle = make_handle(self._forest.root.mounts, check_target(target), namespace)
         await self.take_copy(handle)
-        self._tree.mounts.put(handle)
+        self._forest.root.mounts.put(handle)
         await handle.settled()
         return handle
 
@@ -334,12 +166,12 @@ class Runtime:
         Raises:
             ConfigError: the file cannot be read, or is no snapshot.
         """
-        handle = make_handle(self._tree.mounts, check_target(target), namespace, catalog=load_snapshot(path))
-        self._tree.mounts.put(handle)
+        handle = make_handle(self._forest.root.mounts, check_target(target), namespace, catalog=load_snapshot(path))
+        self._forest.root.mounts.put(handle)
         return handle
 
     def mount_config(
-        self, config: MCPConfig | str | Path, instead_of: Mapping[str, MountHandle | MCPActorsError] | None = None
+        self, config: MCPConfig | str | Path, instead_of: Mounted | None = None
     ) -> dict[str, MountHandle | MCPActorsError]:
         """Mount every server of a config that is not disabled; several get their names as namespaces, one none.
 
@@ -355,51 +187,8 @@ class Runtime:
             ConfigError: the file is wrong; nothing has changed.
             MCPActorsError: one of its servers cannot be mounted at all, and there is an `instead_of`; likewise.
         """
-        if not isinstance(config, MCPConfig):
-            config = load_config(config)
-        wanted = {name: server for name, server in config.servers.items() if not server.disabled}
-        before = {name: handle for name, handle in (instead_of or {}).items() if handle in self._tree.mounts}
-        mounted: dict[str, MountHandle | MCPActorsError] = {}
-        for name, server in wanted.items():
-            try:
-                mounted[name] = self._configured(name, server, len(wanted) > 1, before.get(name))
-            except MCPActorsError:
-                if instead_of is not None or not isinstance(server, ModuleServer):
-                    raise
-                later = ProxyServer(client_factory=partial(_from_config, server), name=name)
-                mounted[name] = self._configured(name, server, len(wanted) > 1, None, later)
-        for name, handle in mounted.items():
-            if isinstance(handle, MountHandle) and handle is not (old := before.get(name)):
-                try:
-                    self._tree.mounts.put(handle, old if isinstance(old, MountHandle) else None)
-                except MCPActorsError as error:
-                    mounted[name] = error
-        for name, handle in before.items():
-            if name not in mounted and isinstance(handle, MountHandle):
-                self._tree.mounts.take_out(handle)
-        return mounted
-
-    def _configured(
-        self, name: str, server: ServerConfig, named: bool, before: object, target: object = None
-    ) -> MountHandle:
-        """The mount that a config describes: the one that was there, where it is the same; else at least its actor."""
-        old = before if isinstance(before, MountHandle) else None
-        target = old.target if old is not None and self._configs.get(old) == server else target
-        namespace = name if named else None
-        if old is not None and target is not None and old.namespace == namespace:
-            return old
-        handle = make_handle(
-            self._tree.mounts,
-            _from_config(server) if target is None else target,
-            namespace,
-            include_tags=server.include_tags,
-            exclude_tags=server.exclude_tags,
-            name=name,
-        )
-        if old is not None:
-            handle.on_it = old.on_it  # what was mounted by the handle stays
-        self._configs[handle] = server
-        return handle
+        config = config if isinstance(config, MCPConfig) else load_config(config)
+        return mount_config(self._forest, config, instead_of)
 
     async def take_copy(self, handle: MountHandle) -> CatalogDiff:
         """Copy what an import's source offers now into its handle; returns what is different from the last copy.
@@ -407,368 +196,16 @@ class Runtime:
         Raises:
             BackendStartError: the source does not start or does not say what it offers; the last copy stays.
         """
-        if handle not in self._sources:
-            self._sources[handle] = self._new_tree(f"{_called(handle)}.source", None)
-        tree = self._sources[handle]
-        try:
-            if not tree.mounts:
-                tree.mounts.put(make_handle(tree.mounts, handle.target, None))
-            for source in tree.mounts:
-                await source.settled()
-            copy = {kind: await _listed(tree.router, kind) for kind in KINDS}
-        except BaseException:  # a caller that gives up, too
-            if handle.catalog is None and handle in self._sources:
-                self._drop_source(handle)
-                self._reconcile()
-            raise
-        before, handle.catalog = handle.copy_in(self.settings.resource_prefix_format) or _EMPTY, copy
-        handle.by_format.clear()
-        return difference(before, copy)
+        return await self._forest.take_copy(handle)
 
     async def refuse_conflicts(self) -> None:
         """Raise `NameConflict` when the policy is "error" and two mounts that are up offer one name."""
         if self.settings.on_conflict == "error":
             for kind in KINDS:
                 with suppress(BackendStartError):
-                    await _listed(self._router, kind)
-            if self._router.table.conflicts:
-                raise NameConflict(tell_conflicts(self._router.table.conflicts))
-
-    # --- From the description to actors ---------------------------------------------------------------------------
-
-    def _new_tree(self, name: str, main: object | None) -> _Tree:
-        router = RouterRef(self._free(name), self.settings.on_conflict, self.settings.resource_prefix_format)
-        self._supervisor.start_child(
-            ChildSpec(
-                router,
-                lambda: RouterActor(
-                    router, self.settings.list_budget, self.settings.page_size, self.settings.start_timeout
-                ),
-                self.settings.restart,
-            )
-        )
-        router.examine = self._examine
-        tree = _Tree(router, Mounts(check_target), main)
-        self._hear(tree.mounts)
-        return tree
-
-    def _hear(self, mounts: Mounts) -> None:
-        if mounts not in self._heard:
-            self._heard[mounts] = None
-            mounts.listen(self._reconcile)
-
-    def _hear_only(self, mounted: set[MountHandle]) -> None:
-        """Forget what is not mounted any more: it may change without us."""
-        needed = {tree.mounts for tree in (self._tree, *self._sources.values())}
-        for handle in mounted:
-            needed |= {handle.on_it, handle.target.mounts} if isinstance(handle.target, Server) else {handle.on_it}
-        for mounts in [each for each in self._heard if each not in needed]:
-            mounts.forget(self._reconcile)
-            del self._heard[mounts]
-
-    def _reconcile(self) -> None:
-        """Make what runs equal to what is described: start what is new, publish the trees, end what is gone."""
-        if threading.get_ident() != self._thread:  # a sync tool has mounted something
-            trio.from_thread.run_sync(self._reconcile, trio_token=self._token)
-            return
-        used: dict[_Running, None] = {}
-        mounted: set[MountHandle] = set()
-        for running in self._running.values():
-            running.policies.clear()
-        for tree in (self._tree, *self._sources.values()) if hasattr(self, "_tree") else ():
-            tree.router.remount(self._root_mount(tree, used, mounted))
-        dropped = [handle for handle in self._sources if handle.catalog is not None and handle not in mounted]
-        for handle in dropped:
-            self._drop_source(handle)
-        if dropped:
-            self._reconcile()  # what only those sources used is not used any more
-            return
-        for handle in self._mounted - mounted:
-            self._let_go(handle)
-        self._mounted = mounted
-        self._hear_only(mounted)
-        for running in list(self._running.values()):
-            if running not in used:
-                self._retiring[id(running.source)] = self._running.pop(id(running.source))
-                running.forget()
-                self._nursery.start_soon(self._retire, running)
-
-    def _root_mount(self, tree: _Tree, used: dict[_Running, None], mounted: set[MountHandle]) -> Mount[ActorRef]:
-        above: tuple[object, ...] = (self.server,) if hasattr(self, "server") else ()
-        handles = tuple(tree.mounts)
-        if tree.main is None:
-            children = tuple(self._mount_of(handle, above, "", used, mounted) for handle in handles)
-            return Mount(tree.router, None, children)
-        own = make_handle(tree.mounts, tree.main, None, name=f"{self.name}.own")
-        mount = self._mount_of(own, above, "", used, mounted, handles)
-        return mount
-
-    def _mount_of(
-        self,
-        handle: MountHandle,
-        above: tuple[object, ...],
-        path: str,
-        used: dict[_Running, None],
-        mounted: set[MountHandle],
-        more: tuple[MountHandle, ...] = (),
-        policy: ChangePolicy | None = None,
-    ) -> Mount[ActorRef]:
-        target, identity = handle.target, _identity(handle)
-        if handle.namespace is not None:
-            validate_namespace(handle.namespace, self.settings.resource_prefix_format)
-        if identity in above or _source(handle.target) in above:  # a copy of what is above would copy itself, too
-            said = " -> ".join([*(_name_of(server) for server in above if server is not self.server), _called(handle)])
-            raise MountCycle(f"this would mount a server into itself: {said}; mount it beside, not below, itself")
-        name = path + (handle.name or handle.namespace or _called(handle))
-        running = self._running.get(id(identity)) or self._start(handle, identity, name)
-        used[running] = None
-        mounted.add(handle)
-        policy = self._policy(handle, policy)
-        usual = self.settings.on_tool_change if running.ref.kind == ProxyActor.kind else "allow"
-        running.policies.add(policy or usual)
-        handle.live = _LiveMount(self, running, handle)
-        inside = [] if handle.catalog is not None else sorted((*below(target), *handle.on_it, *more), key=self._rank)
-        if handle.catalog is None:
-            self._hear(handle.on_it)
-            if isinstance(target, Server):
-                self._hear(target.mounts)
-        deeper = "" if handle.name == f"{self.name}.own" else f"{running.ref.name}/"
-        inner = (*above, identity)
-        children = tuple(self._mount_of(child, inner, deeper, used, mounted, (), policy) for child in inside)
-        own_rules = (target.visibility,) if isinstance(target, Server) and handle.catalog is None else ()
-        filters = tuple(
-            rules for rules in (*own_rules, handle.visibility, _hiding(running, policy or usual)) if rules.rules
-        )
-        wraps = isinstance(target, Server) and bool(target.own_middleware) and handle.catalog is None
-        return Mount(running.ref, handle.namespace, children, filters, handle.tools, wraps)
-
-    def _policy(self, handle: MountHandle, above: ChangePolicy | None) -> ChangePolicy | None:
-        """What this mount says about tools that change; else its config, or the mount above it."""
-        config = self._configs.get(handle) or getattr(handle.target, "target", None)
-        said = config.on_tool_change if isinstance(config, StdioServer | HTTPServer | ModuleServer) else None
-        return handle.on_tool_change or said or above
-
-    def _examine(self, ref: ActorRef, tools: Sequence[Mapping[str, Any]]) -> None:
-        """Hold tools that are about to be listed against what they were; hide those that are to be in quarantine."""
-        running = next((each for each in self._running.values() if each.ref is ref), None)
-        if running is None:
-            return
-        before = running.definitions.changes
-        for change in running.definitions.look(tools):
-            logger.log(
-                logging.INFO if running.policies <= {"allow"} else logging.WARNING,
-                "%s: the tool %r is not what it was when it was first seen: %s changed%s",
-                ref.name,
-                change.tool,
-                ", ".join(change.fields),
-                "; it is hidden until approve() of its mount" if "quarantine" in running.policies else "",
-            )
-        if "quarantine" in running.policies and running.definitions.changes != before:
-            self._reconcile()
-
-    def _rank(self, handle: MountHandle) -> tuple[bool, int]:
-        """Oldest first; what is ahead of all others stands where the policy looks first."""
-        return (handle.ahead == (self.settings.on_conflict != "oldest"), handle.age)
-
-    def _free(self, name: str) -> str:
-        """The name for an actor, with a number when another one has it."""
-        taken = {running.ref.name for running in (*self._running.values(), *self._retiring.values())}
-        taken |= {tree.router.name for tree in self._sources.values()}
-        free, number = name, 2
-        while free in taken or self._supervisor.state_of(free) != "stopped":
-            free, number = f"{name}#{number}", number + 1
-        return free
-
-    def _start(self, handle: MountHandle, identity: object, name: str) -> _Running:
-        free = self._free(name)
-        target = handle.target
-        mailbox = Mailbox(free, capacity=self.settings.mailbox)
-        if handle.catalog is not None:
-            ref, make = self._snapshot(handle, mailbox)
-            running = self._running[id(identity)] = _Running(ref, identity, target)
-        else:
-            proxied = isinstance(target, ProxyServer)
-            running = _Running(ActorRef(free, "proxy" if proxied else "local", mailbox), identity, target)
-            self._running[id(identity)] = running
-            make = self._proxy(target, running) if isinstance(target, ProxyServer) else self._local(target, running)
-        config = self._configs.get(handle) or getattr(target, "target", None)
-        restart, start_timeout = self.settings.restart, self.settings.start_timeout
-        if isinstance(config, StdioServer | HTTPServer | ModuleServer):
-            restart, start_timeout = config.restart or restart, config.start_timeout or start_timeout
-        self._supervisor.start_child(ChildSpec(running.ref, make, restart, start_timeout, running.last_words))
-        return running
-
-    def _snapshot(self, handle: MountHandle, mailbox: Mailbox) -> tuple[ActorRef, Callable[[], Actor]]:
-        if handle not in self._sources:
-            tree = self._sources[handle] = self._new_tree(f"{_called(handle)}.source", None)
-            self._nursery.start_soon(self._mount_source, tree, handle.target)
-
-        def catalog() -> Catalog:
-            return handle.copy_in(self.settings.resource_prefix_format)
-
-        ref = SnapshotRef(mailbox.owner, mailbox, catalog, self._sources[handle].router)
-        return ref, lambda: SnapshotActor(catalog)
-
-    async def _mount_source(self, tree: _Tree, target: object) -> None:
-        tree.mounts.put(make_handle(tree.mounts, target, None))
-
-    def _proxy(self, target: ProxyServer, running: _Running) -> Callable[[], Actor]:
-        running.stderr = StderrTail()
-        where = target.target
-        said = where if isinstance(where, StdioServer | HTTPServer) else None
-
-        def introduced(said: Mapping[str, Any]) -> None:
-            """Keep of it what has the right shape: it becomes part of what we say of ourselves."""
-            instructions, capabilities = said.get("instructions"), said.get("capabilities")
-            running.said = {
-                "instructions": instructions[:INSTRUCTIONS_LENGTH] if isinstance(instructions, str) else None,
-                "capabilities": capabilities if isinstance(capabilities, Mapping) else {},
-                "era": "legacy" if "protocolVersion" in said else "modern",  # only `initialize` has that in its result
-            }
-
-        inside = evolve(self.settings, subreaper=False)
-        backend = Backend(
-            connect=connector(target, running.stderr, partial(open_runtime, settings=inside)),
-            timeout=said.timeout if said is not None else None,
-            tags=said.tags if said is not None else (),
-            over_http=isinstance(where, SDKTransport | ClientFactory | StreamableHttpTransport)
-            or (isinstance(where, HTTPServer) and where.resolved_transport != "websocket"),
-            sessions=target.strategy,
-            forward=target.forward,
-            limits=target.pool,
-            start_timeout=said.start_timeout if said and said.start_timeout else self.settings.start_timeout,
-            changed=lambda kinds: self._changed(running.ref, kinds),
-            updated=lambda uri: self._updated(running.ref, uri),
-            introduced=introduced,
-            ask_client=self._clients.ask,
-            tell_client=self._clients.tell,
-        )
-        return lambda: ProxyActor(running.ref.name, backend)
-
-    def _local(self, target: object, running: _Running) -> Callable[[], Actor]:
-        server = low_level(target)
-        running.threads = ThreadLimit(self.settings.threads)
-        own = isinstance(target, Server)
-        local = LocalServer(
-            server=server,
-            middleware=target.own_middleware if isinstance(target, Server) else (),
-            tells=own,
-            after=earlier.ended if (earlier := self._retiring.get(id(running.source))) is not None else None,
-            bus=bus_of(target),
-            changed=lambda kinds: self._changed(running.ref, kinds),
-            updated=lambda uri: self._updated(running.ref, uri),
-            threads=running.threads,
-            adopt=lambda: sync_handlers_in_threads(target),
-        )
-        capabilities = server.get_capabilities().model_dump(by_alias=True, exclude_none=True)
-        running.said = {"instructions": server.instructions, "capabilities": capabilities}
-        if isinstance(target, Server):
-            forget = target.listen(lambda kind: self._changed(running.ref, (kind,)))
-            target.running_in.append(self)
-
-            def end() -> None:
-                forget()
-                target.running_in.remove(self)
-
-            running.forget = end
-        return lambda: LocalActor(local)
-
-    def _let_go(self, handle: MountHandle) -> None:
-        if isinstance(handle.live, _LiveMount) and handle.live.runtime is self:
-            handle.live = None
-
-    def _drop_source(self, handle: MountHandle) -> None:
-        tree = self._sources.pop(handle)
-        self._nursery.start_soon(self._supervisor.stop_child, tree.router.name)
-
-    async def _retire(self, running: _Running) -> None:
-        """End an actor that is not mounted any more: its calls in flight first, within the drain time."""
-        with trio.move_on_after(self.settings.drain):
-            await running.ref.idle()
-        await self._supervisor.stop_child(running.ref.name)
-        running.ended.set()
-        if self._retiring.get(id(running.source)) is running:
-            del self._retiring[id(running.source)]
-
-    def _close(self) -> None:
-        """Let go of the description: it outlives this runtime."""
-        self._closing.set()
-        for mounts in self._heard:
-            mounts.forget(self._reconcile)
-        for running in self._running.values():
-            running.forget()
-
-    # --- What is known of clients -----------------------------------------------------------------------------------
-
-    def _client_left(self, session: str) -> None:
-        self._clients.left(session)
-        self._to_proxies(SessionEnded(session))
-
-    def _to_proxies(self, message: SessionEnded | RootsChanged) -> None:
-        for running in (*self._running.values(), *self._retiring.values()):
-            if running.ref.kind == ProxyActor.kind:
-                with suppress(MailboxFull):  # one that does not listen closes what is idle by itself, in time
-                    running.ref.cast(message)
-
-    # --- What actors say of themselves ----------------------------------------------------------------------------
-
-    def _on_change(self, ref: ActorRef, state: ChildState) -> None:
-        if not isinstance(ref, RouterRef):
-            for tree in (self._tree, *self._sources.values()):
-                tree.router.changed(ref, ask=state == "running")
-
-    def _changed(self, ref: ActorRef, kinds: tuple[Kind, ...]) -> None:
-        if threading.get_ident() != self._thread:  # a sync tool has added or removed something
-            trio.from_thread.run_sync(self._changed, ref, kinds, trio_token=self._token)
-            return
-        for tree in (self._tree, *self._sources.values()):
-            tree.router.changed(ref, kinds)
-
-    def _updated(self, ref: ActorRef, uri: str) -> None:
-        self._router.updated(ref, uri)
-        for handle, tree in self._sources.items():  # who watches an import watches its source
-            if (copy := self._running.get(id(handle))) is not None:
-                for own in tree.router.uris(ref, uri):
-                    self._updated(copy.ref, own)
-
-    def _in_order(self) -> Iterator[tuple[Namespace, _Running, object]]:
-        """Everything that is mounted, that which wins a conflict first."""
-        by_ref = {running.ref: running for running in self._running.values()}
-        for place in self._router.table.places:
-            if place.target in by_ref:
-                yield place.namespace, by_ref[place.target], by_ref[place.target].target
-
-    def _instructions(self) -> str | None:
-        """What the servers say of their use, each under the namespace that its names have here."""
-        paragraphs = [
-            f"{namespace.outward('tools', '')}*: {text}" if namespace else text
-            for namespace, running, _ in sorted(self._in_order(), key=lambda row: row[0].parts)
-            if (text := self._said(running).get("instructions"))
-        ]
-        return "\n\n".join(dict.fromkeys(paragraphs)) or None
-
-    def _said(self, running: _Running) -> Mapping[str, Any]:
-        """What an actor said of itself; for an import, what its source did."""
-        tree = self._sources.get(running.source) if isinstance(running.source, MountHandle) else None
-        for handle in tree.mounts if tree is not None else ():
-            if isinstance(handle.live, _LiveMount):
-                return handle.live.running.said
-        return running.said
-
-    def _completes(self) -> bool:
-        said = [self._said(running).get("capabilities") for running in self._running.values()]
-        return any(not it or it.get("completions") is not None for it in said)
-
-    def _own(self) -> ActorRef | None:
-        """The actor of the server that the root is, where that has middleware."""
-        main = self._tree.main
-        running = self._running.get(id(_source(main))) if isinstance(main, Server) and main.own_middleware else None
-        return running.ref if running is not None else None
-
-    def _tool_schema(self, name: str) -> Mapping[str, Any] | None:
-        item = self._router.table.tools.item(name)
-        schema: Mapping[str, Any] | None = item.get("inputSchema") if item is not None else None
-        return schema
+                    await listed(self._forest.root.router, kind)
+            if self._forest.root.router.table.conflicts:
+                raise NameConflict(tell_conflicts(self._forest.root.router.table.conflicts))
 
     # --- Looking and serving --------------------------------------------------------------------------------------
 
@@ -780,25 +217,13 @@ class Runtime:
         """A frozen snapshot of the tree of actors."""
 
         def row(mount: Mount[ActorRef]) -> ActorInfo:
-            return evolve(self._info(mount.target), children=tuple(map(row, mount.children)))
+            return evolve(self._forest.info(mount.target), children=tuple(map(row, mount.children)))
 
-        root = row(self._router.tree)
-        if self._tree.main is None:
+        root = row(self._forest.root.router.tree)
+        if self._forest.root.main is None:
             return root
         own = evolve(root, children=())
-        return evolve(self._supervisor.info(self._router.name), children=(own, *root.children))
-
-    def _info(self, ref: ActorRef) -> ActorInfo:
-        """The supervisor's row of an actor, and what only we know of it."""
-        running = next((each for each in self._running.values() if each.ref is ref), None)
-        threads = running.threads.borrowed_tokens if running is not None and running.threads is not None else 0
-        stalls = self._watchdog.stalls[ref.name] if self._watchdog is not None else 0
-        heard = running.stderr.dropped if running is not None and running.stderr is not None else {}
-        dropped = {str(kind): number for kind, number in heard.items()}
-        changed = tuple(change.tool for change in running.definitions.changes) if running is not None else ()
-        info = self._supervisor.info(ref.name)
-        era = running.said.get("era") if running is not None else None
-        return evolve(info, changed_tools=changed, threads=threads, stalls=stalls, dropped=dropped, era=era)
+        return evolve(self._forest.supervisor.info(self._forest.root.router.name), children=(own, *root.children))
 
     def parked(self) -> tuple[ParkedCall, ...]:
         """The calls of modern clients that wait for their clients' answers, the oldest first."""
@@ -806,7 +231,7 @@ class Runtime:
 
     def conflicts(self) -> tuple[Conflict, ...]:
         """Every name that one mount hides from another."""
-        return self._router.table.conflicts
+        return self._forest.root.router.table.conflicts
 
     def routes(self) -> list[Route]:
         """The custom HTTP routes of everything that is mounted, by their own paths and by namespaced ones.
@@ -815,7 +240,7 @@ class Runtime:
         """
         own: list[Route] = []
         namespaced: list[Route] = []
-        for namespace, _, source in self._in_order():
+        for namespace, _, source in self._forest.in_order():
             for route in routes_of(source):
                 own.append(route)
                 if namespace:
@@ -864,6 +289,16 @@ class Runtime:
         """End the streams of changes of modern clients in good order: serving is about to end (promise P10)."""
         self._closing.set()
 
+    def _client_left(self, session: str) -> None:
+        self._clients.left(session)
+        self._forest.tell_proxies(SessionEnded(session))
+
+    async def _settled(self) -> None:
+        """Wait until all that is mounted at the start has started, or failed to. Raises `NameConflict`."""
+        for running in list(self._forest.running.values()):
+            await self._forest.supervisor.wait_settled(running.ref.name)
+        await self.refuse_conflicts()
+
 
 @asynccontextmanager
 async def open_runtime(main: object = "main", *, settings: RuntimeSettings | None = None) -> AsyncIterator[Runtime]:
@@ -883,19 +318,13 @@ async def open_runtime(main: object = "main", *, settings: RuntimeSettings | Non
     settings = settings or RuntimeSettings()
     with watchdog(settings.stall) as dog:
         async with trio.open_nursery() as nursery, own_orphans(nursery) if settings.subreaper else nullcontext():
-            runtime = Runtime(name, nursery, None if isinstance(main, str) else main, settings)
-            runtime._watchdog = dog
+            runtime = Runtime(name, nursery, None if isinstance(main, str) else main, settings, dog)
             try:
-                for running in list(runtime._running.values()):
-                    await runtime._supervisor.wait_settled(running.ref.name)
-                await runtime.refuse_conflicts()
+                await runtime._settled()
                 yield runtime
             finally:
-                runtime._close()
-                with trio.move_on_after(STOP_TIMEOUT, shield=True):
-                    await runtime._supervisor.stop_all()
-                for handle in runtime._mounted:
-                    runtime._let_go(handle)
+                runtime.end_listening()
+                await runtime._forest.close()
                 nursery.cancel_scope.cancel()
 
 
@@ -906,18 +335,6 @@ def need_trio(what: str) -> None:
             f"{what} needs trio, which does not run here: start the program with trio.run(main), not "
             "asyncio.run(main())"
         )
-
-
-def _from_config(server: ServerConfig) -> object:
-    if not isinstance(server, ModuleServer):
-        return create_proxy(server)
-    return check_target(load_server(server)) if server.isolate is None else isolated(server)
-
-
-def _hiding(running: _Running, policy: ChangePolicy) -> Visibility:
-    """Hides the tools that are in quarantine."""
-    changed = [change.tool for change in running.definitions.changes] if policy == "quarantine" else []
-    return Visibility((Rule(False, names=changed, components={"tool"}),)) if changed else SHOW_ALL
 
 
 async def _copy_apart(handle: MountHandle) -> None:
@@ -940,44 +357,3 @@ async def _copy_apart(handle: MountHandle) -> None:
 
 
 Server.copy_apart = _copy_apart
-
-
-def _identity(handle: MountHandle) -> object:
-    """What makes two mounts one actor: the server, or the description of a backend; an import is its own."""
-    if handle.catalog is not None:
-        return handle
-    return handle.target if isinstance(handle.target, ProxyServer) else _source(handle.target)
-
-
-def _source(target: object) -> object:
-    target = itself(target)
-    if isinstance(target, ProxyServer):
-        return target.target if isinstance(target.target, LowLevelServer) else target
-    return low_level(target)
-
-
-def _called(handle: MountHandle) -> str:
-    return called(handle.target)
-
-
-def _name_of(server: object) -> str:
-    return _called(server) if isinstance(server, MountHandle) else called(server)
-
-
-async def _listed(router: RouterRef, kind: Kind) -> Listing:
-    """All that a tree lists of a kind, nobody missing. Raises `BackendStartError`."""
-    outcome = await router.ask(Request(METHODS[kind], {}))
-    if isinstance(outcome, Failure):
-        raise BackendStartError(f"{router.name} does not say what it offers: {outcome.message}")
-    missing = (outcome.value.get("_meta") or {}).get(MISSING)
-    if missing:
-        raise BackendStartError(f"{missing[0]['actor']} does not say what it offers: {missing[0]['reason']}")
-    return Listing(router.table.of(kind).items, fresh=True, learnt_at=trio.current_time())
-
-
-async def _copied(source: ActorRef, kind: Kind) -> Listing:
-    outcome = await source.ask(Request(CATALOG, {"kind": kind}))
-    if isinstance(outcome, Failure):
-        raise BackendStartError(f"{source.name} does not say what it offers: {outcome.message}")
-    listing: Listing = outcome.value["listing"]
-    return evolve(listing, fresh=True)

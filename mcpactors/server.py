@@ -39,7 +39,7 @@ from mcpactors.runtime.threads import in_thread
 from mcpactors.runtime.visibility import SHOW_ALL, TAGS_KEY, Rule, ToolOverride, Visibility
 from mcpactors.targets import Policy, ProxyServer, called, check_target, describe
 
-__all__ = ["Server", "create_proxy", "routes_of", "session_state", "sync_handlers_in_threads"]
+__all__ = ["Copier", "Server", "create_proxy", "routes_of", "session_state", "sync_handlers_in_threads"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Words = Iterable[str]

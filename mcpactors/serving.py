@@ -16,8 +16,9 @@ from typing import Any, Final
 import trio
 
 from mcpactors.errors import ConfigError, MCPActorsError
-from mcpactors.host import Runtime, RuntimeSettings, need_trio, open_runtime
+from mcpactors.host import Runtime, need_trio, open_runtime
 from mcpactors.server import Server
+from mcpactors.settings import RuntimeSettings
 from mcpactors.voice import say
 
 __all__ = ["Told", "first_error", "serve_until_told", "tell"]

@@ -330,7 +330,7 @@ async def test_looking_at_a_mirror_leaves_nothing_running() -> None:
         await proxy.get_tool("say")
         await trio.testing.wait_all_tasks_blocked()
         assert [row.name for row in runtime.ps().children] == [row.name for row in before.children]
-        assert not runtime._sources
+        assert not runtime._forest.sources
 
 
 async def test_changes_that_a_backend_could_not_follow_are_refused_and_change_nothing() -> None:

@@ -20,7 +20,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 import mcpactors
 from mcpactors import Server, open_runtime
-from mcpactors.host import RuntimeSettings
+from mcpactors.settings import RuntimeSettings
 from mcpactors.testing.invariants import unbalanced
 
 

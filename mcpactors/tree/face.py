@@ -1,0 +1,68 @@
+"""What the endpoint of a runtime says of itself, made of what its servers and backends say.
+
+Rule: it reads; nothing here changes what runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from mcpactors.mounts import MountHandle
+from mcpactors.runtime.actor import ActorRef
+from mcpactors.server import Server
+from mcpactors.transports.edge import Face
+from mcpactors.tree.forest import Forest, LiveMount
+from mcpactors.tree.running import Running, source_of
+
+__all__ = ["face_of"]
+
+
+def face_of(forest: Forest, version: str) -> Face:
+    """That of the root; it goes with what is mounted."""
+    return Face(
+        forest.name,
+        version,
+        instructions=partial(_instructions, forest),
+        completions=partial(_completes, forest),
+        tool_schema=partial(_tool_schema, forest),
+        own=partial(_own, forest),
+    )
+
+
+def _instructions(forest: Forest) -> str | None:
+    """What the servers say of their use, each under the namespace that its names have here."""
+    paragraphs = [
+        f"{namespace.outward('tools', '')}*: {text}" if namespace else text
+        for namespace, running, _ in sorted(forest.in_order(), key=lambda row: row[0].parts)
+        if (text := _said(forest, running).get("instructions"))
+    ]
+    return "\n\n".join(dict.fromkeys(paragraphs)) or None
+
+
+def _said(forest: Forest, running: Running) -> Mapping[str, Any]:
+    """What an actor said of itself; for an import, what its source did."""
+    tree = forest.sources.get(running.source) if isinstance(running.source, MountHandle) else None
+    for handle in tree.mounts if tree is not None else ():
+        if isinstance(handle.live, LiveMount):
+            return handle.live.running.said
+    return running.said
+
+
+def _completes(forest: Forest) -> bool:
+    said = [_said(forest, running).get("capabilities") for running in forest.running.values()]
+    return any(not it or it.get("completions") is not None for it in said)
+
+
+def _own(forest: Forest) -> ActorRef | None:
+    """The actor of the server that the root is, where that has middleware."""
+    main = forest.root.main
+    running = forest.running.get(id(source_of(main))) if isinstance(main, Server) and main.own_middleware else None
+    return running.ref if running is not None else None
+
+
+def _tool_schema(forest: Forest, name: str) -> Mapping[str, Any] | None:
+    item = forest.root.router.table.tools.item(name)
+    schema: Mapping[str, Any] | None = item.get("inputSchema") if item is not None else None
+    return schema
