@@ -307,7 +307,7 @@ def _is_described(target: object) -> TypeGuard[Target]:
     if isinstance(target, SDKClient):
         return _connected(target)
     if isinstance(target, StreamableHttpTransport):
-        return target.client is not None
+        return not target.is_plain
     if isinstance(target, ProgramTransport):  # entries of a config are made of those, and of URLs
         return False
     ours = StdioServer | HTTPServer | ClientFactory | ClientTransport | Composite
@@ -371,7 +371,7 @@ def _understood(target: object) -> tuple[Target, str]:
         return StdioServer(target.command, target.args, target.env or {}, cwd), Path(target.command).stem
     if isinstance(target, ProgramTransport):
         return _program(target.stdio), _name_of(target)
-    if isinstance(target, StreamableHttpTransport) and target.client is None:
+    if isinstance(target, StreamableHttpTransport) and target.is_plain:
         return HTTPServer(target.url, target.headers, transport="http"), _name_of(target)
     for server in (target, getattr(target, "server", None)):  # a runtime, too, has a server
         if (wrapped := _wrapped(server)) is not None:

@@ -1,20 +1,18 @@
-"""Streamable HTTP, both ends.
+"""Streamable HTTP, the serving end.
 
 Rule: the protocol is the SDK's (session manager, both eras on one endpoint); this file connects it to our host
-(http_host.py), behind our guard (http_guard.py), and to a client.
+(http_host.py), behind our guard (http_guard.py). The other end: http_client.py, and http_streams.py.
 """
 
 from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any
 
-import httpx2
 import trio
-from mcp.client.streamable_http import streamable_http_client
 from mcp.server.lowlevel import Server
 from starlette.routing import Match, Route
 
@@ -23,31 +21,11 @@ from mcpactors.transports.http_guard import Names, names_of, refusal
 from mcpactors.transports.http_host import HostLimits, serve
 from mcpactors.transports.http_listen import listening
 from mcpactors.transports.http_sessions import Sessions
-from mcpactors.transports.http_unbroken import UnbrokenClient
 from mcpactors.transports.sse_server import SSEFront
-from mcpactors.transports.streams import Streams
 from mcpactors.transports.websocket import WebSocketLimits
 from mcpactors.transports.websocket_server import serve_websocket, wants_websocket
 
-__all__ = ["http_client", "serve_http"]
-
-EVENT_LIMIT: Final = 16 * 1024 * 1024
-CONNECT_TIMEOUT: Final = 10.0
-SILENCE_TIMEOUT: Final = 330.0
-"""Longer than a call may take, so that the call's own deadline speaks first."""
-
-
-@asynccontextmanager
-async def http_client(url: str, headers: Mapping[str, str] | None = None) -> AsyncIterator[Streams]:
-    """Connect to a streamable HTTP endpoint; `headers` go with every request to it and nowhere else."""
-    # As many connections as there are calls: the mailbox bounds those, and a call must not wait for a connection.
-    timeout = httpx2.Timeout(CONNECT_TIMEOUT, read=SILENCE_TIMEOUT, pool=None)
-    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=256, keepalive_expiry=4)
-    async with (
-        UnbrokenClient(headers=dict(headers or {}), timeout=timeout, limits=limits) as client,
-        streamable_http_client(url, http_client=client, max_sse_event_size=EVENT_LIMIT) as streams,
-    ):
-        yield streams
+__all__ = ["serve_http"]
 
 
 @asynccontextmanager

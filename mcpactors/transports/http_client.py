@@ -10,7 +10,8 @@ carried out is sent again, but for `SAFE` methods on a connection that turns out
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from contextvars import Context, copy_context
 from itertools import count
@@ -49,7 +50,7 @@ from mcpactors.transports.http_faults import (
 from mcpactors.transports.http_heard import Heard, OnRequest
 from mcpactors.transports.http_pool import Answer, AnswerLost, NotReached, PoolClosed
 
-__all__ = ["HTTPDispatcher", "http_dispatcher"]
+__all__ = ["HTTPDispatcher", "Turn", "http_dispatcher"]
 
 logger = logging.getLogger("mcpactors")
 
@@ -73,17 +74,29 @@ CLOSED: Final = (CONNECTION_CLOSED, "Connection closed")
 _FAILED: Final = (NotReached, AnswerLost, PoolClosed)
 
 
+Turn = Callable[[], Awaitable[None]]
+"""What is awaited for the others' turn."""
+
+
 @asynccontextmanager
 async def http_dispatcher(
-    url: str, headers: Mapping[str, str] | None = None, client: Any = None
+    url: str,
+    headers: Mapping[str, str] | None = None,
+    client: Any = None,
+    *,
+    ssl_context: ssl.SSLContext | None = None,
+    steadfast: bool = False,
+    turn: Turn = trio.lowlevel.checkpoint,
 ) -> AsyncIterator[HTTPDispatcher]:
     """What speaks to the backend at `url`; `headers` go with every request there and nowhere else.
 
     `client` is an `AsyncClient` of httpx or httpx2 to send through (its authentication, proxies, certificates); it
-    stays its owner's. Connections are made when they are needed. Raises `BackendStartError`: the URL is none.
+    stays its owner's. `ssl_context` is what TLS is done with else; None: what the system trusts. Connections are made
+    when they are needed. `steadfast`: a backend that cannot be reached fails calls and nothing more. `turn` is awaited
+    whenever some of a stream has been taken. Raises `BackendStartError`: the URL is none.
     """
-    endpoint = Endpoint(url, headers or {}, client)
-    dispatcher = HTTPDispatcher(endpoint)
+    endpoint = Endpoint(url, headers or {}, client, ssl_context)
+    dispatcher = HTTPDispatcher(endpoint, steadfast, turn)
     try:
         yield dispatcher
     finally:
@@ -98,6 +111,8 @@ class HTTPDispatcher:
     """Requests and notifications to a backend, and what it says by itself. Of use while `run` runs."""
 
     _endpoint: Endpoint
+    _steadfast: bool = False
+    _turn: Turn = trio.lowlevel.checkpoint
     name: str = field(default=Factory(lambda self: str(self._endpoint), takes_self=True), init=False)
     """What the backend is called in errors."""
     renews: bool = field(default=True, init=False)
@@ -161,8 +176,8 @@ class HTTPDispatcher:
             raise MCPError(REQUEST_TIMEOUT, f"Request {method!r} timed out")
         finally:
             self._answering -= counts
-            if self._gone is not None and not self._answering:
-                self._over.set()
+            if self._gone is not None:
+                self._end_if_idle()
 
     async def notify(
         self, method: str, params: Mapping[str, Any] | None = None, opts: CallOptions | None = None
@@ -269,9 +284,12 @@ class HTTPDispatcher:
     def _lose(self, why: str) -> str:
         """It is over, once the calls that are being answered have ended and if none has found it to be there again."""
         self._gone = f"{self.name} {why}"
-        if not self._answering:
-            self._over.set()
+        self._end_if_idle()
         return self._gone
+
+    def _end_if_idle(self) -> None:
+        if not self._answering and not self._steadfast:
+            self._over.set()
 
     # --- From the backend -----------------------------------------------------------------------------------------
 
@@ -336,7 +354,7 @@ class HTTPDispatcher:
                 for event in reader.feed(portion):
                     if (said := await self._take(event, ask)) is not None:
                         return said
-                await trio.lowlevel.checkpoint()
+                await self._turn()
         return None
 
     async def _take(self, event: Event, ask: Ask | None) -> dict[str, Any] | None:
@@ -378,7 +396,8 @@ class HTTPDispatcher:
                     await self._hear_out(answer, reader)
                 except NotReached as error:
                     self._unreached(error)
-                    return
+                    if not self._steadfast:
+                        return
                 except PoolClosed:
                     return
                 except AnswerLost as error:

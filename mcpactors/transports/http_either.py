@@ -8,9 +8,11 @@ event says where to post. What was found holds for this connection.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import Context
+from functools import partial
 from typing import Any, Final
 
 import anyio
@@ -22,9 +24,10 @@ from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
 from mcp.shared.transport_context import TransportContext
 
 from mcpactors.errors import BackendStartError
-from mcpactors.transports.http_client import HTTPDispatcher, http_dispatcher
+from mcpactors.transports.http_client import HTTPDispatcher, Turn, http_dispatcher
 from mcpactors.transports.http_heard import OnRequest
 from mcpactors.transports.sse_client import sse_client
+from mcpactors.transports.streams import Streams
 
 __all__ = ["EitherDispatcher", "either_dispatcher"]
 
@@ -36,10 +39,20 @@ NOT_STREAMABLE: Final = (400, 404, 405)
 
 
 @asynccontextmanager
-async def either_dispatcher(url: str, headers: Mapping[str, str] | None = None) -> AsyncIterator[EitherDispatcher]:
+async def either_dispatcher(
+    url: str,
+    headers: Mapping[str, str] | None = None,
+    client: Any = None,
+    *,
+    ssl_context: ssl.SSLContext | None = None,
+    steadfast: bool = False,
+    turn: Turn = trio.lowlevel.checkpoint,
+) -> AsyncIterator[EitherDispatcher]:
     """As `http_dispatcher`, for a URL that may be that of an HTTP+SSE stream."""
-    async with http_dispatcher(url, headers) as http:
-        yield EitherDispatcher(http, url, headers or {})
+    opened = http_dispatcher(url, headers, client, ssl_context=ssl_context, steadfast=steadfast, turn=turn)
+    old = partial(sse_client, url, headers, client, ssl_context=ssl_context, connect_timeout=OLD_TIMEOUT)
+    async with opened as http:
+        yield EitherDispatcher(http, old)
 
 
 @define(eq=False)
@@ -47,8 +60,7 @@ class EitherDispatcher:
     """Streamable HTTP until an `initialize` shows that it is not that."""
 
     _http: HTTPDispatcher
-    _url: str
-    _headers: Mapping[str, str]
+    _open_old: Callable[[], AbstractAsyncContextManager[Streams]]
     _ended: bool = field(default=False, init=False)
     _sse: JSONRPCDispatcher[TransportContext] | None = field(default=None, init=False)
     _nursery: trio.Nursery | None = field(default=None, init=False)
@@ -150,7 +162,7 @@ class EitherDispatcher:
             return await on_request(method, params)
 
         try:
-            async with sse_client(self._url, self._headers, connect_timeout=OLD_TIMEOUT) as (read, write):
+            async with self._open_old() as (read, write):
                 self._sse = JSONRPCDispatcher(read, write)
                 await self._sse.run(asked, _ignore, on_notification, task_status=task_status)
         except* anyio.BrokenResourceError as group:

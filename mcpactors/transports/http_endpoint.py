@@ -58,6 +58,8 @@ class Endpoint:
     headers: Mapping[str, str]
     client: Any = None
     """An httpx or httpx2 client to send through, which stays its owner's."""
+    ssl_context: ssl.SSLContext | None = field(default=None, repr=False)
+    """What TLS is done with, where it is not the client's; None: what the system trusts."""
     _url: httpx2.URL = field(init=False)
     _target: str = field(init=False)  # path and query; others once a redirect said that they are so for good
     _exchange: Exchange = field(init=False)
@@ -114,10 +116,10 @@ class Endpoint:
         if self._is_proxied():
             timeout = httpx2.Timeout(CONNECT_TIMEOUT, read=None, write=None, pool=None)
             limits = httpx2.Limits(max_connections=None, max_keepalive_connections=256, keepalive_expiry=4)
-            owned = httpx2.AsyncClient(timeout=timeout, limits=limits)
+            owned = httpx2.AsyncClient(timeout=timeout, limits=limits, verify=self.ssl_context or True)
             return ClientExchange(owned, self._origin, self._fields(host=False), owned=True)
         url = self._url
-        tls = _system_tls() if url.scheme == "https" else None
+        tls = (self.ssl_context or _system_tls()) if url.scheme == "https" else None
         try:
             host = url.raw_host.decode("ascii").strip("[]")
             return Pool(host, url.port or _PORTS[url.scheme], tls, self._fields(host=True))

@@ -25,8 +25,9 @@ from mcpactors.errors import (
     SessionForgotten,
     SessionInDoubt,
 )
-from mcpactors.transports.framing import too_deep, too_many
+from mcpactors.transports.framing import WHY, too_deep, too_many
 from mcpactors.transports.http_pool import Answer, AnswerLost
+from mcpactors.transports.strict import fault, long_id
 
 __all__ = [
     "NESTING",
@@ -105,7 +106,7 @@ def kind_of(fields: Mapping[str, str]) -> str:
 
 
 def read_message(data: bytes) -> dict[str, Any]:
-    """The JSON object that a body or an event is. Raises `Unreadable`."""
+    """The JSON object that a body or an event is: one that all parsers read alike (F62). Raises `Unreadable`."""
     if too_many(data, PARTS):
         raise Unreadable(f"JSON of more than {PARTS} parts")
     if too_deep(data, NESTING):
@@ -116,6 +117,10 @@ def read_message(data: bytes) -> dict[str, Any]:
         raise Unreadable(f"what is not JSON: {error}" if data.strip() else "nothing") from None
     if not isinstance(said, dict) or said.get("jsonrpc") != "2.0":
         raise Unreadable("JSON that is no JSON-RPC 2.0 message")
+    identity = said.get("id")
+    wrong = "long_id" if isinstance(identity, int | str) and long_id(identity) else fault(data)
+    if wrong is not None:
+        raise Unreadable(f"a message that cannot be taken: {WHY[wrong]}")
     return said
 
 

@@ -8,6 +8,7 @@ MCP 2024-11-05, basic/transports "HTTP with SSE".
 from __future__ import annotations
 
 import logging
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -45,23 +46,31 @@ LIMITS: Final = StdioLimits()
 
 @asynccontextmanager
 async def sse_client(
-    url: str, headers: Mapping[str, str] | None = None, *, connect_timeout: float = CONNECT_TIMEOUT
+    url: str,
+    headers: Mapping[str, str] | None = None,
+    client: Any = None,
+    *,
+    ssl_context: ssl.SSLContext | None = None,
+    connect_timeout: float = CONNECT_TIMEOUT,
 ) -> AsyncIterator[Streams]:
     """Connect to the stream at `url`; `headers` go with every request there and nowhere else.
+
+    `client` and `ssl_context` are those of `http_dispatcher`.
 
     Yields the streams from and to it; a nursery block. A stream that ends, ends the read stream.
 
     Raises:
         BackendStartError: the URL is none, or has not said where to post within `connect_timeout` seconds.
     """
-    stream = Endpoint(url, headers or {})
+    stream = Endpoint(url, headers or {}, client, ssl_context)
     posts: Endpoint | None = None
     try:
         arrivals = _Arrivals(str(stream))
         try:
             with trio.fail_after(connect_timeout):
                 answer = await _open(stream)
-                posts = Endpoint(_where(url, str(stream), await arrivals.endpoint(answer)), headers or {})
+                where = _where(url, str(stream), await arrivals.endpoint(answer))
+                posts = Endpoint(where, headers or {}, client, ssl_context)
         except trio.TooSlowError:
             raise BackendStartError(f"{stream}: no event stream within {connect_timeout:g} s; check its URL") from None
         async with trio.open_nursery() as nursery:

@@ -61,7 +61,8 @@ def fault(line: bytes) -> Fault | None:
     envelope = dict(members)
     answers = ("result" in envelope) + ("error" in envelope)
     asks = "method" in envelope
-    if asks + answers != 1 or ("id" in envelope and not _is_id(envelope["id"])):
+    unnamed = "error" in envelope and envelope.get("id", 0) is None  # of a request that could not be read
+    if asks + answers != 1 or ("id" in envelope and not (_is_id(envelope["id"]) or unnamed)):
         return "ambiguous"
     return None
 

@@ -21,9 +21,8 @@ from attrs import define, field, frozen
 
 from mcpactors.errors import BackendStartError, ConfigError
 from mcpactors.transports.framing import StderrTail
-from mcpactors.transports.http import http_client
-from mcpactors.transports.http_client import HTTPDispatcher, http_dispatcher
 from mcpactors.transports.http_either import EitherDispatcher, either_dispatcher
+from mcpactors.transports.http_streams import http_client
 from mcpactors.transports.sse_client import sse_client
 from mcpactors.transports.stdio import stdio_client
 from mcpactors.transports.streams import Streams
@@ -212,35 +211,45 @@ class UvStdioTransport(ProgramTransport):
 class StreamableHttpTransport:
     """A streamable HTTP endpoint, of either era; `headers` go with every request to it and nowhere else.
 
-    `client` is the embedding program's own `AsyncClient` of httpx or httpx2, to send a backend's requests through
-    (its proxies, certificates, `Auth`, HTTP/2); it stays open, as its owner's.
+    `client` is the embedding program's own `AsyncClient` of httpx or httpx2, to send requests through (its proxies,
+    certificates, `Auth`, HTTP/2); it stays open, as its owner's. `ssl_context` is what TLS is done with where there is
+    no client; None: what the system trusts.
     """
 
     url: str
     headers: Mapping[str, str] = field(default=None, converter=_variables, repr=_names_only)
     client: Any = field(default=None, repr=False)
+    ssl_context: ssl.SSLContext | None = field(default=None, repr=False)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether an entry of a config can say as much."""
+        return self.client is None and self.ssl_context is None
 
     def connect(self, stderr: StderrTail | None = None) -> Opened:
-        if self.client is not None:
-            raise ConfigError("client= is for backends: give this transport to create_proxy(), and connect to that")
-        return http_client(self.url, self.headers)
+        return http_client(lambda turn: self._wire(steadfast=True, turn=turn))
 
-    def dispatcher(self) -> AbstractAsyncContextManager[EitherDispatcher | HTTPDispatcher]:
+    def dispatcher(self) -> AbstractAsyncContextManager[EitherDispatcher]:
         """A new connection for a backend: what takes its calls, without streams of messages between."""
-        if self.client is not None:
-            return http_dispatcher(self.url, self.headers, self.client)
-        return either_dispatcher(self.url, self.headers)
+        return self._wire()
+
+    def _wire(self, **how: Any) -> AbstractAsyncContextManager[EitherDispatcher]:
+        return either_dispatcher(self.url, self.headers, self.client, ssl_context=self.ssl_context, **how)
 
 
 @frozen
 class SSETransport:
-    """The event stream of a server of the older HTTP+SSE transport; `headers` go with every request there."""
+    """The event stream of a server of the older HTTP+SSE transport; `headers` go with every request there.
+
+    `ssl_context` is what TLS is done with; None: what the system trusts.
+    """
 
     url: str
     headers: Mapping[str, str] = field(default=None, converter=_variables, repr=_names_only)
+    ssl_context: ssl.SSLContext | None = field(default=None, repr=False)
 
     def connect(self, stderr: StderrTail | None = None) -> Opened:
-        return sse_client(self.url, self.headers)
+        return sse_client(self.url, self.headers, ssl_context=self.ssl_context)
 
 
 @frozen
