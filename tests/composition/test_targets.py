@@ -7,7 +7,6 @@ names, is checked as a value.
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -49,16 +48,11 @@ from tests.seeds import seen
 
 BACKENDS = Path(__file__).parent.parent / "backends"
 EVERYTHING = BACKENDS / "everything.py"
-ECHO_JS = BACKENDS / "echo.js"
 PATIENCE = 60.0
 """Seconds for real processes and sockets; only a failing test waits so long."""
 RUN = StdioServerParameters(command=sys.executable, args=[str(EVERYTHING)])
 ENTRY: dict[str, Any] = {"command": sys.executable, "args": [str(EVERYTHING)]}
 CONFIG = {"mcpServers": {"only": ENTRY}}
-
-
-def needs(program: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(shutil.which(program) is None, reason=f"there is no {program} on this machine")
 
 
 async def echoes(target: object) -> None:
@@ -114,12 +108,6 @@ async def test_a_program_is_a_target_however_it_is_written_down(kind: str) -> No
 @pytest.mark.parametrize("kind", SERVERS)
 async def test_a_server_of_this_process_is_a_target(kind: str) -> None:
     await echoes(SERVERS[kind]())
-
-
-@needs("node")
-@pytest.mark.parametrize("target", [str(ECHO_JS), ECHO_JS, NodeStdioTransport(ECHO_JS)], ids=["text", "path", "value"])
-async def test_a_javascript_file_is_run_by_node(target: object) -> None:
-    await echoes(target)
 
 
 async def test_a_config_file_is_a_target(tmp_path: Path) -> None:
@@ -282,39 +270,6 @@ def test_where_a_tool_works_and_what_it_is_told_come_with_its_command_line() -> 
 def test_arguments_that_are_one_string_are_refused() -> None:
     with pytest.raises(ConfigError, match="a list of strings"):
         StdioTransport("python", "server.py")
-
-
-@needs("npx")
-async def test_npx_runs_a_package(tmp_path: Path) -> None:
-    """A package of this disk, with no registry in reach."""
-    package = tmp_path / "package"
-    package.mkdir()
-    shutil.copy(ECHO_JS, package)
-    (package / "package.json").write_text(json.dumps({"name": "says-again", "version": "1.0.0", "bin": "echo.js"}))
-    env = {"npm_config_cache": str(tmp_path / "cache"), "npm_config_offline": "true"}
-    await echoes(NpxStdioTransport(str(package), project_directory=tmp_path, env_vars=env))
-
-
-@needs("uv")
-async def test_uv_runs_a_command(tmp_path: Path) -> None:
-    env = {"UV_CACHE_DIR": str(tmp_path / "cache"), "UV_OFFLINE": "1"}
-    await echoes(UvStdioTransport(sys.executable, [str(EVERYTHING)], project_directory=tmp_path, env_vars=env))
-
-
-@needs("uvx")
-async def test_uvx_runs_a_tool(tmp_path: Path) -> None:
-    """A tool of this disk, with no registry in reach: it becomes the program that its arguments are."""
-    (tmp_path / "src" / "becomes").mkdir(parents=True)
-    (tmp_path / "src" / "becomes" / "__init__.py").write_text(
-        "import os, sys\ndef main():\n    os.execv(sys.argv[1], sys.argv[1:])\n"
-    )
-    (tmp_path / "pyproject.toml").write_text(
-        '[project]\nname = "becomes"\nversion = "1.0.0"\n[project.scripts]\nbecomes = "becomes:main"\n'
-        '[build-system]\nrequires = ["uv_build"]\nbuild-backend = "uv_build"\n'
-    )
-    env = {"UV_CACHE_DIR": str(tmp_path / "cache"), "UV_OFFLINE": "1"}
-    tool = [sys.executable, str(EVERYTHING)]
-    await echoes(UvxStdioTransport("becomes", tool, from_package=str(tmp_path), env_vars=env))
 
 
 # --- What is no target --------------------------------------------------------------------------------------------
