@@ -4,7 +4,7 @@ Rule: everything here is a function of a mapping and an environment to frozen va
 No trio, no mcp, nothing started or looked up: whether a command exists or a module imports is the host's to find out.
 Text in, `MCPConfig` or one `ConfigError` with every problem out.
 
-Text in `command`, `args`, `env`, `cwd`, `url`, `headers` and `module` may refer to the environment:
+Text in `command`, `args`, `env`, `cwd`, `url`, `headers`, `ca` and `module` may refer to the environment:
 * `${NAME}` is the variable; unset is an error.
 * `${NAME:-default}` is `default` (up to the next `}`, as it stands) when the variable is unset or empty, as in a shell.
 * `$${` is the two characters `${`. A `$` or `$$` before anything else is itself. What a variable holds is not expanded.
@@ -200,11 +200,15 @@ class StdioServer(_Backend):
 
 @frozen
 class HTTPServer(_Backend):
-    """A server to connect to at `url` (http, https, ws or wss). `transport` None: see `resolved_transport`."""
+    """A server to connect to at `url` (http, https, ws or wss). `transport` None: see `resolved_transport`.
+
+    `ca`: a PEM file with the certificates that are trusted there, instead of those that the system trusts.
+    """
 
     url: Annotated[str, _Expanded(_is_address)]
     headers: Mapping[str, HeaderValue] = field(factory=dict, converter=_frozen_map, repr=_keys_only)
     transport: Transport | None = None
+    ca: Text | None = None
 
     @property
     def resolved_transport(self) -> Transport:
@@ -588,7 +592,7 @@ def parse_config(
 
 
 def load_config(path: str | os.PathLike[str], *, environ: Mapping[str, str] = os.environ) -> MCPConfig:
-    """`parse_config` of a JSON file, with relative `cwd` and module files taken from the file's own folder.
+    """`parse_config` of a JSON file, with relative `cwd`, `ca` and module files taken from the file's own folder.
 
     Reads the file at once, so call it before the loop runs or in a thread. Raises ConfigError also for a file that
     cannot be read, is not UTF-8 or not JSON, or has one key twice in an object.
@@ -600,6 +604,8 @@ def load_config(path: str | os.PathLike[str], *, environ: Mapping[str, str] = os
     def anchored(server: ServerConfig) -> ServerConfig:
         if isinstance(server, StdioServer) and server.cwd is not None:
             return attrs.evolve(server, cwd=os.path.normpath(os.path.join(folder, server.cwd)))
+        if isinstance(server, HTTPServer) and server.ca is not None:
+            return attrs.evolve(server, ca=os.path.normpath(os.path.join(folder, server.ca)))
         if isinstance(server, ModuleServer) and server.is_file:
             return attrs.evolve(server, module=os.path.normpath(os.path.join(folder, server.module)))
         return server
@@ -637,7 +643,7 @@ def _read(source: str) -> Any:
 
 _TWO_WORDS: Final = ("start_timeout", "on_tool_change")
 """Fields that are written in the manner of JSON; those of tags are written as FastMCP does."""
-_EXPANDED_FIELDS: Final = ("command", "args", "env", "cwd", "url", "headers", "module")
+_EXPANDED_FIELDS: Final = ("command", "args", "env", "cwd", "url", "headers", "ca", "module")
 
 
 def unstructure(config: MCPConfig) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from mcpactors.config import HTTPServer, MCPConfig, ModuleServer, ServerConfig, 
 from mcpactors.errors import ConfigError, MountError
 from mcpactors.mounts import Mounts
 from mcpactors.runtime.policy import DEFAULT_LIMITS, FORWARD_ALL, Era, Forwarding, PoolLimits, Sessions
+from mcpactors.transports.http_endpoint import trusting
 from mcpactors.transports.values import (
     ClientTransport,
     NodeStdioTransport,
@@ -447,6 +448,7 @@ def transport_of(target: StdioServer | HTTPServer | ClientTransport | ClientFact
     """How to reach a backend that is not a server of this process.
 
     Raises:
+        ConfigError: there are no certificates in the file of those that it trusts.
         MountError: a function says it anew for each session.
     """
     if isinstance(target, ClientFactory):
@@ -454,9 +456,10 @@ def transport_of(target: StdioServer | HTTPServer | ClientTransport | ClientFact
     if isinstance(target, StdioServer):
         return StdioTransport(target.command, target.args, target.env, target.cwd)
     if isinstance(target, HTTPServer):
+        tls = None if target.ca is None else trusting(target.ca)
         if target.resolved_transport == "websocket":
-            return WSTransport(target.url, target.headers)
+            return WSTransport(target.url, target.headers, tls)
         if target.resolved_transport == "sse":
-            return SSETransport(target.url, target.headers)
-        return StreamableHttpTransport(target.url, target.headers)
+            return SSETransport(target.url, target.headers, tls)
+        return StreamableHttpTransport(target.url, target.headers, ssl_context=tls)
     return target

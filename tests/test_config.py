@@ -489,7 +489,7 @@ KINDS = [
     ),
     (
         {"url": TEXTS.map(lambda text: f"http://x/{text}")},
-        {"headers": st.dictionaries(NAMES, TEXTS), "type": st.sampled_from(["http", "sse"]), **BACKEND},
+        {"headers": st.dictionaries(NAMES, TEXTS), "type": st.sampled_from(["http", "sse"]), "ca": TEXTS, **BACKEND},
     ),
     ({"module": st.sampled_from(["a.b:c", "./${SET}.py", "x$${.py:d", "C:\\${SET}.py"])}, {}),
 ]

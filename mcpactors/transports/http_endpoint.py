@@ -15,11 +15,11 @@ from urllib.request import getproxies, proxy_bypass
 import httpx2
 from attrs import define, field
 
-from mcpactors.errors import BackendStartError
+from mcpactors.errors import BackendStartError, ConfigError
 from mcpactors.transports.http_over_httpx import ClientExchange
 from mcpactors.transports.http_pool import CONNECT_TIMEOUT, Answer, AnswerLost, Exchange, Pool
 
-__all__ = ["Endpoint"]
+__all__ = ["Endpoint", "trusting"]
 
 OURS: Final = frozenset(
     {
@@ -155,6 +155,14 @@ class Endpoint:
         proxies = getproxies()
         named = self._url.scheme in proxies or "all" in proxies
         return named and not proxy_bypass(self._url.host)
+
+
+def trusting(ca: str) -> ssl.SSLContext:
+    """A context that trusts the certificates in this PEM file, and no others. Raises `ConfigError`."""
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except OSError as error:  # an ssl.SSLError is one
+        raise ConfigError(f"{ca}: no certificates to trust: {error.strerror or error}") from error
 
 
 @cache

@@ -18,7 +18,7 @@ import trio
 from attrs import define, field
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-__all__ = ["Answer", "AnswerLost", "Exchange", "NotReached", "Pool", "PoolClosed"]
+__all__ = ["Answer", "AnswerLost", "Exchange", "NotReached", "Pool", "PoolClosed", "reason_of"]
 
 CONNECT_TIMEOUT: Final = 10.0
 KEPT_FOR: Final = 4.0
@@ -174,7 +174,7 @@ class _Answer:
         except trio.ClosedResourceError:
             raise PoolClosed from None
         except (trio.BrokenResourceError, OSError) as error:
-            raise self._lost(f"broke the connection: {_reason(error)}") from error
+            raise self._lost(f"broke the connection: {reason_of(error)}") from error
         if not data:
             if self._framed or not self._headed:
                 raise self._lost("closed the connection")
@@ -326,7 +326,7 @@ class Pool:
             if isinstance(error, trio.TooSlowError):
                 raise NotReached(f"no connection within {CONNECT_TIMEOUT:g} s") from None
             if isinstance(error, OSError | trio.BrokenResourceError):
-                raise NotReached(_reason(error)) from error
+                raise NotReached(reason_of(error)) from error
             raise
 
     async def run(self) -> None:
@@ -367,7 +367,7 @@ def _notice_death(stream: trio.SocketStream) -> None:
             stream.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """What the system said, out of whatever it is wrapped in: `Connection refused`."""
     seen: Any = error
     while seen is not None:

@@ -22,6 +22,7 @@ from wsproto.utilities import ProtocolError
 
 from mcpactors.errors import BackendStartError
 from mcpactors.transports.duplex import connected
+from mcpactors.transports.http_pool import reason_of
 from mcpactors.transports.stdio_streams import StdioLimits
 from mcpactors.transports.streams import Streams
 from mcpactors.transports.websocket import MCP, Incoming, Outgoing, WebSocket, WebSocketLimits
@@ -108,7 +109,7 @@ class _Place:
             return WebSocket(stream, ConnectionType.CLIENT, limits, await self._shake_hands(stream))
         except trio.BrokenResourceError as error:
             await trio.aclose_forcefully(stream)
-            why = f"TLS failed: {error.__cause__}" if isinstance(error.__cause__, ssl.SSLError) else "it hung up"
+            why = reason_of(error) if isinstance(error.__cause__, ssl.SSLError) else "it hung up"
             raise BackendStartError(f"{self} cannot be reached: {why}") from error
         except BaseException:
             await trio.aclose_forcefully(stream)
