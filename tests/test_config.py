@@ -248,9 +248,9 @@ REFERENCE = "is no variable; write ${NAME} or ${NAME:-default}, or $${ for a pla
         ({"command": "x", "forward": {"sampling": 1}}, ".forward.sampling: expected true or false, got 1 (a number)"),
         ({"command": "x", "forward": {"log": True}}, FORWARD),
         ({"command": "x", "forward": None}, ".forward: expected an object, got null"),
-        ({"url": "http://x", "pool": {"clients": 0}}, ".pool.clients: expected a whole number, 1 or more, got 0"),
-        ({"url": "http://x", "pool": {"spares": 10**9}}, ".pool.spares: at most 10000, got 1000000000"),
-        ({"url": "http://x", "pool": {"idle": "5m"}}, ".pool.idle: expected a number of seconds, 0 or more, got '5m'"),
+        ({"url": "http://x", "pool": {"clients": 0}}, ".pool.clients: expected an integer >= 1 and <= 10000, got 0"),
+        ({"url": "http://x", "pool": {"spares": 10**9}}, ".pool.spares: expected an integer >= 0 and <= 10000, got 1000000000"),
+        ({"url": "http://x", "pool": {"idle": "5m"}}, ".pool.idle: expected a finite number >= 0, got '5m'"),
         ({"module": "x", "restart": {"intensity": -1}}, ".restart.intensity: expected an integer >= 0, got -1"),
         (
             {"module": "x", "restart": {"backoffMax": 0.01}},

@@ -335,7 +335,7 @@ async def relay(target: ActorRef, request: Request, reply: ReplyChannel) -> Outc
 
     The deadlines are those of whoever waits at the other end of `reply`. Raises as `ActorRef.offer` does.
     """
-    with Replies(NO_DEADLINES) as replies:
+    with Replies(NO_DEADLINES, reply.limits) as replies:
         target.offer(Envelope(request, replies.channel))
         async for event in replies:
             if isinstance(event, Question):

@@ -21,18 +21,17 @@ import trio
 from attrs import define, field, frozen
 
 from mcpactors.errors import CallTimeout, MCPActorsError, QuestionRefused
+from mcpactors.runtime.checks import number
+from mcpactors.runtime.policy import DEFAULT_CALLS, CallLimits
 from mcpactors.runtime.routing import Namespace
 
 __all__ = ["CallDeadlines", "Failure", "Notice", "Outcome", "Question", "Replies", "ReplyChannel", "Result"]
 
-NOTICES_KEPT: Final = 64
 QUESTIONS_OPEN: Final = 64
 SWEEP_AT: Final = 256
 PROGRESS: Final = "notifications/progress"
 CLOSE_STREAM: Final = "mcpactors/closeStream"
 """A notice that is nobody's but ours: the caller may hang up, and ask for the outcome later."""
-PROGRESS_RATE: Final = 20
-"""Progress notices of one call that are passed on in any second."""
 _ROOT: Final = Namespace()
 
 
@@ -105,12 +104,12 @@ class CallDeadlines:
     """Seconds a call may take: without a sign of life, in all, and for the client to answer one question.
 
     The clock of `total` stands still while a question is open, and that of `idle` begins anew after it: the callee
-    cannot work then.
+    cannot work then. A wrong value raises ValueError naming it.
     """
 
-    idle: float = 30.0
-    total: float = 300.0
-    question: float = 600.0
+    idle: float = field(default=30.0, validator=number(0, math.inf))
+    total: float = field(default=300.0, validator=number(0, math.inf))
+    question: float = field(default=600.0, validator=number(0, math.inf))
 
 
 @final
@@ -128,11 +127,13 @@ class ReplyChannel:
         "_scope",
         "dropped",
         "late",
+        "limits",
         "namespace",
         "outcome",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, limits: CallLimits = DEFAULT_CALLS) -> None:
+        self.limits = limits
         self.outcome: Outcome | None = None
         """How the call ended; None while it goes on."""
         self.late = 0
@@ -163,8 +164,8 @@ class ReplyChannel:
     def notice(self, method: str, params: Mapping[str, Any]) -> None:
         """Tell the caller something. Never waits; dropped and counted once the call has ended.
 
-        At most 64 are kept for a caller that does not read: then progress replaces the last progress, and anything
-        else displaces the oldest notice.
+        At most `limits.notices` are kept for a caller that does not read: then progress replaces the last progress,
+        and anything else displaces the oldest notice.
         """
         if self.outcome is not None:
             self.late += 1
@@ -176,7 +177,7 @@ class ReplyChannel:
             feed[-1] = Notice(method, params)
             self.dropped += 1
             return
-        elif len(feed) >= NOTICES_KEPT and not self._make_room(feed, method):
+        elif len(feed) >= self.limits.notices and not self._make_room(feed, method):
             return
         feed.append(Notice(method, params))
         self._event.set()
@@ -344,8 +345,8 @@ class Replies:
         "channel",
     )
 
-    def __init__(self, deadlines: CallDeadlines = CallDeadlines()) -> None:
-        self.channel = ReplyChannel()
+    def __init__(self, deadlines: CallDeadlines = CallDeadlines(), limits: CallLimits = DEFAULT_CALLS) -> None:
+        self.channel = ReplyChannel(limits)
         self._deadlines = deadlines
         now = trio.current_time()
         self._idle_at = now + deadlines.idle
@@ -353,7 +354,7 @@ class Replies:
         self._waits_until = math.inf  # when the wait that goes on now ends at the latest
         self._watched_until = math.inf  # when the clock looks at this call next
         self._due = False
-        self._progress: deque[float] | None = None  # when the last 20 were passed on, once there were any
+        self._progress: deque[float] | None = None  # when the last few were passed on, once there were any
         self._clock = _clock_of_this_run()
 
     def __enter__(self) -> Self:
@@ -413,10 +414,10 @@ class Replies:
         """
         self._sign_of_life()
         now, channel = trio.current_time(), self.channel
-        passed = self._progress
+        passed, rate = self._progress, channel.limits.progress
         if passed is None:
-            passed = self._progress = deque(maxlen=PROGRESS_RATE)
-        wait = passed[0] + 1 - now if len(passed) == PROGRESS_RATE else 0
+            passed = self._progress = deque(maxlen=rate)
+        wait = passed[0] + 1 - now if len(passed) == rate else 0
         if wait > 0:
             while len(feed) > 1 and feed[1].method == PROGRESS:
                 feed.popleft()

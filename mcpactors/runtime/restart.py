@@ -7,11 +7,12 @@ meaning is that of OTP's `supervisor` (supervisor.erl: `add_restart`, `do_restar
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from attrs import Attribute, evolve, field, frozen
+
+from mcpactors.runtime.checks import number, one_of, whole
 
 __all__ = [
     "Exit",
@@ -38,19 +39,6 @@ RESTARTED_AFTER: Final[Mapping[Restart, frozenset[Exit]]] = {
     "transient": frozenset({"crash"}),
     "temporary": frozenset(),
 }
-LARGEST: Final = sys.float_info.max
-
-
-def _number(low: float, high: float = LARGEST, *, above: bool = False) -> Callable[..., None]:
-    """A validator: a number from `low` (with `above`: from just above it) to `high`, neither infinite nor NaN."""
-    expected = f"a finite number {'>' if above else '>='} {low:g}" + ("" if high == LARGEST else f" and <= {high:g}")
-
-    def check(policy: object, attribute: Attribute[float], value: Any) -> None:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not (is_number and low <= value <= high) or (above and value == low):
-            raise ValueError(f"{attribute.name}: expected {expected}, got {value!r}")
-
-    return check
 
 
 @frozen(kw_only=True)
@@ -64,27 +52,16 @@ class RestartPolicy:
     A message that was in flight at `poison_after` crashes, never answered, is refused for `probe_after`; 0: none is.
     """
 
-    restart: Restart = field(default="permanent")
-    intensity: int = field(default=5)
-    period: float = field(default=30.0, validator=_number(0, above=True))
-    backoff_initial: float = field(default=0.1, validator=_number(0))
-    backoff_max: float = field(default=30.0, validator=_number(0))
-    jitter: float = field(default=0.2, validator=_number(0, 1))
-    reset_after: float = field(default=30.0, validator=_number(0, above=True))
-    probe_after: float = field(default=60.0, validator=_number(0, above=True))
-    probe_initial: float = field(default=8.0, validator=_number(0, above=True))
-    poison_after: int = field(default=2)
-
-    @restart.validator
-    def _check_restart(self, attribute: Attribute[str], value: Any) -> None:
-        if value not in tuple(RESTARTED_AFTER):
-            raise ValueError(f"restart: expected one of {', '.join(RESTARTED_AFTER)}; got {value!r}")
-
-    @intensity.validator
-    @poison_after.validator
-    def _check_intensity(self, attribute: Attribute[int], value: Any) -> None:
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise ValueError(f"{attribute.name}: expected an integer >= 0, got {value!r}")
+    restart: Restart = field(default="permanent", validator=one_of(Restart))
+    intensity: int = field(default=5, validator=whole(0))
+    period: float = field(default=30.0, validator=number(0, above=True))
+    backoff_initial: float = field(default=0.1, validator=number(0))
+    backoff_max: float = field(default=30.0, validator=number(0))
+    jitter: float = field(default=0.2, validator=number(0, 1))
+    reset_after: float = field(default=30.0, validator=number(0, above=True))
+    probe_after: float = field(default=60.0, validator=number(0, above=True))
+    probe_initial: float = field(default=8.0, validator=number(0, above=True))
+    poison_after: int = field(default=2, validator=whole(0))
 
     @backoff_max.validator
     def _check_backoff_max(self, attribute: Attribute[float], value: float) -> None:
@@ -192,13 +169,8 @@ class RestartLimit:
     held up. A wrong value raises ValueError naming it.
     """
 
-    burst: int = field(default=4)
-    per_second: float = field(default=4.0, validator=_number(0, above=True))
-
-    @burst.validator
-    def _check_burst(self, attribute: Attribute[int], value: Any) -> None:
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"burst: expected an integer >= 1, got {value!r}")
+    burst: int = field(default=4, validator=whole(1))
+    per_second: float = field(default=4.0, validator=number(0, above=True))
 
 
 @frozen

@@ -54,7 +54,7 @@ async def test_pool_may_be_a_mapping_as_forward_may() -> None:
     ("policy", "said"),
     [
         ({"pool": {"client": 3}}, "pool: there is no 'client'; known are clients, borrowed, asking, spares, idle"),
-        ({"pool": {"clients": 0}}, "pool.clients: expected a whole number, 1 or more, got 0"),
+        ({"pool": {"clients": 0}}, "pool.clients: expected an integer >= 1 and <= 10000, got 0"),
         ({"pool": 5}, "pool: expected a mapping or PoolLimits"),
         ({"forward": {"samplin": False}}, "forward: there is no 'samplin'; known are roots, sampling, elicitation"),
         ({"forward": "sampling"}, "forward: expected a mapping or Forwarding"),
