@@ -92,6 +92,7 @@ class Runtime:
             client_came=self._clients.came,
             client_left=self._client_left,
             roots_changed=lambda session: self._forest.tell_proxies(RootsChanged(session)),
+            gateways=lambda: (router.gateway, router.through()),
             closing=self._closing,
             hop_limit=settings.hop_limit,
         )

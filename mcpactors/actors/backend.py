@@ -13,6 +13,7 @@ from typing import Any, Final
 from attrs import field, frozen
 
 from mcpactors.errors import QuestionRefused
+from mcpactors.runtime.circles import gateways_of
 from mcpactors.runtime.policy import DEFAULT_LIMITS, FORWARD_ALL, Forwarding, PoolLimits, Sessions
 from mcpactors.runtime.reply import Failure, Outcome
 from mcpactors.runtime.routing import Kind
@@ -87,6 +88,9 @@ class Backend:
     """Called when lists of these kinds are not what they were."""
     updated: Callable[[str], None] = lambda uri: None
     """Called when what is at one of its URIs has changed."""
+    admit: Callable[[Mapping[str, Any]], frozenset[str]] = lambda said: frozenset(gateways_of(said))
+    """Called with what it says of itself, and with each list: the gateways that this has come through. Raises
+    `BackendStartError` where our own is among them: runtime/circles.py."""
     introduced: Callable[[Mapping[str, Any]], None] = lambda said: None
     """Called at every start with what the backend said of itself: its `server/discover` or `initialize` result."""
     ask_client: AskClient = field(default=lambda session, method, params: _nobody(session, method, params))

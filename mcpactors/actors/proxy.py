@@ -25,6 +25,7 @@ from mcpactors.actors.session import BackendSession
 from mcpactors.actors.wire import envelope
 from mcpactors.errors import CONNECTION_CLOSED, OVERLOADED, UNAVAILABLE, BackendStartError, MCPActorsError
 from mcpactors.runtime.actor import Actor, Request
+from mcpactors.runtime.circles import ASKING
 from mcpactors.runtime.methods import CATALOG, NAMED
 from mcpactors.runtime.reply import Outcome, ReplyChannel, Result
 from mcpactors.runtime.routing import Kind, Listing, unknown
@@ -228,20 +229,28 @@ class ProxyActor(Actor):
         return kind in self._listings and trio.current_time() < self._fresh_until.get(kind, 0.0)
 
     async def _learn(self, kind: Kind, event: trio.Event) -> None:
+        through: set[str] = set()
+
         async def page(method: str, params: dict[str, Any]) -> Mapping[str, Any] | None:
             try:
-                asked = {**params, "_meta": envelope({})} if self._main.wire.modern else params
-                return await self._main.wire.send(method, asked, {"timeout": LIST_TIMEOUT})
+                meta = (envelope({}) if self._main.wire.modern else {}) | ASKING
+                result = await self._main.wire.send(method, {**params, "_meta": meta}, {"timeout": LIST_TIMEOUT})
             except MCPError as error:
                 if error.code == METHOD_NOT_FOUND:
                     return None
                 raise BackendStartError(f"{self._name} does not say what it offers: {error.message}") from error
+            try:
+                through.update(self._backend.admit(result))
+            except BackendStartError as error:  # it is so since a moment ago: it was not when the session began
+                self._main.wire.end(error.message)
+                raise
+            return result
 
         self._unlearnt.pop(kind, None)
         self._fresh_until[kind] = float("inf")  # a change notice that comes while we read takes this away again
         try:
             items, ttl = await read_all(kind, page, check=True) if self._offers(kind) else ((), None)
-            self._keep(kind, items, ttl)
+            self._keep(kind, items, ttl, frozenset(through))
         except MCPActorsError as error:
             self._fresh_until.pop(kind, None)
             self._unlearnt[kind] = error
@@ -253,7 +262,9 @@ class ProxyActor(Actor):
             del self._learning[kind]
             event.set()
 
-    def _keep(self, kind: Kind, items: tuple[Mapping[str, Any], ...], ttl_ms: int | None) -> None:
+    def _keep(
+        self, kind: Kind, items: tuple[Mapping[str, Any], ...], ttl_ms: int | None, through: frozenset[str]
+    ) -> None:
         now = trio.current_time()
         wire = self._main.wire
         told = wire.tells and kind in self._fresh_until and (not wire.modern or kind in self._told_of)
@@ -264,7 +275,7 @@ class ProxyActor(Actor):
             items = self._callable(items)
             self._schemas = {item["name"]: item.get("inputSchema") for item in items}
         listed = tuple(with_tags(item, tags) for item in items) if tags else items
-        self._listings[kind] = Listing(listed, fresh=told, learnt_at=now)
+        self._listings[kind] = Listing(listed, fresh=told, learnt_at=now, through=through)
 
     def _callable(self, tools: tuple[Mapping[str, Any], ...]) -> tuple[Mapping[str, Any], ...]:
         """The tools that can be called over HTTP: those whose `x-mcp-header`s are valid (MCP 2026-07-28)."""

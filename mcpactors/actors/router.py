@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from difflib import get_close_matches
-from secrets import token_bytes
+from secrets import token_bytes, token_hex
 from typing import Any, Final
 
 import trio
@@ -22,6 +22,7 @@ from attrs import evolve
 from mcpactors.actors.uris import matches
 from mcpactors.errors import ActorUnavailable, MCPActorsError, MethodNotFound, NotFound
 from mcpactors.runtime.actor import Actor, ActorRef, Envelope, Forwarded, Mailbox, Request
+from mcpactors.runtime.circles import asked_for_gateways, with_gateways
 from mcpactors.runtime.listing import page_of
 from mcpactors.runtime.methods import CATALOG, FIELDS, LISTS, Address, address_of, readdressed
 from mcpactors.runtime.remarks import remarks
@@ -76,6 +77,7 @@ class RouterRef(ActorRef):
         "_there",
         "_version",
         "examine",
+        "gateway",
         "key",
         "table",
         "tree",
@@ -98,6 +100,8 @@ class RouterRef(ActorRef):
         """Shown the tools of an actor before they are published, whenever they are not what they were; may remount."""
         self.key = token_bytes(16)
         """Seals the cursors of this run."""
+        self.gateway = token_hex(8)
+        """The id of the gateway that it is: runtime/circles.py."""
 
     def offer(self, envelope: Envelope) -> None:
         """Hand a request to the actor that its name leads to; what has no name in the table is the router's own.
@@ -121,6 +125,12 @@ class RouterRef(ActorRef):
     def listing(self, ref: ActorRef, kind: Kind) -> Listing | None:
         """What was last learnt of one actor, if anything."""
         return self._listings[kind].get(ref)
+
+    def through(self) -> frozenset[str]:
+        """The ids of the gateways that something in this table has come through."""
+        return frozenset().union(
+            *(it.through for known in self._listings.values() for it in known.values() if it.items)
+        )
 
     def remount(self, tree: Mount[ActorRef]) -> None:
         """Put another tree in the place of the one there is. Conflicts are resolved; who refuses them asks `table`."""
@@ -155,6 +165,11 @@ class RouterRef(ActorRef):
             self.table = evolve(self.table, **changes)
             self._publish(kind, before)
         self._listings[kind] = listings
+
+    def forget(self, ref: ActorRef) -> None:
+        """List nothing of this actor, until it is learnt anew: what it had does not stand in for it."""
+        for kind in KINDS:
+            self.learn(kind, {ref: Listing(learnt_at=trio.current_time())})
 
     def changed(self, ref: ActorRef, kinds: Iterable[Kind] = KINDS, *, ask: bool = True) -> None:
         """What this actor offers is not what it was: never list it again without asking, and ask soon.
@@ -309,6 +324,8 @@ class RouterActor(Actor):
             result["nextCursor"] = page.next_cursor
         if missing:
             result["_meta"] = {MISSING: missing}
+        if asked_for_gateways(request.params):
+            result = with_gateways(result, self._ref.gateway, self._ref.through())
         return Result(result)
 
     async def _gather(self, kind: Kind, refs: Iterable[ActorRef], *, for_call: bool = False) -> list[dict[str, Any]]:

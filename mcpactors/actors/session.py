@@ -153,7 +153,7 @@ class BackendSession:
                 self.wire = ClientWire(given)
             else:
                 dispatcher = OverStreams(*given) if isinstance(given, tuple) else given
-                wire = self.wire = StreamWire(self._name, dispatcher, self._schema_of)
+                wire = self.wire = StreamWire(self._name, dispatcher, self._schema_of, self._backend.admit)
                 wire.renewed = self._renewed
                 await nursery.start(wire.run, self._on_request, self._on_notification)
                 capabilities = self._forward.allowed(self.introduction.capabilities)

@@ -49,6 +49,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from mcpactors.actors.backend import OUR_INFO, Introduction, mapping
 from mcpactors.errors import CONNECTION_CLOSED, BackendStartError, InvalidParams, SessionForgotten, SessionInDoubt
+from mcpactors.runtime.circles import ASKING
 from mcpactors.runtime.policy import Era
 from mcpactors.runtime.reply import Failure, Outcome, Result
 
@@ -84,6 +85,8 @@ def _says_closed(error: MCPError, gone: bool) -> bool:
 
 OnRequest = Callable[[str, Mapping[str, Any] | None], Awaitable[dict[str, Any]]]
 """Answers a request of the backend: method and params. Raises `MCPError`."""
+Admit = Callable[[Mapping[str, Any]], object]
+"""Raises `BackendStartError` when what the backend says of itself is why it cannot be one."""
 
 
 class Dispatcher(Protocol):
@@ -169,8 +172,9 @@ class StreamWire:
     server: Mapping[str, Any] = {}
     """What the backend said of itself: its `server/discover` or `initialize` result."""
 
-    def __init__(self, name: str, dispatcher: Dispatcher, schema_of: Callable[[str], Any]) -> None:
+    def __init__(self, name: str, dispatcher: Dispatcher, schema_of: Callable[[str], Any], admit: Admit) -> None:
         self._name = dispatcher.name = name
+        self._admit = admit
         self._schema_of = schema_of
         self._mirrored: dict[str, tuple[Any, Mapping[tuple[str, ...], str]]] = {}
         self._dispatcher = dispatcher
@@ -230,6 +234,7 @@ class StreamWire:
             "protocolVersion": LATEST_HANDSHAKE_VERSION,
             "capabilities": dict(capabilities),
             "clientInfo": dict(introduction.info),
+            "_meta": dict(ASKING),
         }
         try:
             await self._shake_hands()
@@ -246,6 +251,7 @@ class StreamWire:
         revision = said.get("protocolVersion", "")
         if revision not in HANDSHAKE_PROTOCOL_VERSIONS:
             raise BackendStartError(f"{self._name} speaks protocol {revision!r}, which is not one we know")
+        self._admit(said)
         self.server, self.modern, self.revision = said, False, revision
         await self.notify("notifications/initialized")
 
@@ -254,7 +260,7 @@ class StreamWire:
         names our version of it."""
         try:
             found = await self.send(
-                "server/discover", {"_meta": envelope({})}, {"timeout": within, "cancel_on_abandon": False}
+                "server/discover", {"_meta": envelope({}) | ASKING}, {"timeout": within, "cancel_on_abandon": False}
             )
         except MCPError as error:
             if self._lost:
@@ -267,6 +273,7 @@ class StreamWire:
         versions = found.get("supportedVersions")
         if not isinstance(versions, list) or not any(version in versions for version in MODERN_PROTOCOL_VERSIONS):
             return f"its versions are {versions!s:.80}"
+        self._admit(found)
         self.server = found
         return None
 

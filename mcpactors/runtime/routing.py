@@ -380,6 +380,8 @@ class Listing:
     items: tuple[Mapping[str, Any], ...] = ()
     fresh: bool = False
     learnt_at: float = 0.0
+    through: frozenset[str] = frozenset()
+    """The ids of the gateways that the items have come through: circles.py."""
 
 
 # --- The table ----------------------------------------------------------------------------------------------------

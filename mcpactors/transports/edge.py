@@ -10,7 +10,7 @@ channel and its connection's state are used in this file only.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
@@ -46,6 +46,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from mcpactors.errors import InvalidParams, MCPActorsError
 from mcpactors.runtime.actor import ActorRef, Caller, Envelope, Request
+from mcpactors.runtime.circles import asked_for_gateways, with_gateways
 from mcpactors.runtime.clients import ClientLine
 from mcpactors.runtime.hops import HOP_LIMIT, arrived
 from mcpactors.runtime.methods import not_found_code, outward_error, outward_result
@@ -118,6 +119,8 @@ class Surroundings:
     """Called when an old session has ended."""
     roots_changed: Callable[[str], None] = lambda session: None
     """Called when the client of an old session says that its roots have changed."""
+    gateways: Callable[[], tuple[str, Iterable[str]]] = lambda: ("", ())
+    """The id of this gateway, and those of all that what it lists has come through: runtime/circles.py."""
     hop_limit: int = HOP_LIMIT
     """Gateways that a call may have come through before this one."""
     closing: trio.Event = field(factory=trio.Event)
@@ -190,9 +193,13 @@ class _Edge:
                 self._surroundings.roots_changed(known.session)
             return await call_next(ctx)
         if method in SDK_ANSWERS:
-            if method != "ping":
-                await self._introduce(ctx)
-            return await call_next(ctx)
+            if method == "ping":
+                return await call_next(ctx)
+            await self._introduce(ctx)
+            said = await call_next(ctx)
+            if isinstance(said, dict) and asked_for_gateways(ctx.params or {}):
+                return with_gateways(said, *self._surroundings.gateways())
+            return said
         if method in SPEC_CLIENT_METHODS and (method, revision) not in CLIENT_REQUESTS:
             raise MCPError(METHOD_NOT_FOUND, f"{method} is not a method of MCP {revision}", method)
         params = ctx.params or {}

@@ -23,9 +23,10 @@ from mcpactors.actors.proxy import ProxyActor
 from mcpactors.actors.router import RouterActor, RouterRef
 from mcpactors.actors.snapshot import SnapshotActor, SnapshotRef
 from mcpactors.config import HTTPServer, ModuleServer, ServerConfig, StdioServer
-from mcpactors.errors import MailboxFull, MCPActorsError, MountCycle, MountError
+from mcpactors.errors import BackendStartError, MailboxFull, MCPActorsError, MountCycle, MountError
 from mcpactors.mounts import Catalog, CatalogDiff, MountHandle, Mounts, below, make_handle
 from mcpactors.runtime.actor import Actor, ActorRef, Mailbox
+from mcpactors.runtime.circles import refuse_own
 from mcpactors.runtime.definitions import ChangePolicy, ToolChange
 from mcpactors.runtime.routing import KINDS, Kind, Listing, Mount, Namespace, validate_namespace
 from mcpactors.runtime.supervisor import ActorInfo, ChildSpec, ChildState, Supervisor
@@ -268,7 +269,11 @@ class Forest:
             actor = ProxyActor if isinstance(target, ProxyServer) else LocalActor
             running = Running(ActorRef(free, actor.kind, mailbox), identity, target)
             self.running[id(identity)] = running
-            tell = Tell(changed=partial(self.changed, running.ref), updated=partial(self.updated, running.ref))
+            tell = Tell(
+                changed=partial(self.changed, running.ref),
+                updated=partial(self.updated, running.ref),
+                said=partial(self.said, running.ref),
+            )
             if isinstance(target, ProxyServer):
                 make = making.proxy(target, running, self._ground, tell)
             else:
@@ -348,6 +353,15 @@ class Forest:
             if (copy := self.running.get(id(handle))) is not None:
                 for own in tree.router.uris(ref, uri):
                     self.updated(copy.ref, own)
+
+    def said(self, ref: ActorRef, said: Mapping[str, Any]) -> frozenset[str]:
+        """The gateways that an answer of a backend has come through; see `Backend.admit`."""
+        try:
+            return refuse_own(ref.name, self.root.router.gateway, said)
+        except BackendStartError:
+            for tree in self.trees():
+                tree.router.forget(ref)  # two that stand in for each other would never be rid of what went round
+            raise
 
     def tell_proxies(self, message: SessionEnded | RootsChanged) -> None:
         for running in (*self.running.values(), *self._retiring.values()):

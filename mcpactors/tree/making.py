@@ -53,6 +53,8 @@ class Tell:
     """Its lists of these kinds are not what they were."""
     updated: Callable[[str], None]
     """What is at one of its URIs has changed."""
+    said: Callable[[Mapping[str, Any]], frozenset[str]]
+    """It says of itself, or of a list, which gateways that has come through. Raises `BackendStartError`."""
 
 
 def proxy(target: ProxyServer, running: Running, ground: Ground, tell: Tell) -> Callable[[], Actor]:
@@ -81,6 +83,7 @@ def proxy(target: ProxyServer, running: Running, ground: Ground, tell: Tell) -> 
         forward=target.forward,
         limits=target.pool,
         start_timeout=said.start_timeout if said and said.start_timeout else settings.start_timeout,
+        admit=tell.said,
         changed=tell.changed,
         updated=tell.updated,
         introduced=introduced,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -12,9 +13,11 @@ from mcp.server.mcpserver import Context
 from mcp.shared.exceptions import MCPError
 from mcp_types import TextContent
 
-from mcpactors import Client, RuntimeSettings, Server, create_proxy, open_runtime
-from mcpactors.errors import INVALID_REQUEST
+from mcpactors import Client, MountHandle, Runtime, RuntimeSettings, Server, create_proxy, open_runtime
+from mcpactors.errors import INVALID_REQUEST, BackendStartError
+from mcpactors.runtime.circles import GATEWAYS, gateways_of, with_gateways
 from mcpactors.runtime.hops import HOPS, arrived, hops_of
+from mcpactors.runtime.policy import Era
 
 PATIENCE = 60.0
 
@@ -126,3 +129,119 @@ def test_eight_gateways_may_be_before_one_and_not_nine() -> None:
         arrived({"_meta": {HOPS: 9}}, 8)
     assert caught.value.code == INVALID_REQUEST  # type: ignore[attr-defined]
     assert RuntimeSettings().hop_limit == 8
+
+
+# --- Lists carry no hops: a gateway takes no list that has come through itself ---------------------------------------
+
+
+def offering(name: str) -> Server:
+    """A server with one tool."""
+    server = Server(name)
+
+    @server.tool(name=name)
+    async def say() -> str:
+        return name
+
+    return server
+
+
+async def names_of(runtime: Runtime) -> list[str]:
+    async with runtime.client() as client:
+        return sorted(tool.name for tool in (await client.list_tools()).tools)
+
+
+def why_down(handle: MountHandle) -> str:
+    return str(handle.info().last_exit)
+
+
+@pytest.mark.parametrize("era", ["legacy", "modern"])
+async def test_f40_a_gateway_that_has_its_own_url_as_a_backend_refuses_it_and_says_that_it_is_itself(era: Era) -> None:
+    async with open_runtime(offering("own")) as runtime, runtime.serve_http(port=0) as url:
+        with trio.fail_after(PATIENCE):
+            handle = await runtime.mount(create_proxy(url, era=era), namespace="again")
+            assert "again is this gateway itself" in why_down(handle)
+            for _ in range(3):
+                assert await names_of(runtime) == ["own"]
+
+
+@pytest.mark.parametrize("era", ["legacy", "modern"])
+async def test_f40_of_two_gateways_over_http_the_one_that_would_close_the_circle_refuses_the_other(era: Era) -> None:
+    async with open_runtime(offering("of_a")) as a, open_runtime(offering("of_b")) as b:
+        async with a.serve_http(port=0) as url_a, b.serve_http(port=0) as url_b:
+            with trio.fail_after(PATIENCE):
+                down = await a.mount(create_proxy(url_b, era=era), namespace="b")
+                assert await names_of(a) == ["b_of_b", "of_a"]
+                up = await b.mount(create_proxy(url_a, era=era), namespace="a")
+                assert "a has this gateway below itself" in why_down(up)
+                for _ in range(3):
+                    assert await names_of(a) == ["b_of_b", "of_a"]
+                    assert await names_of(b) == ["of_b"]
+                assert down.state == "running"
+                await down.unmount()
+                assert await names_of(a) == ["of_a"]
+                await up.unmount()
+                assert (await b.mount(create_proxy(url_a, era=era), namespace="a")).state == "running"
+                assert await names_of(b) == ["a_of_a", "of_b"]
+
+
+@pytest.mark.parametrize("gateways", [2, 3, 5])
+@pytest.mark.parametrize("era", ["legacy", "modern"])
+async def test_f40_a_circle_that_all_of_it_close_at_once_is_seen_by_what_is_listed(
+    gateways: int, era: Era, autojump_clock: trio.testing.MockClock
+) -> None:
+    """When each looks at the next, that has nothing below itself yet: no start is refused."""
+    async with AsyncExitStack() as stack:
+        circle = [await stack.enter_async_context(open_runtime(offering(f"t{n}"))) for n in range(gateways)]
+        handles: dict[int, MountHandle] = {}
+
+        async def close(n: int) -> None:
+            behind = circle[(n + 1) % gateways]
+            handles[n] = await circle[n].mount(create_proxy(behind, era=era), namespace="next")
+
+        async with trio.open_nursery() as nursery:
+            for n in range(gateways):
+                nursery.start_soon(close, n)
+        for _ in range(100):
+            assert max([len(await names_of(runtime)) for runtime in circle]) <= gateways
+            await trio.sleep(2)
+        [refused] = [handle for handle in handles.values() if handle.state != "running"]  # the rest is a line
+        assert "has this gateway below itself" in why_down(refused)
+        assert sorted([len(await names_of(runtime)) for runtime in circle]) == list(range(1, gateways + 1))
+
+
+async def test_f40_a_copy_of_what_has_the_importing_gateway_below_itself_is_refused_too() -> None:
+    async with open_runtime(offering("of_a")) as a, open_runtime(offering("of_b")) as b:
+        await b.mount(create_proxy(a), namespace="a")
+        assert await names_of(b) == ["a_of_a", "of_b"]
+        with pytest.raises(BackendStartError, match="has this gateway below itself"):
+            await a.import_server(create_proxy(b), namespace="b")
+        assert await names_of(a) == ["of_a"]
+
+
+async def test_f40_what_a_copy_has_come_through_is_known_of_it() -> None:
+    async with open_runtime(offering("of_a")) as a, open_runtime(offering("of_b")) as b:
+        await a.import_server(create_proxy(b), namespace="b")
+        assert await names_of(a) == ["b_of_b", "of_a"]
+        assert "has this gateway below itself" in why_down(await b.mount(create_proxy(a), namespace="a"))
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_f40_who_does_not_ask_is_not_told_which_gateways_there_are(mode: str) -> None:
+    async with open_runtime(offering("own")) as runtime, runtime.client(mode=mode) as client:
+        listed = await client.list_tools()
+        assert GATEWAYS not in (listed.meta or {})
+        said = client.session.discover_result or client.session.initialize_result
+        assert said is not None
+        assert GATEWAYS not in (said.meta or {})
+
+
+@pytest.mark.parametrize("rubbish", [None, True, "id", {"id": 1}, [1, None, ["id"], "x" * 65, ""]])
+def test_rubbish_in_the_place_of_ids_says_nothing(rubbish: Any) -> None:
+    assert gateways_of({"_meta": {GATEWAYS: rubbish}}) == ()
+    assert gateways_of({"_meta": rubbish}) == ()
+
+
+def test_our_own_id_comes_first_and_each_once() -> None:
+    result = with_gateways({"tools": [], "_meta": {"kept": 1}}, "own", ["z", "own", "a", "a"])
+    assert result == {"tools": [], "_meta": {"kept": 1, GATEWAYS: ["own", "a", "z"]}}
+    assert len(gateways_of(with_gateways({}, "own", map(str, range(5000))))) == 1000
