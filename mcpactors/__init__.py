@@ -3,6 +3,9 @@
 The public names; everything else may change.
 """
 
+import mcpactors.starting as _starting  # noqa: F401  # first: what follows takes a while
+
+# isort: split
 from mcpactors.client import Client, MemoryTransport, infer_transport
 from mcpactors.config import HTTPServer, MCPConfig, ModuleServer, StdioServer, load_config, parse_config
 from mcpactors.errors import BackendStartError, ConfigError, MCPActorsError, MirroredComponent

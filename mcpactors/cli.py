@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 import ssl
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from mcpactors.errors import ConfigError, MCPActorsError
 from mcpactors.host import MountHandle, example_config, load_config, open_runtime, tls_context
 from mcpactors.serving import Told, first_error, serve_until_told, tell
 from mcpactors.settings import RuntimeSettings
+from mcpactors.starting import INTERRUPTED, loaded
 from mcpactors.voice import Voice, say
 
 if sys.platform != "win32":
@@ -32,7 +34,8 @@ DESCRIPTORS: Final = 65_536
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 done, 1 failed, 2 wrong arguments or configuration."""
+    """Run one command; returns the exit code: 0 done, 1 failed, 2 wrong arguments or configuration, 130 interrupted."""
+    loaded()
     options = _parser().parse_args(arguments)
     with Voice.on_stderr() as voice:
         logging.basicConfig(
@@ -46,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             say(f"mcpactors: {error.message}")
             return CONFIG_ERROR
         except KeyboardInterrupt:
-            return 130
+            say("mcpactors: interrupted")
+            return INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -146,7 +150,7 @@ async def _serve_until_told(options: argparse.Namespace) -> int:
         async with open_runtime("mcpactors", settings=RuntimeSettings(drain=options.drain, subreaper=True)) as runtime:
             mounted = runtime.mount_config(config)
             http = None if options.transport == "stdio" else _http(options)
-            await serve_until_told(runtime, told, http, partial(_tell_what_came_up, mounted))
+            await serve_until_told(runtime, told, http, partial(_tell_what_came_up, mounted, options.uds))
     return 1 if told.now.cancel_called else 0
 
 
@@ -170,7 +174,24 @@ def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
     return tls_context(options.certfile, options.keyfile)
 
 
-async def _tell_what_came_up(mounted: dict[str, MountHandle | MCPActorsError], url: str | None = None) -> None:
+HELLO: Final = (
+    '{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},'
+    '"clientInfo":{"name":"curl","version":"1"}}}'
+)
+
+
+def _how_to_connect(url: str, uds: str | None) -> str:
+    """A line to paste: into a client's config, or, as those have no words for Unix sockets, into a shell."""
+    if uds is None:
+        return f'connect a client with: {{"mcpServers": {{"mcpactors": {{"type": "http", "url": "{url}"}}}}}}'
+    scheme, path = url.partition("+")[0], url.rpartition("/")[2]
+    fields = "-H 'Content-Type: application/json' -H 'Accept: application/json, text/event-stream'"
+    return f"ask it with: curl --unix-socket {shlex.quote(uds)} {scheme}://localhost/{path} {fields} -d '{HELLO}'"
+
+
+async def _tell_what_came_up(
+    mounted: dict[str, MountHandle | MCPActorsError], uds: str | None, url: str | None = None
+) -> None:
     """A line a server, in the order of the file, as soon as it is known what became of it; then how to connect."""
     width = max((len(name) for name in mounted), default=0)
     for name, handle in mounted.items():
@@ -188,4 +209,4 @@ async def _tell_what_came_up(mounted: dict[str, MountHandle | MCPActorsError], u
             for line in handle.stderr()[-3:]:
                 tell(f"  {'':{width}}    {line}")
     if url is not None:
-        tell(f'connect a client with: {{"mcpServers": {{"mcpactors": {{"type": "http", "url": "{url}"}}}}}}')
+        tell(_how_to_connect(url, uds))

@@ -37,10 +37,11 @@ MAY_IMPORT = {
     "client": "errors config runtime targets server transports backends host",
     "example": "",
     "testing": "errors settings runtime mounts snapshots targets server actors transports config host testing",
-    "__init__": "errors config settings runtime mounts mirrored targets server transports host client serving",
+    "__init__": "errors config settings runtime mounts mirrored targets server transports host client serving starting",
     "voice": "",
+    "starting": "",
     "serving": "errors settings server host voice",
-    "cli": "errors settings host serving voice",
+    "cli": "errors settings host serving starting voice",
     "__main__": "cli",
     "child": "errors config settings runtime targets backends host",
 }

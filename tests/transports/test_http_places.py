@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import ssl
 import stat
@@ -161,6 +162,16 @@ async def test_serve_is_told_where_with_what_and_to_whom(
                     asked = await client.post("/mcp", content="{}", headers={"Origin": origin})
                     assert asked.status_code == status
     assert not path.exists()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl on this machine")
+async def test_serve_at_a_unix_socket_tells_what_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
+    path = tmp_path / "of 'mine'"
+    async with run_serve(None, tmp_path, "--uds", str(path)) as served:
+        line = await served.said("ask it with: ")
+        with trio.fail_after(HANG):
+            done = await trio.run_process(line.partition(": ")[2], shell=True, capture_stdout=True, capture_stderr=True)
+        assert b'"serverInfo":{"name":"mcpactors"' in done.stdout
 
 
 def test_serve_says_what_is_wrong_with_its_arguments(
