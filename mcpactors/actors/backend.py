@@ -14,7 +14,15 @@ from attrs import field, frozen
 
 from mcpactors.errors import QuestionRefused
 from mcpactors.runtime.circles import gateways_of
-from mcpactors.runtime.policy import DEFAULT_LIMITS, FORWARD_ALL, Forwarding, PoolLimits, Sessions
+from mcpactors.runtime.policy import (
+    DEFAULT_BACKEND,
+    DEFAULT_LIMITS,
+    FORWARD_ALL,
+    BackendLimits,
+    Forwarding,
+    PoolLimits,
+    Sessions,
+)
 from mcpactors.runtime.reply import Failure, Outcome
 from mcpactors.runtime.routing import Kind
 
@@ -78,6 +86,8 @@ class Backend:
     sessions: Sessions = "shared"
     forward: Forwarding = FORWARD_ALL
     limits: PoolLimits = DEFAULT_LIMITS
+    taken: BackendLimits = DEFAULT_BACKEND
+    """What is taken of what it says."""
     start_timeout: float = 15.0
     """Seconds a session beside the main one may take to open."""
     remarked: set[str] = field(factory=set)

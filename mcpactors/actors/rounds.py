@@ -14,16 +14,12 @@ import trio
 from mcpactors.actors.backend import mapping
 from mcpactors.errors import BackendMisbehaved, QuestionRefused
 from mcpactors.runtime.methods import QUESTIONS
-from mcpactors.runtime.policy import Forwarding
+from mcpactors.runtime.policy import DEFAULT_BACKEND, BackendLimits, Forwarding
 from mcpactors.runtime.reply import Failure, Outcome, Result
 
-__all__ = ["INPUT_REQUIRED", "ROUNDS", "STATE_SIZE", "answer_rounds", "could_not_ask", "refuse_switched_off"]
+__all__ = ["INPUT_REQUIRED", "answer_rounds", "check_state", "could_not_ask", "refuse_switched_off"]
 
 INPUT_REQUIRED: Final = "input_required"
-ROUNDS: Final = 10
-"""Times that a call is retried with answers."""
-STATE_SIZE: Final = 64 * 1024
-"""Characters of `requestState`, at most."""
 PAUSE: Final = 0.05
 """Seconds before the retry of a call that has a state and asks nothing; doubles each time."""
 
@@ -40,16 +36,19 @@ class Asks(Protocol):
 Again = Callable[[dict[str, Any]], Awaitable[Mapping[str, Any]]]
 
 
-async def answer_rounds(name: str, first: Mapping[str, Any], again: Again, reply: Asks) -> Outcome:
+async def answer_rounds(
+    name: str, first: Mapping[str, Any], again: Again, reply: Asks, limits: BackendLimits = DEFAULT_BACKEND
+) -> Outcome:
     """Put what the backend `name` asks to the caller, and retry with the answers until the call is complete.
 
     `again(more)` sends the call anew with `more` among its params. A question that the client refuses or fails ends
     the call with that failure: the protocol has no answer that says so.
     """
     result, pause = first, PAUSE
-    for _ in range(ROUNDS):
+    for _ in range(limits.rounds):
         wanted = result.get("inputRequests") or {}
         state = result.get("requestState")
+        check_state(name, result, limits)
         _check(name, wanted, state)
         more: dict[str, Any] = {}
         if wanted:
@@ -65,7 +64,7 @@ async def answer_rounds(name: str, first: Mapping[str, Any], again: Again, reply
         result = await again(more)
         if result.get("resultType") != INPUT_REQUIRED:
             return Result(result)
-    raise BackendMisbehaved(f"{name} asked for more input after {ROUNDS} rounds; the call was given up")
+    raise BackendMisbehaved(f"{name} asked for more input after {limits.rounds} rounds; the call was given up")
 
 
 def refuse_switched_off(name: str, result: Mapping[str, Any], forward: Forwarding) -> Mapping[str, Any]:
@@ -90,13 +89,18 @@ def could_not_ask(outcome: Outcome) -> bool:
     return isinstance(said, str) and any(words in said for words in CANNOT_ASK)
 
 
+def check_state(name: str, result: Mapping[str, Any], limits: BackendLimits) -> None:
+    """Raise `BackendMisbehaved` for a `requestState` that nobody is to keep: it is no string, or too long."""
+    state = result.get("requestState")
+    if state is not None and not isinstance(state, str):
+        raise BackendMisbehaved(f"{name} sent a requestState that is no string")
+    if state is not None and len(state) > limits.state:
+        raise BackendMisbehaved(f"{name} sent a requestState of {len(state)} characters; {limits.state} are taken")
+
+
 def _check(name: str, wanted: object, state: object) -> None:
     if not isinstance(wanted, Mapping) or not (wanted or state is not None):
         raise BackendMisbehaved(f"{name} says that input is required and not which")
-    if state is not None and not isinstance(state, str):
-        raise BackendMisbehaved(f"{name} sent a requestState that is no string")
-    if state is not None and len(state) > STATE_SIZE:
-        raise BackendMisbehaved(f"{name} sent a requestState of {len(state)} characters; {STATE_SIZE} are taken")
     for asked in wanted.values():
         method = asked.get("method") if isinstance(asked, Mapping) else None
         if not isinstance(method, str) or method not in QUESTIONS:

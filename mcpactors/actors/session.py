@@ -32,7 +32,7 @@ from mcp_types import (
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from mcpactors.actors.backend import OURS, Backend, Introduction, mapping
-from mcpactors.actors.rounds import INPUT_REQUIRED, answer_rounds, could_not_ask, refuse_switched_off
+from mcpactors.actors.rounds import INPUT_REQUIRED, answer_rounds, check_state, could_not_ask, refuse_switched_off
 from mcpactors.actors.wire import ClientWire, OverStreams, StreamWire, Wire, envelope
 from mcpactors.errors import (
     ActorCrashed,
@@ -301,6 +301,7 @@ class BackendSession:
         asked: ReplyChannel | ClientWire = self.wire if isinstance(self.wire, ClientWire) else reply
         forward = self._forward if asked is reply else FORWARD_ALL
         refuse_switched_off(self._name, result, forward)
+        check_state(self._name, result, self._backend.taken)
         if asked is reply and request.caller.revision in MODERN_PROTOCOL_VERSIONS:
             return Result(result)
 
@@ -308,7 +309,7 @@ class BackendSession:
             next_one = await self.wire.send(request.method, {**params, **more}, options)
             return refuse_switched_off(self._name, next_one, forward)
 
-        return await answer_rounds(self._name, result, again, asked)
+        return await answer_rounds(self._name, result, again, asked, self._backend.taken)
 
     async def _set_level(self, wanted: str | None) -> None:
         """Tell the backend how much to log. One that many share is asked for all, and each client's edge chooses."""

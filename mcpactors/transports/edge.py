@@ -50,6 +50,7 @@ from mcpactors.runtime.circles import asked_for_gateways, with_gateways
 from mcpactors.runtime.clients import ClientLine
 from mcpactors.runtime.hops import HOP_LIMIT, arrived
 from mcpactors.runtime.methods import not_found_code, outward_error, outward_result
+from mcpactors.runtime.policy import DEFAULT_CALLS, DEFAULT_CLIENTS, CallLimits
 from mcpactors.runtime.reply import CallDeadlines, Failure, Replies, Result
 from mcpactors.transports.asking import (
     INPUT_REQUIRED,
@@ -66,6 +67,7 @@ from mcpactors.transports.changes import LISTS_TOLD, Changes, Listener, notifica
 from mcpactors.transports.http_exchange import STOPPING
 from mcpactors.transports.parking import OpenCall, Parking, Spawn
 from mcpactors.transports.shaping import for_legacy
+from mcpactors.transports.turns import Turns
 
 __all__ = ["Face", "Surroundings", "edge_server"]
 
@@ -81,6 +83,7 @@ URI_LENGTH: Final = 8192
 UNWATCH_DEADLINES: Final = CallDeadlines(idle=5, total=5)
 _CALLER: Final = "mcpactors.caller"
 _CHANGES: Final = "mcpactors.changes"
+_TURNS: Final = "mcpactors.turns"
 _session_numbers = count(1)
 
 _Context = ServerRequestContext[Any, Any]
@@ -121,6 +124,10 @@ class Surroundings:
     """Called when the client of an old session says that its roots have changed."""
     gateways: Callable[[], tuple[str, Iterable[str]]] = lambda: ("", ())
     """The id of this gateway, and those of all that what it lists has come through: runtime/circles.py."""
+    calls: CallLimits = DEFAULT_CALLS
+    """What one call may send before its result."""
+    in_flight: int = DEFAULT_CLIENTS.in_flight
+    """Calls of one connection that run at one time."""
     hop_limit: int = HOP_LIMIT
     """Gateways that a call may have come through before this one."""
     closing: trio.Event = field(factory=trio.Event)
@@ -217,8 +224,8 @@ class _Edge:
             return _set_level(connection, caller, params)
         if method == "subscriptions/listen":
             return await self._listen(ctx, params, caller)
-        if method in INPUT_REQUIRED_METHODS and revision in MODERN_PROTOCOL_VERSIONS:
-            return await self._sealed(ctx, partial(self._call_in_rounds, caller))
+        if method in INPUT_REQUIRED_METHODS:
+            return await self._in_turn(ctx, caller, params)
         if method == "resources/unsubscribe" and not _let_go(connection, params.get("uri")):
             return EmptyResult()  # nothing to end here: it is counted who watches, and others may go on
         request = Request(method, params, caller)
@@ -228,6 +235,26 @@ class _Edge:
         result = await self._call(ctx, request)
         await self._watch(connection, params["uri"])
         return result
+
+    async def _in_turn(self, ctx: _Context, caller: Caller, params: Mapping[str, Any]) -> HandlerResult:
+        """A call, once it is its turn among those of its connection."""
+        turns = self._turns_of(ctx.session._connection)
+        try:
+            await turns.take()
+        except MCPActorsError as error:
+            raise MCPError(error.code, error.message, error.data) from error
+        try:
+            if caller.revision in MODERN_PROTOCOL_VERSIONS:
+                return await self._sealed(ctx, partial(self._call_in_rounds, caller))
+            return await self._call(ctx, Request(ctx.method, params, caller), turns)
+        finally:
+            turns.give_back()
+
+    def _turns_of(self, connection: Connection) -> Turns:
+        turns: Turns | None = connection.state.get(_TURNS)
+        if turns is None:
+            turns = connection.state[_TURNS] = Turns(self._surroundings.in_flight, self._deadlines.idle)
+        return turns
 
     async def _introduce(self, ctx: _Context) -> None:
         own = self._own()
@@ -313,9 +340,9 @@ class _Edge:
 
     # --- Calls ----------------------------------------------------------------------------------------------------
 
-    async def _call(self, ctx: _Context, request: Request) -> dict[str, Any]:
+    async def _call(self, ctx: _Context, request: Request, turns: Turns | None = None) -> dict[str, Any]:
         """A call that ends with the request that began it."""
-        client = self._client(ctx, request.caller)
+        client = self._client(ctx, request.caller, turns)
         with self._begun(request) as replies:
             await client.converse(replies)
         return self._answered(request, replies)
@@ -352,7 +379,7 @@ class _Edge:
         return self._answered(call.request, call.replies, client.refused)
 
     def _begun(self, request: Request) -> Replies:
-        replies = Replies(self._deadlines)
+        replies = Replies(self._deadlines, self._surroundings.calls)
         try:
             self._ref.offer(Envelope(request, replies.channel))
         except MCPActorsError as error:
@@ -404,14 +431,15 @@ class _Edge:
             self._surroundings.client_came(session, line)
         return known
 
-    def _client(self, ctx: _Context, caller: Caller) -> CallClient:
+    def _client(self, ctx: _Context, caller: Caller, turns: Turns | None = None) -> CallClient:
         state = ctx.session._connection.state
 
         def log_level() -> str | None:  # an old session may set it while the call runs
             known: Caller = state.get(_CALLER, caller)
             return known.log_level
 
-        return CallClient(ctx.session._request_outbound, caller, ctx.params or {}, log_level, ctx.close_sse_stream)
+        channel, params = ctx.session._request_outbound, ctx.params or {}
+        return CallClient(channel, caller, params, log_level, ctx.close_sse_stream, turns)
 
     def _answered(self, request: Request, replies: Replies, refused: Failure | None = None) -> dict[str, Any]:
         """The result, or the error raised. A call that failed for want of a capability says so to modern clients."""
