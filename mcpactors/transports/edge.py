@@ -63,7 +63,7 @@ from mcpactors.transports.asking import (
     visits_needed,
     without_visits,
 )
-from mcpactors.transports.changes import LISTS_TOLD, Changes, Listener, notification
+from mcpactors.transports.changes import LISTS_TOLD, Changes, Listener, Teller, notification
 from mcpactors.transports.http_exchange import STOPPING
 from mcpactors.transports.parking import OpenCall, Parking, Spawn
 from mcpactors.transports.shaping import for_legacy
@@ -111,7 +111,7 @@ class Surroundings:
     listen: Callable[[Listener], Callable[[], None]]
     """Have a function called at every change; returns what ends that."""
     spawn: Spawn
-    """Run a function for as long as the runtime lives: the changes of one old session are told by a task of its own."""
+    """Run a function, for as long as the runtime lives: what tells an old session of what has changed."""
     parking: Parking
     """Where calls of modern clients wait for answers."""
     state_keys: Sequence[str] = ()
@@ -270,24 +270,17 @@ class _Edge:
     # --- Changes --------------------------------------------------------------------------------------------------
 
     def _tell_changes_to(self, connection: Connection) -> None:
-        """From now on this old session is told of changes, by a task of its own."""
+        """From now on this old session is told of changes."""
         if _CHANGES in connection.state:
             return
-        changes = connection.state[_CHANGES] = Changes(self._surroundings.listen)
-        scope = trio.CancelScope()
-
-        async def tell() -> None:
-            with changes, scope:
-                async for change in changes:
-                    method, params = notification(change)
-                    await connection.notify(method, params)
+        teller = Teller(self._surroundings.listen, connection.notify, self._surroundings.spawn)
+        connection.state[_CHANGES] = teller.changes
 
         async def end() -> None:
-            scope.cancel()
-            for uri in tuple(changes.uris):
+            teller.end()
+            for uri in tuple(teller.changes.uris):
                 await self._unwatch(uri)
 
-        self._surroundings.spawn(tell)
         connection.exit_stack.push_async_callback(end)
 
     async def _watch(self, connection: Connection, uri: str) -> None:

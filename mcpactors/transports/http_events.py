@@ -1,4 +1,4 @@
-"""Event streams to old clients: how one is sent, and what is kept of it for who comes again after a break.
+"""What is kept of the event streams of old clients, for who comes again after a break.
 
 Rule: what is kept is bounded, in events, bytes and time, for one session and for all together, and the oldest goes
 first; who asks for what has gone is told so and never left waiting. MCP 2025-11-25, "Resumability and Redelivery".
@@ -6,78 +6,18 @@ first; who asks for what has gone is told so and never left waiting. MCP 2025-11
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections import OrderedDict
 from typing import Final
 
 import trio
 from attrs import define, field, frozen
-from mcp_types.jsonrpc import JSONRPCError, JSONRPCMessage, JSONRPCResponse
 
-from mcpactors.transports.http_exchange import Receive, Send
+from mcpactors.transports.http_outlet import as_event
 
-__all__ = ["STANDALONE", "Emit", "EventLimits", "EventLog", "Kept", "Place", "SessionEvents", "as_event", "send_events"]
+__all__ = ["STANDALONE", "EventLimits", "EventLog", "Kept", "Place", "SessionEvents"]
 
-COMMENT_INTERVAL: Final = 15.0
-"""Seconds between two comments, by which proxies see that a stream is alive and we that its client is."""
-COMMENT: Final = b": ping\r\n\r\n"
 STANDALONE: Final = "_GET_stream"
-"""What the SDK calls the stream beside the calls, where ids of requests stand."""
-
-Emit = Callable[[bytes], Awaitable[None]]
-_FIELDS: Final = (
-    (b"content-type", b"text/event-stream"),
-    (b"cache-control", b"no-cache, no-transform"),
-    (b"x-accel-buffering", b"no"),
-)
-
-
-# --- Sending --------------------------------------------------------------------------------------------------------
-
-
-async def send_events(
-    receive: Receive,
-    send: Send,
-    feed: Callable[[Emit], Awaitable[None]],
-    fields: Iterable[tuple[bytes, bytes]] = (),
-) -> None:
-    """Answer with an event stream: what `feed` emits, and a comment every 15 s.
-
-    It ends when `feed` returns. When the client leaves, `feed` is cancelled.
-    """
-    await send({"type": "http.response.start", "status": 200, "headers": [*_FIELDS, *fields]})
-
-    async def emit(event: bytes) -> None:
-        await send({"type": "http.response.body", "body": event, "more_body": True})
-
-    async def comment() -> None:
-        while True:
-            await trio.sleep(COMMENT_INTERVAL)
-            await emit(COMMENT)
-
-    async def watch(scope: trio.CancelScope) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        scope.cancel()
-
-    whole = False
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch, nursery.cancel_scope)
-        nursery.start_soon(comment)
-        await feed(emit)
-        whole = True
-        nursery.cancel_scope.cancel()
-    if whole:
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-def as_event(data: str, identity: str | None = None, kind: str = "message") -> bytes:
-    """One event; `data` has no line end in it, which is so for JSON."""
-    name = f"id: {identity}\r\n" if identity is not None else ""
-    return f"{name}event: {kind}\r\ndata: {data}\r\n\r\n".encode()
-
-
-# --- Keeping --------------------------------------------------------------------------------------------------------
+"""The name of the stream beside the calls, where ids of requests stand."""
 
 
 @frozen
@@ -97,13 +37,18 @@ class Kept:
 
     number: int
     stream: int
-    text: str
+    json: bytes
     last: bool
     at: float
 
     @property
     def id(self) -> str:
         return f"{self.stream}-{self.number}"
+
+    @property
+    def event(self) -> bytes:
+        """As it is sent."""
+        return as_event(self.json, self.id)
 
 
 @frozen
@@ -137,14 +82,14 @@ class EventLog:
     def add(self, session: SessionEvents, kept: Kept) -> None:
         """Keep it, and let go what is too old or too much."""
         self._kept[session.number, kept.number] = session
-        self._size += len(kept.text)
+        self._size += len(kept.json)
         while self._kept and self._has_too_much(kept.at):
             next(iter(self._kept.values())).let_go()
 
     def remove(self, session: SessionEvents, kept: Kept) -> None:
         """It is not kept any more."""
         del self._kept[session.number, kept.number]
-        self._size -= len(kept.text)
+        self._size -= len(kept.json)
 
     def _has_too_much(self, now: float) -> bool:
         limits = self.limits
@@ -154,11 +99,11 @@ class EventLog:
 
 @define(eq=False)
 class SessionEvents:
-    """What was sent to one client: the SDK's event store, as far as the SDK asks it."""
+    """What was sent to one client. `stream_id` is the id of the request that a stream belongs to, or STANDALONE."""
 
     _log: EventLog
     number: int
-    kept: deque[Kept] = field(factory=deque, init=False)
+    kept: list[Kept] = field(factory=list, init=False)
     _size: int = field(default=0, init=False)
     _count: int = field(default=0, init=False)
     asked: dict[str, bool] = field(factory=dict, init=False)
@@ -166,7 +111,6 @@ class SessionEvents:
     _streams: dict[str, int] = field(factory=dict, init=False)  # those that are open
     _opened: int = field(default=0, init=False)
     _missing: dict[int, int] = field(factory=dict, init=False)  # of streams: the last event that is not kept any more
-    _more: trio.Event | None = field(default=None, init=False)
 
     def ask(self, stream_id: str, *, keep: bool) -> None:
         """The client has asked; until there is a response its id is taken."""
@@ -177,44 +121,35 @@ class SessionEvents:
         self.asked.pop(stream_id, None)
         self._streams.pop(stream_id, None)
 
-    async def store_event(self, stream_id: str, message: JSONRPCMessage | None) -> str:
-        """Take note of what is about to be sent on a stream (None: that there is one); the event's id.
+    def note(self, stream_id: str, json: bytes, *, last: bool = False) -> Kept:
+        """Take note of what is about to be sent on a stream; empty: of its beginning, which is not sent again.
 
-        A response ends its stream: whoever uses the same id for a further request, has another stream.
+        The `last` is the response, which ends a stream: whoever uses the same id for a further request, has another.
         """
-        text = "" if message is None else message.model_dump_json(by_alias=True, exclude_unset=True)
-        last = stream_id != STANDALONE and isinstance(message, JSONRPCResponse | JSONRPCError)
-        return self.note(stream_id, text, last=last).id
-
-    def note(self, stream_id: str, text: str, *, last: bool) -> Kept:
-        """`store_event` of JSON; empty: nothing is to be sent again."""
         self._count += 1
-        event = Kept(self._count, self._stream(stream_id), text, last, trio.current_time())
+        event = Kept(self._count, self._stream(stream_id), json, last, trio.current_time())
         limits = self._log.limits
         keep = self.asked.get(stream_id, True)
         if last:
             self.answered(stream_id)
         if not keep:
-            text = ""
-        if len(text) > limits.session_bytes:
+            return event
+        if len(json) > limits.session_bytes:
             self._miss(event)
             while len(self._missing) > limits.session_events:
                 del self._missing[next(iter(self._missing))]
-        elif text:
+        elif json:
             self.kept.append(event)
-            self._size += len(text)
+            self._size += len(json)
             self._log.add(self, event)
             while len(self.kept) > limits.session_events or self._size > limits.session_bytes:
                 self.let_go()
-        if self._more is not None:
-            self._more.set()
-            self._more = None
         return event
 
     def let_go(self) -> None:
         """Keep the oldest event no longer."""
-        oldest = self.kept.popleft()
-        self._size -= len(oldest.text)
+        oldest = self.kept.pop(0)
+        self._size -= len(oldest.json)
         self._log.remove(self, oldest)
         if oldest.last:
             self._missing.pop(oldest.stream, None)
@@ -230,10 +165,6 @@ class SessionEvents:
         while self.kept:
             self.let_go()
 
-    def text_of(self, identity: str | None) -> str | None:
-        """The JSON of an event that was stored a moment ago."""
-        return next((event.text for event in reversed(self.kept) if event.id == identity), None)
-
     def place(self, identity: str) -> Place | None:
         """Where to go on after an event; None: there was none such, or what came after it is not kept any more."""
         stream, _, number = identity.partition("-")
@@ -246,21 +177,9 @@ class SessionEvents:
             return None
         return place if place.key is not None or self._of(place.stream, place.number) else None
 
-    async def follow(self, place: Place, emit: Emit) -> None:
-        """Emit what was sent after `place`, and what is sent from now on, up to the response."""
-        number = place.number
-        while True:
-            for event in self._of(place.stream, number):
-                number = event.number
-                await emit(as_event(event.text, event.id))
-                if event.last:
-                    return
-            if self._of(place.stream, number):
-                continue
-            if place.stream != 0 and place.stream not in self._streams.values():
-                return  # its response came and went
-            self._more = self._more or trio.Event()
-            await self._more.wait()
+    def after(self, place: Place) -> list[Kept]:
+        """What was sent after it and is kept, in order."""
+        return self._of(place.stream, place.number)
 
     def _of(self, stream: int, after: int) -> list[Kept]:
         return [event for event in self.kept if event.stream == stream and event.number > after]

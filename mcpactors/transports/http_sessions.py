@@ -1,46 +1,55 @@
-"""The sessions of old clients over streamable HTTP: the SDK's, with what it leaves open.
+"""The endpoint of streamable HTTP: whose request it is, of which era, and of which session.
 
-Rule: private names of the SDK's session manager and transport are used in this file only. Ours are the judging of
-bodies, one id in flight once, and streams that are resumed: the SDK keeps one event store for all sessions, in which
-streams of different clients have the same name, and loses what is sent between a replay and what follows.
+Rule: here is what a request has to be, in its headers and its body, before a session or a call hears of it; every
+refusal of the old era is written here. Sessions are values in a table: what one costs while nothing runs on it is
+memory, and that is bounded by `SessionLimits`. MCP 2025-11-25, basic/transports "Streamable HTTP". Promises F35, F43.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final, cast
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
 from uuid import uuid4
 
 import trio
-from attrs import frozen
-from mcp.server.auth.middleware.bearer_auth import AuthorizationContext
+from attrs import define, field, frozen
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser, AuthorizationContext, authorization_context
 from mcp.server.lowlevel import Server
-from mcp.server.streamable_http import (
-    LAST_EVENT_ID_HEADER,
-    MCP_SESSION_ID_HEADER,
-    EventMessage,
-    EventStore,
-    StreamableHTTPServerTransport,
+from mcp.server.streamable_http import check_accept_headers
+from mcp.shared.inbound import MCP_PROTOCOL_VERSION_HEADER
+from mcp_types import (
+    DEFAULT_NEGOTIATED_VERSION,
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    JSONRPCMessage,
+    JSONRPCNotification,
+    JSONRPCRequest,
+    RequestId,
+    jsonrpc_message_adapter,
 )
-from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
-from mcp.server.transport_security import TransportSecuritySettings
-from mcp.shared.message import ServerMessageMetadata, SessionMessage
-from mcp_types import INVALID_REQUEST, JSONRPCRequest, RequestId
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, is_version_at_least
+from pydantic import ValidationError
 from starlette.requests import Request
 
 from mcpactors.errors import OVERLOADED
-from mcpactors.transports.http_body import BODY_LIMIT, BadBody, error_body, read_body
-from mcpactors.transports.http_events import STANDALONE, Emit, EventLimits, EventLog, Place, SessionEvents, send_events
-from mcpactors.transports.http_exchange import Message, Receive, Scope, Send
+from mcpactors.transports.http_body import BadBody, read_body
+from mcpactors.transports.http_events import STANDALONE, EventLimits, EventLog
+from mcpactors.transports.http_exchange import Receive, Scope, Send
+from mcpactors.transports.http_modern import answer_modern
+from mcpactors.transports.http_reply import refuse, respond, whole_body
+from mcpactors.transports.http_session import Serving, Session
 
-__all__ = ["SessionLimits", "Sessions", "refuse"]
+__all__ = ["SessionLimits", "Sessions"]
 
-UNGUARDED: Final = TransportSecuritySettings(enable_dns_rebinding_protection=False)
-"""The SDK's checks come after the body, and for the endpoint only: http_guard.py has ours."""
-RETRY: Final = 1000
-"""Milliseconds after which a client is to ask again for a stream that has ended before its response."""
-_SAID: Final = "mcpactors.said"
-"""In a scope: the JSON of the body."""
+JSON: Final = "application/json"
+POLLED_SINCE: Final = "2025-11-25"
+"""The revision since which a client knows an event without data, and so what to come again with."""
+LOOKS: Final = 60
+"""How often sessions are looked through in the time after which they are forgotten; each is sure to be, when asked."""
+_JSON: Final = ((b"content-type", JSON.encode()),)
+_TEXT: Final = ((b"content-type", b"text/plain; charset=utf-8"),)
 
 
 @frozen
@@ -56,172 +65,194 @@ class SessionLimits:
     events: EventLimits = EventLimits()
 
 
-class Sessions(StreamableHTTPSessionManager):
-    """Both eras on one endpoint."""
+@frozen
+class _Refusal(Exception):
+    """Why a request of the old era is not served."""
 
-    def __init__(self, server: Server[Any], limits: SessionLimits = SessionLimits()) -> None:
-        super().__init__(
-            server,
-            security_settings=UNGUARDED,
-            retry_interval=RETRY,
-            session_idle_timeout=limits.idle,
-            max_sessions=limits.count,
-            max_request_body_size=BODY_LIMIT,
-        )
-        self.limits = limits
-        self.log = EventLog(limits.events)
+    status: int
+    message: str
+    code: int = INVALID_REQUEST
+    id: int | str | None = None
+    fields: tuple[tuple[bytes, bytes], ...] = ()
 
-    async def _handle_request(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """A request whose body, within its limit, is there."""
-        if scope["method"] == "POST":
-            message = await receive()
-            if message["type"] == "http.disconnect" or message.get("more_body"):
-                return  # it has left half-way
+
+@define(eq=False)
+class Sessions:
+    """Both eras on one endpoint; `handle_request` is an ASGI application while `run` lasts."""
+
+    server: Server[Any]
+    limits: SessionLimits = SessionLimits()
+    log: EventLog = field(init=False)
+    _open: dict[str, Session] = field(factory=dict, init=False)
+    _serving: Serving = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.log = EventLog(self.limits.events)
+
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator[None]:
+        """Serve while the block lasts; then whatever still runs is cancelled."""
+        async with self.server.lifespan(self.server) as state:
             try:
-                scope[_SAID] = read_body(message["body"])
+                async with trio.open_nursery() as nursery:
+                    self._serving = Serving(self.server, state, nursery)
+                    nursery.start_soon(self._forget_idle)
+                    yield
+                    nursery.cancel_scope.cancel()
+            finally:
+                async with trio.open_nursery() as closing:
+                    for session in self._open.values():
+                        closing.start_soon(session.aclose)
+                    self._open = {}
+
+    async def handle_request(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        request = Request(scope, receive)
+        said: Any = None
+        if scope["method"] == "POST":
+            if not request.headers.get("content-type", "").lower().startswith(JSON):
+                await respond(send, 400, b"Invalid Content-Type header", _TEXT)
+                return
+            body = await whole_body(scope, receive, send)
+            if body is None:
+                return
+            try:
+                said = read_body(body)
             except BadBody as bad:
                 await refuse(send, 400, bad.code, bad.message, bad.id)
                 return
-            receive = _again(message, receive)
-        await super()._handle_request(scope, receive, send)
+        if request.headers.get(MCP_PROTOCOL_VERSION_HEADER, DEFAULT_NEGOTIATED_VERSION) in HANDSHAKE_PROTOCOL_VERSIONS:
+            await self._answer_old(said, request, send)
+        elif scope["method"] != "POST":
+            await respond(send, 405, fields=[(b"allow", b"POST")])
+        elif not all(check_accept_headers(request)):
+            await respond(send, 406, fields=())
+        else:
+            await answer_modern(self._serving, said, request, send)
 
-    def _admit_session(self, requestor: AuthorizationContext | None) -> Session | None:
-        if len(self._server_instances) >= self.limits.count:
+    # --- The old era ------------------------------------------------------------------------------------------------
+
+    async def _answer_old(self, said: Any, request: Request, send: Send) -> None:
+        session = begun = None
+        try:
+            session = self._session_of(request)
+            message = _message(said, request) if request.method == "POST" else None
+            if message is not None and session is None:
+                session = begun = self._begun(message, request)
+            await self._answer_in(session, message, request, send)
+        except _Refusal as no:
+            fields = [*no.fields, *(session.fields if session is not None else ())]
+            await refuse(send, no.status, no.code, no.message, no.id, fields)
+        finally:
+            if begun is not None and not begun.connection.initialize_accepted:
+                await self._end(begun)
+
+    def _session_of(self, request: Request) -> Session | None:
+        """The session that a request names. One of another principal is not there, like one that is forgotten."""
+        identity = request.headers.get("mcp-session-id")
+        if identity is None:
             return None
-        identity = uuid4().hex
-        session = Session(identity, self.log.session(), self.limits)
-        if requestor is not None:
-            self._session_owners[identity] = requestor
-        self._server_instances[identity] = session
+        session = self._open.get(identity)
+        if session is None or session.owner != _principal(request) or self._is_idle(session):
+            raise _Refusal(404, "Session not found")
         return session
 
+    def _begun(self, message: JSONRPCMessage, request: Request) -> Session:
+        """A session for a request that names none."""
+        if not isinstance(message, JSONRPCRequest) or message.method != "initialize":
+            raise _Refusal(400, "Bad Request: Missing session ID")
+        if len(self._open) >= self.limits.count:
+            raise _Refusal(503, "Too many open sessions", INTERNAL_ERROR)
+        session = Session(uuid4().hex, _principal(request), self.log.session(), self._serving)
+        self._open[session.id] = session
+        return session
 
-class Session(StreamableHTTPServerTransport):
-    """One session."""
-
-    def __init__(self, identity: str, events: SessionEvents, limits: SessionLimits) -> None:
-        super().__init__(
-            identity,
-            event_store=cast(EventStore, events),  # what it asks of one; to replay is ours
-            security_settings=UNGUARDED,
-            retry_interval=RETRY,
-            idle_timeout=limits.idle,
-        )
-        self._events = events
-        self._most = limits.asked
-        self._resumed: dict[str, trio.CancelScope] = {}
-        self._named: dict[str, trio.Event] = {}  # by the first event of a stream, which says its id
-
-    async def handle_request(self, scope: Scope, receive: Receive, send: Send) -> None:
-        said = scope.get(_SAID)
-        if scope["method"] == "GET" and LAST_EVENT_ID_HEADER not in Request(scope).headers:
-            self._give_up(STANDALONE)
-        if not isinstance(said, Mapping) or not isinstance(said.get("method"), str) or said.get("id") is None:
-            await super().handle_request(scope, receive, send)
-            return
-        identity = said["id"]
-        key = str(identity)  # for the SDK, too, 1 and "1" are one
-        if key in self._events.asked or key == STANDALONE:
-            await refuse(send, 400, INVALID_REQUEST, f"the id {identity!r} is that of a request in flight", identity)
-            return
-        if len(self._events.asked) >= self._most:
-            await refuse(send, 503, OVERLOADED, "more requests are unanswered than a session may have", identity)
-            return
-        self._events.ask(key, keep=said["method"] != "initialize")  # whose client has no session to ask again in
-
-        named = self._named[key] = trio.Event()
-
-        async def watched(message: Message) -> None:
-            if message["type"] == "http.response.start" and message["status"] >= 400:
-                self._events.answered(key)  # it was refused before anybody began it
-            await send(message)
-            if message.get("body"):
-                named.set()
-
+    async def _answer_in(
+        self, session: Session | None, message: JSONRPCMessage | None, request: Request, send: Send
+    ) -> None:
+        if request.method == "GET" and not check_accept_headers(request)[1]:
+            raise _Refusal(406, "Not Acceptable: Client must accept text/event-stream")
+        if request.method not in ("POST", "GET", "DELETE"):
+            raise _Refusal(405, "Method Not Allowed", fields=((b"allow", b"GET, POST, DELETE"),))
+        if session is None:
+            raise _Refusal(400, "Bad Request: Missing session ID")
+        session.in_flight += 1
         try:
-            await super().handle_request(scope, receive, watched)
+            if message is not None:
+                await self._take(session, message, request, send)
+            elif request.method == "GET":
+                await _listen(session, request, send)
+            else:
+                await self._end(session)
+                await respond(send, 200, fields=[*_JSON, *session.fields])
         finally:
-            named.set()
-            if self._named.get(key) is named:
-                del self._named[key]
+            session.in_flight -= 1
+            session.used = trio.current_time()
 
-    def close_sse_stream(self, request_id: str | int) -> None:
-        super().close_sse_stream(request_id)
-        self._give_up(str(request_id))
-
-    def _create_session_message(
-        self, message: JSONRPCRequest, request: Request, request_id: RequestId, protocol_version: str
-    ) -> SessionMessage:
-        """With a way to close the stream that waits until the client knows what to come again with."""
-        item = super()._create_session_message(message, request, request_id, protocol_version)
-        named = self._named.get(str(request_id))
-        if named is None or not isinstance(item.metadata, ServerMessageMetadata) or not item.metadata.close_sse_stream:
-            return item
-
-        async def close() -> None:
-            await named.wait()
-            self.close_sse_stream(request_id)
-
-        item.metadata.close_sse_stream = close
-        return item
-
-    async def terminate(self) -> None:
-        for key in tuple(self._resumed):
-            self._give_up(key)
-        self._events.clear()
-        await super().terminate()
-
-    def _create_event_data(self, event_message: EventMessage) -> dict[str, Any]:
-        text = self._events.text_of(event_message.event_id)
-        if text is None:
-            return super()._create_event_data(event_message)
-        return {"event": "message", "data": text, "id": event_message.event_id}
-
-    async def _replay_events(self, last_event_id: str, request: Request, send: Send) -> None:
-        """Go on with a stream; whoever had it before has it no more."""
-        place = self._events.place(last_event_id)
-        if place is None:
-            await refuse(send, 400, INVALID_REQUEST, "what came after that event is not kept (any more)")
+    async def _take(self, session: Session, message: JSONRPCMessage, request: Request, send: Send) -> None:
+        if isinstance(message, JSONRPCRequest):
+            _check_free(session, message.id, self.limits.asked)
+            revision = request.headers.get(MCP_PROTOCOL_VERSION_HEADER, DEFAULT_NEGOTIATED_VERSION)
+            if message.method == "initialize" and message.params:
+                revision = str(message.params.get("protocolVersion", DEFAULT_NEGOTIATED_VERSION))
+            await session.call(message, request, send, resumable=is_version_at_least(revision, POLLED_SINCE))
             return
-        if place.key is not None:
-            self.close_sse_stream(place.key)
-        assert self.mcp_session_id is not None
-        fields = [(MCP_SESSION_ID_HEADER.encode(), self.mcp_session_id.encode())]
+        if isinstance(message, JSONRPCNotification):
+            await session.hear(message, request)
+        else:
+            session.answered(message)
+        await respond(send, 202, fields=[*_JSON, *session.fields])
 
-        async def feed(emit: Emit) -> None:
-            await self._follow(place, emit)
+    # --- The end of sessions ----------------------------------------------------------------------------------------
 
-        await send_events(request.receive, send, feed, fields)
+    def _is_idle(self, session: Session) -> bool:
+        return not session.in_flight and trio.current_time() >= session.used + self.limits.idle
 
-    async def _follow(self, place: Place, emit: Emit) -> None:
-        if place.key is None:
-            await self._events.follow(place, emit)
-            return
-        with trio.CancelScope() as scope:
-            self._resumed[place.key] = scope
-            try:
-                await self._events.follow(place, emit)
-            finally:
-                if self._resumed.get(place.key) is scope:
-                    del self._resumed[place.key]
+    async def _forget_idle(self) -> None:
+        while True:
+            await trio.sleep(self.limits.idle / LOOKS)
+            for session in [session for session in self._open.values() if self._is_idle(session)]:
+                self._serving.nursery.start_soon(self._end, session)
 
-    def _give_up(self, key: str) -> None:
-        if (scope := self._resumed.pop(key, None)) is not None:
-            scope.cancel()
+    async def _end(self, session: Session) -> None:
+        if self._open.pop(session.id, None) is not None:
+            await session.aclose()
 
 
-async def refuse(send: Send, status: int, code: int, message: str, identity: int | str | None = None) -> None:
-    """Answer with a JSON-RPC error."""
-    body = error_body(code, message, identity)
-    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json")]})
-    await send({"type": "http.response.body", "body": body})
+async def _listen(session: Session, request: Request, send: Send) -> None:
+    after = request.headers.get("last-event-id")
+    if after is None and session.listens:
+        raise _Refusal(409, "Conflict: Only one SSE stream is allowed per session")
+    if after is None:
+        await session.listen(request.receive, send)
+        return
+    place = session.events.place(after)
+    if place is None:
+        raise _Refusal(400, "what came after that event is not kept (any more)")
+    await session.resume(place, request.receive, send)
 
 
-def _again(message: Message, receive: Receive) -> Receive:
-    """`receive`, which gives `message` first."""
-    first = [message]
+def _principal(request: Request) -> AuthorizationContext | None:
+    user = request.scope.get("user")
+    return authorization_context(user) if isinstance(user, AuthenticatedUser) else None
 
-    async def replay() -> Message:
-        return first.pop() if first else await receive()
 
-    return replay
+def _message(said: Any, request: Request) -> JSONRPCMessage:
+    """What a POST says."""
+    if not all(check_accept_headers(request)):
+        raise _Refusal(406, "Not Acceptable: Client must accept both application/json and text/event-stream")
+    if JSON not in [part.strip() for part in request.headers["content-type"].partition(";")[0].split(",")]:
+        raise _Refusal(415, "Unsupported Media Type: Content-Type must be application/json")
+    try:
+        return jsonrpc_message_adapter.validate_python(said, by_name=False)
+    except ValidationError as error:
+        raise _Refusal(400, f"Validation error: {error}", INVALID_PARAMS) from None
+
+
+def _check_free(session: Session, identity: RequestId, most: int) -> None:
+    """Of ids, 1 and "1" are one."""
+    key, asked = str(identity), session.events.asked
+    if key in asked or key == STANDALONE:
+        raise _Refusal(400, f"the id {identity!r} is that of a request in flight", id=identity)
+    if len(asked) >= most:
+        raise _Refusal(503, "more requests are unanswered than a session may have", OVERLOADED, identity)

@@ -7,6 +7,7 @@ MCP 2024-11-05, basic/transports "HTTP with SSE".
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from urllib.parse import parse_qs
 from uuid import uuid4
@@ -15,7 +16,6 @@ import trio
 from attrs import define, field, frozen
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser, AuthorizationContext, authorization_context
 from mcp.server.lowlevel import Server
-from mcp.server.transport_security import RequestBodyLimitMiddleware
 from mcp.shared.message import ServerMessageMetadata
 from mcp_types import INTERNAL_ERROR, INVALID_REQUEST
 from starlette.requests import Request
@@ -23,15 +23,17 @@ from trio.abc import ReceiveStream, SendStream
 
 from mcpactors.transports.duplex import serve_duplex
 from mcpactors.transports.http_body import BODY_LIMIT, PARTS, BadBody, read_body
-from mcpactors.transports.http_events import Emit, as_event, send_events
 from mcpactors.transports.http_exchange import STOPPING, Receive, Scope, Send
-from mcpactors.transports.http_sessions import refuse
+from mcpactors.transports.http_outlet import COMMENT, COMMENT_INTERVAL, EVENT_FIELDS, as_event
+from mcpactors.transports.http_reply import refuse, respond, whole_body
 from mcpactors.transports.stdio_streams import StdioLimits
 
 __all__ = ["SSEFront"]
 
 LINES: Final = StdioLimits(line=BODY_LIMIT + 1, parts=PARTS)
 ACCEPTED: Final = b"Accepted"
+
+Emit = Callable[[bytes], Awaitable[None]]
 
 
 @define(eq=False)
@@ -65,7 +67,7 @@ class _Events(SendStream):
         try:
             for line in bytes(data).split(b"\n"):
                 if line:
-                    await self.emit(as_event(line.decode()))
+                    await self.emit(as_event(line))
         except OSError as error:
             raise trio.BrokenResourceError from error
 
@@ -96,12 +98,11 @@ class SSEFront:
         listens = scope["path"].rstrip("/") == self.stream
         if scope["method"] != ("GET" if listens else "POST"):
             allowed = b"GET" if listens else b"POST"
-            await send({"type": "http.response.start", "status": 405, "headers": [(b"allow", allowed)]})
-            await send({"type": "http.response.body", "body": b""})
+            await respond(send, 405, fields=[(b"allow", allowed)])
         elif listens:
             await self._listen(scope, receive, send)
         else:
-            await RequestBodyLimitMiddleware(self._post, BODY_LIMIT)(scope, receive, send)
+            await self._post(scope, receive, send)
 
     async def _listen(self, scope: Scope, receive: Receive, send: Send) -> None:
         if len(self._open) >= self.count:
@@ -112,12 +113,12 @@ class SSEFront:
         stopping = scope.get("state", {}).get(STOPPING)
 
         async def feed(emit: Emit) -> None:
-            await emit(as_event(f"{self.messages}?session_id={identity}", kind="endpoint"))
+            await emit(as_event(f"{self.messages}?session_id={identity}".encode(), kind="endpoint"))
             await serve_duplex(self.server, mail, _Events(emit), LINES, stopping, self.drain, metadata)
 
         self._open[identity] = mail
         try:
-            await send_events(receive, send, feed)
+            await _send_events(receive, send, feed)
         finally:
             del self._open[identity]
 
@@ -130,19 +131,49 @@ class SSEFront:
         if Request(scope).headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             await refuse(send, 415, INVALID_REQUEST, "Content-Type must be application/json")
             return
-        message = await receive()
-        if message["type"] == "http.disconnect" or message.get("more_body"):
-            return  # it has left half-way
+        body = await whole_body(scope, receive, send)
+        if body is None:
+            return
         try:
-            read_body(message["body"])
-            await mail.post(message["body"].replace(b"\n", b" "))  # in JSON only between its tokens
+            read_body(body)
+            await mail.post(body.replace(b"\n", b" "))  # in JSON only between its tokens
         except BadBody as bad:
             await refuse(send, 400, bad.code, bad.message, bad.id)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             await refuse(send, 404, INVALID_REQUEST, "Session not found")
         else:
-            await send({"type": "http.response.start", "status": 202, "headers": [(b"content-type", b"text/plain")]})
-            await send({"type": "http.response.body", "body": ACCEPTED})
+            await respond(send, 202, ACCEPTED, [(b"content-type", b"text/plain")])
+
+
+async def _send_events(receive: Receive, send: Send, feed: Callable[[Emit], Awaitable[None]]) -> None:
+    """Answer with an event stream: what `feed` emits, and a comment every 15 s.
+
+    It ends when `feed` returns. When the client leaves, `feed` is cancelled.
+    """
+    await send({"type": "http.response.start", "status": 200, "headers": EVENT_FIELDS})
+
+    async def emit(event: bytes) -> None:
+        await send({"type": "http.response.body", "body": event, "more_body": True})
+
+    async def comment() -> None:
+        while True:
+            await trio.sleep(COMMENT_INTERVAL)
+            await emit(COMMENT)
+
+    async def watch(scope: trio.CancelScope) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        scope.cancel()
+
+    whole = False
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch, nursery.cancel_scope)
+        nursery.start_soon(comment)
+        await feed(emit)
+        whole = True
+        nursery.cancel_scope.cancel()
+    if whole:
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def _principal(scope: Scope) -> AuthorizationContext | None:

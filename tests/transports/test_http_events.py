@@ -43,16 +43,16 @@ def test_d4_no_more_is_kept_than_is_allowed_and_of_a_stream_nothing_from_its_mid
         for which, stream, size, last, pause in noted:
             await trio.sleep(pause)
             last = last and stream != STANDALONE
-            event = sessions[which].note(stream, "x" * size, last=last)
+            event = sessions[which].note(stream, b"x" * size, last=last)
             sent.setdefault((which, event.stream), []).append((event.number, size > 0))
             held, size_held = log.held
             assert held <= LIMITS.events
             assert size_held <= LIMITS.bytes
             assert held == sum(len(session.kept) for session in sessions)
-            assert size_held == sum(len(e.text) for session in sessions for e in session.kept)
+            assert size_held == sum(len(e.json) for session in sessions for e in session.kept)
             for session in sessions:
                 assert len(session.kept) <= LIMITS.session_events
-                assert sum(len(e.text) for e in session.kept) <= LIMITS.session_bytes
+                assert sum(len(e.json) for e in session.kept) <= LIMITS.session_bytes
         for (which, stream), events in sent.items():
             for number, _ in events:
                 check(sessions[which], stream, number, [n for n, says in events if says and n > number])
