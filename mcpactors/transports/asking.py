@@ -220,11 +220,10 @@ def _lacking(caller: Caller, method: str, params: Mapping[str, Any] | None) -> F
     return Failure.of(CapabilityMissing(said, {"requiredCapabilities": needed}))
 
 
-def refuse_all(call: OpenCall) -> None:
+def refuse_all(call: OpenCall, why: str) -> None:
     """Answer every question of a call that there is no room to park."""
     for question in call.asked.values():
-        said = "cannot be asked now: as many calls wait for their clients' answers as may; retry later"
-        question.answer(Failure.of(Overloaded(f"{question.method} {said}")))
+        question.answer(Failure.of(Overloaded(f"{question.method} cannot be asked now: {why}; retry later")))
 
 
 def visits_needed(failure: Failure, caller: Caller) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ channel and its connection's state are used in this file only.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
@@ -363,12 +363,12 @@ class _Edge:
         with ExitStack() as leaves:
             leaves.enter_context(call.replies)
             while await client.gather(call):
-                if not self._parking.full:
-                    key = self._parking.park(call)
+                if (full := self._parking.refusal(client_of := _client_of(ctx))) is None:
+                    key = self._parking.park(call, client_of)
                     leaves.pop_all()  # from now on it is the parking's to leave
                     asked = {"resultType": INPUT_REQUIRED, "inputRequests": input_requests(call)}
                     return self._shaped(call.request, {**asked, "requestState": PARKED + key})
-                refuse_all(call)
+                refuse_all(call, full)
         return self._answered(call.request, call.replies, client.refused)
 
     def _begun(self, request: Request) -> Replies:
@@ -478,6 +478,13 @@ def _let_go(connection: Connection, uri: object) -> bool:
         return False
     changes.uris.remove(uri)
     return True
+
+
+def _client_of(ctx: _Context) -> Hashable:
+    """Who has a share of what all clients share: a principal, else a machine. None: what serves has one client."""
+    scope: Mapping[str, Any] = ctx.request.scope if ctx.request is not None else {}
+    address = scope.get("client")
+    return authenticated_principal(ctx) or (address[0] if address else None)
 
 
 def _front_stopping(ctx: _Context) -> Sequence[trio.Event]:

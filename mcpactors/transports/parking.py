@@ -8,7 +8,8 @@ is bounded (design.md section 6; MCP 2026-07-28, "Multi Round-Trip Requests").
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Iterator
+from collections import Counter
+from collections.abc import Awaitable, Callable, Hashable, Iterator
 from functools import partial
 from itertools import count
 from typing import Final
@@ -25,6 +26,8 @@ __all__ = ["OpenCall", "ParkedCall", "Parking", "Spawn"]
 Spawn = Callable[[Callable[[], Awaitable[None]]], None]
 
 KEY_BYTES: Final = 16
+SHARE: Final = 4
+"""One client has a quarter of the room: the others' users are asked, too, whatever it does."""
 
 
 @define(eq=False)
@@ -71,6 +74,7 @@ class ParkedCall:
 @define(eq=False)
 class _Entry:
     call: OpenCall
+    client: Hashable
     at: float
     until: float
     taken: trio.Event = field(factory=trio.Event)
@@ -84,26 +88,39 @@ class Parking:
         self._expiry = expiry
         self._capacity = capacity
         self._entries: dict[str, _Entry] = {}
+        self._of: Counter[Hashable] = Counter()
 
-    @property
-    def full(self) -> bool:
-        """Whether as many calls wait as may."""
-        return len(self._entries) >= self._capacity
+    def refusal(self, client: Hashable) -> str | None:
+        """Why no further call of this client can wait; None when one can. A client that is None has all the room."""
+        if len(self._entries) >= self._capacity:
+            return "as many calls wait for their clients' answers as may"
+        if client is not None and self._of[client] >= max(1, self._capacity // SHARE):
+            return "as many calls of this client wait for its answers as may of one client"
+        return None
 
-    def park(self, call: OpenCall) -> str:
+    def park(self, call: OpenCall, client: Hashable) -> str:
         """Keep a call until its key is handed back; from now on nobody else is to leave its replies."""
         key = secrets.token_urlsafe(KEY_BYTES)
-        entry = self._entries[key] = _Entry(call, trio.current_time(), call.asked_since() + self._expiry)
+        entry = self._entries[key] = _Entry(call, client, trio.current_time(), call.asked_since() + self._expiry)
+        self._of[client] += 1
         self._spawn(partial(self._keep, key, entry))
         return key
 
     def take(self, key: str) -> OpenCall | None:
         """Give a call back to the request that goes on with it. None when it was taken already, or is gone."""
-        entry = self._entries.pop(key, None)
+        entry = self._pop(key)
         if entry is None:
             return None
         entry.taken.set()
         return entry.call
+
+    def _pop(self, key: str) -> _Entry | None:
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self._of[entry.client] -= 1
+            if not self._of[entry.client]:
+                del self._of[entry.client]
+        return entry
 
     def __iter__(self) -> Iterator[ParkedCall]:
         now = trio.current_time()
@@ -122,7 +139,7 @@ class Parking:
             with trio.move_on_at(entry.until):
                 await entry.taken.wait()
         finally:
-            if self._entries.pop(key, None) is not None:
+            if self._pop(key) is not None:
                 said = (
                     f"the client did not come back with its answers within {self._expiry:g} s; the call was cancelled"
                 )

@@ -172,8 +172,10 @@ async def _ignore(context: object, method: str, params: object) -> None:
 
 
 @asynccontextmanager
-async def modern(front: Front, answers: Answers = nobody, **facts: Any) -> AsyncIterator[ModernClient]:
-    """A modern client of a runtime (in memory), of a URL (plain httpx) or of a program (stdio)."""
+async def modern(
+    front: Front, answers: Answers = nobody, *, address: str | None = None, **facts: Any
+) -> AsyncIterator[ModernClient]:
+    """A modern client of a runtime (in memory), of a URL (plain httpx, from `address`) or of a program (stdio)."""
     async with trio.open_nursery() as nursery:
         if isinstance(front, Runtime):
             near, far = create_direct_dispatcher_pair()
@@ -182,7 +184,8 @@ async def modern(front: Front, answers: Answers = nobody, **facts: Any) -> Async
             await nursery.start(near.run, _refuse, _ignore, client.hear)
             yield client
         elif isinstance(front, str):
-            async with httpx.AsyncClient(timeout=30) as web:
+            transport = httpx.AsyncHTTPTransport(local_address=address)
+            async with httpx.AsyncClient(timeout=30, transport=transport) as web:
                 wire = HTTPWire(front, web)
                 client = ModernClient(wire.send, answers, **facts)
                 wire.hear = client.hear

@@ -45,7 +45,8 @@ async def front(kind: str, urls: Mapping[str, str]) -> AsyncIterator[Any]:
     if kind == "stdio":
         yield StdioServerParameters(command=sys.executable, args=["-c", PROGRAM, urls["legacy"]])
     else:
-        settings = RuntimeSettings(parked=2, deadlines=CallDeadlines(question=EXPIRY))
+        settings = RuntimeSettings(parked=8, deadlines=CallDeadlines(question=EXPIRY))
+        # One client has a quarter of the room.
         async with mounted("http", "legacy", urls, settings) as runtime, runtime.serve_http(port=0) as url:
             yield url
 
@@ -90,3 +91,21 @@ async def test_a_client_that_cannot_answer_is_told_so_at_once(kind: str, urls: M
             with pytest.raises(MCPError, match="did not declare elicitation") as caught:
                 await client.begin("ask", id=fresh(), rounds=[[ONE]], strict=True)
             assert caught.value.code == -32021
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs two addresses of one machine")
+async def test_one_client_has_a_quarter_of_the_room_for_parked_calls_and_the_others_have_theirs(
+    urls: Mapping[str, str],
+) -> None:
+    with trio.fail_after(PATIENCE):
+        async with front("http", urls) as url, modern(url) as greedy, modern(url, address="127.0.0.2") as other:
+            calls: list[dict[str, Any]] = [{"id": fresh(), "rounds": [[ONE]]} for _ in range(2)]
+            asked = [await greedy.begin("ask", **call) for call in calls]
+            [[answer]] = (await greedy.begin("ask", id=fresh(), rounds=[[ONE]]))["structuredContent"]["answers"]
+            assert answer["error"]["code"] == Overloaded.code
+            assert (
+                "as many calls of this client wait for its answers as may of one client" in answer["error"]["message"]
+            )
+            assert (await other.begin("ask", id=fresh(), rounds=[[ONE]]))["resultType"] == "input_required"
+            await greedy.retry(asked[0], "ask", {"q1": YES}, **calls[0])
+            assert (await greedy.begin("ask", id=fresh(), rounds=[[ONE]]))["resultType"] == "input_required"
