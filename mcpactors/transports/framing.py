@@ -115,7 +115,7 @@ WHY: Final[Mapping[Skip, str]] = {
     "repeated_key": "its envelope has a key twice",
     "not_a_number": "a number in it is none (NaN, Infinity), or larger than any (1e400)",
     "ambiguous": "it is a request and a response at once, or a request whose id is neither a string nor an integer",
-    "long_id": "its id is longer than 1 KiB",
+    "long_id": "its id is too long",
     "duplicate_reply": "the request has been answered before",
     "late_reply": "the request had been given up",
     "unknown_reply": "no request has its id",

@@ -13,20 +13,20 @@ from attrs import frozen
 from mcp_types import INVALID_REQUEST, PARSE_ERROR
 from pydantic_core import from_json, to_json
 
+from mcpactors.runtime.policy import DEFAULT_CLIENTS, ClientLimits
 from mcpactors.transports.framing import salvage_id, too_deep, too_many
 from mcpactors.transports.strict import Fault, fault, long_id
 
 __all__ = ["BODY_LIMIT", "PARTS", "BadBody", "error_body", "read_body"]
 
-BODY_LIMIT: Final = 4 * 1024 * 1024
-DEPTH: Final = 128
+BODY_LIMIT: Final = DEFAULT_CLIENTS.body
 PARTS: Final = 100_000
 """Of what a client says, whichever transport it comes by, as `too_many` counts them."""
 _WHY: Final[Mapping[Fault, tuple[int, str]]] = {
     "repeated_key": (INVALID_REQUEST, "the message has a key twice"),
     "not_a_number": (PARSE_ERROR, "the message has a number that no double can hold"),
     "ambiguous": (INVALID_REQUEST, "the message is neither a request nor a notification nor a response"),
-    "long_id": (INVALID_REQUEST, "the id is longer than 1024 bytes"),
+    "long_id": (INVALID_REQUEST, "the id is longer than {} bytes"),
 }
 
 
@@ -39,7 +39,7 @@ class BadBody(Exception):
     id: int | str | None = None
 
 
-def read_body(body: bytes) -> Any:
+def read_body(body: bytes, limits: ClientLimits = DEFAULT_CLIENTS) -> Any:
     """The JSON value that a body is; what it has to be, the SDK says.
 
     Raises:
@@ -47,8 +47,9 @@ def read_body(body: bytes) -> Any:
     """
     if too_many(body, PARTS):
         raise BadBody(PARSE_ERROR, f"Parse error: JSON of more than {PARTS} parts", salvage_id(body, "request"))
-    if too_deep(body, DEPTH):
-        raise BadBody(PARSE_ERROR, f"Parse error: JSON that nests deeper than {DEPTH}", salvage_id(body, "request"))
+    if too_deep(body, limits.depth):
+        said = f"Parse error: JSON that nests deeper than {limits.depth}"
+        raise BadBody(PARSE_ERROR, said, salvage_id(body, "request"))
     try:
         said = from_json(body, allow_inf_nan=False)
     except ValueError as error:
@@ -56,10 +57,11 @@ def read_body(body: bytes) -> Any:
     if isinstance(said, dict):
         identity: Any = said.get("id")
         known = isinstance(identity, int | str) and not isinstance(identity, bool)
-        wrong = "long_id" if known and long_id(identity) else fault(body)
+        wrong = "long_id" if known and long_id(identity, limits.id) else fault(body)
         if wrong is not None:
             code, message = _WHY[wrong]
-            raise BadBody(code, message, identity if known and wrong not in ("long_id", "repeated_key") else None)
+            named = known and wrong not in ("long_id", "repeated_key")
+            raise BadBody(code, message.format(limits.id), identity if named else None)
     return said
 
 

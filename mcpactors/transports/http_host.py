@@ -24,6 +24,7 @@ try:
 except ImportError:  # Windows counts no descriptors
     resource = None  # type: ignore[assignment,unused-ignore]
 
+from mcpactors.runtime.policy import DEFAULT_CLIENTS
 from mcpactors.transports.http_exchange import UPGRADE, ASGIApp, Exchange, Scope, plain_response
 from mcpactors.transports.http_parse import Head, ParseLimits, Refused, RequestReader
 from mcpactors.transports.http_wire import ClientGone, Wire
@@ -45,7 +46,7 @@ class HostLimits:
     """Times in seconds. What a client is late with is found within a second (`LOOK`) of these."""
 
     parse: ParseLimits = ParseLimits()
-    head_timeout: float = 10.0
+    head_timeout: float = DEFAULT_CLIENTS.head_timeout
     """From the first byte of a request (of a connection's first one: from its beginning) to the end of its head."""
     body_timeout: float = 10.0
     """That the application may wait for a body in all, and a second more for each 8 KiB that came."""

@@ -15,6 +15,8 @@ from urllib.parse import unquote
 from attrs import define, field, frozen
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
+from mcpactors.runtime.policy import DEFAULT_CLIENTS
+
 __all__ = ["Head", "ParseLimits", "Refused", "RequestReader"]
 
 _KIB: Final = 1024
@@ -46,7 +48,7 @@ class ParseLimits:
     head: int = 64 * _KIB
     """Start line and header fields: 431 above."""
     fields: int = 100
-    body: int = 4 * _KIB * _KIB
+    body: int = DEFAULT_CLIENTS.body
     """413 above, before anything is read where the length is declared."""
 
 

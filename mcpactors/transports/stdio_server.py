@@ -9,22 +9,26 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any
 
 import trio
 from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
 
+from mcpactors.runtime.policy import DEFAULT_CLIENTS, ClientLimits
 from mcpactors.transports.duplex import serve_duplex
 from mcpactors.transports.http_body import PARTS
 from mcpactors.transports.stdio_streams import StdioLimits
 
 __all__ = ["serve_stdio"]
 
-LIMITS: Final = StdioLimits(parts=PARTS, endless=256 * 1024 * 1024)
 
-
-async def serve_stdio(server: Server[Any], stopping: trio.Event | None = None, drain: float = 30.0) -> None:
+async def serve_stdio(
+    server: Server[Any],
+    stopping: trio.Event | None = None,
+    drain: float = 30.0,
+    clients: ClientLimits = DEFAULT_CLIENTS,
+) -> None:
     """Serve until the client closes our stdin, or until `stopping` is set.
 
     Then nothing new is begun, and what the client has asked has `drain` seconds to be answered.
@@ -33,9 +37,10 @@ async def serve_stdio(server: Server[Any], stopping: trio.Event | None = None, d
         async with stdio_server() as (read, write):
             await server.run(read, write, server.create_initialization_options())
         return
+    limits = StdioLimits(line=clients.line, depth=clients.depth, id=clients.id, parts=PARTS, endless=16 * clients.line)
     with _own_descriptors() as (stdin, stdout):
         incoming, outgoing = trio.lowlevel.FdStream(os.dup(stdin)), trio.lowlevel.FdStream(os.dup(stdout))
-        await serve_duplex(server, incoming, outgoing, LIMITS, stopping, drain)
+        await serve_duplex(server, incoming, outgoing, limits, stopping, drain)
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from mcp_types.jsonrpc import (
 )
 from pydantic import ValidationError
 
+from mcpactors.runtime.policy import DEFAULT_BACKEND, BackendLimits
 from mcpactors.transports.flood import DROPPED, FEW, LOGS_KEPT, SAID, SKIPPED, Allowance, cost, thinned
 from mcpactors.transports.framing import BOM, WHY, LineFramer, LongLine, Skip, misshapen, salvage_id, why_not_json
 from mcpactors.transports.owed import Owed, refusal
@@ -50,11 +51,12 @@ _NO_REQUEST: Final = ("not_jsonrpc", "repeated_key", "ambiguous", "long_id")
 class StdioLimits:
     """Sizes in bytes, times in seconds. The four times together bound how long leaving `stdio_client` takes."""
 
-    line: int = 16 * _MIB
+    line: int = DEFAULT_BACKEND.message
     """A longer line is dropped while it is read."""
     endless: int = 64 * _MIB
     """So much dropped of one line, and still no newline: the child is given up."""
-    depth: int = 128
+    depth: int = DEFAULT_BACKEND.depth
+    id: int = DEFAULT_BACKEND.id
     parts: int = 250_000
     """Of one line, as `too_many` counts them."""
     outgoing: int = _MIB
@@ -64,12 +66,24 @@ class StdioLimits:
     request_bytes: int = 16 * _MIB
     last_words: float = 0.1
     """How long is read on after stdin broke; and stderr, after the child went."""
-    exit_grace: float = 1.0
+    exit_grace: float = DEFAULT_BACKEND.exit_grace
     """From the closing of stdin to SIGTERM."""
-    term_grace: float = 2.0
+    term_grace: float = DEFAULT_BACKEND.term_grace
     """From SIGTERM to SIGKILL."""
     kill_grace: float = 0.4
     """From SIGKILL to giving the process up as unkillable."""
+
+    @classmethod
+    def of(cls, taken: BackendLimits) -> Self:
+        """Those of a backend of which so much is taken."""
+        return cls(
+            line=taken.message,
+            endless=4 * taken.message,
+            depth=taken.depth,
+            id=taken.id,
+            exit_grace=taken.exit_grace,
+            term_grace=taken.term_grace,
+        )
 
 
 @frozen
@@ -336,7 +350,7 @@ class StdioReader:
         if isinstance(message, JSONRPCNotification):
             owed.cancelled(message)
         elif isinstance(message, JSONRPCRequest):
-            if long_id(message.id):
+            if long_id(message.id, self.limits.id):
                 self._complain("long_id", None)
                 return None
             if (refused := owed.asked(message.id, size)) is not None:
@@ -370,7 +384,9 @@ class StdioReader:
             self.writer.offer(JSONRPCError(jsonrpc="2.0", id=request, error=said))
 
     def _why(self, kind: Skip) -> str:
-        limit = {"too_deep": self.limits.depth, "too_many": self.limits.parts, "too_long": self.limits.line}.get(kind)
+        limits = self.limits
+        known: dict[Skip, int] = {"too_deep": limits.depth, "too_many": limits.parts, "too_long": limits.line}
+        limit = (known | {"long_id": limits.id}).get(kind)
         return WHY[kind] if limit is None else f"{WHY[kind]} (the limit is {limit})"
 
     def _skip(self, kind: Skip) -> None:

@@ -11,12 +11,11 @@ import re
 from math import isinf
 from typing import Any, Final, Literal, NoReturn
 
+from mcpactors.runtime.policy import DEFAULT_BACKEND
+
 __all__ = ["Fault", "fault", "long_id"]
 
 Fault = Literal["repeated_key", "not_a_number", "ambiguous", "long_id"]
-
-MAX_ID: Final = 1024
-"""Bytes of an id."""
 
 _KEY: Final = re.compile(rb'"(?:jsonrpc|id|method|params|result|error)"')
 _PLAIN: Final = frozenset(
@@ -67,9 +66,9 @@ def fault(line: bytes) -> Fault | None:
     return None
 
 
-def long_id(identity: int | str) -> bool:
-    """Whether it is longer than an id may be; it is kept, and written again, for as long as its request runs."""
-    return len(identity.encode()) > MAX_ID if isinstance(identity, str) else identity.bit_length() > 8 * MAX_ID // 3
+def long_id(identity: int | str, most: int = DEFAULT_BACKEND.id) -> bool:
+    """Whether it has more than `most` bytes; it is kept, and written again, for as long as its request runs."""
+    return len(identity.encode()) > most if isinstance(identity, str) else identity.bit_length() > 8 * most // 3
 
 
 def _suspicious(line: bytes) -> bool:

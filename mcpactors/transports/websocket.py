@@ -25,6 +25,8 @@ from wsproto.events import CloseConnection, Event, Ping, TextMessage
 from wsproto.extensions import Extension
 from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
 
+from mcpactors.runtime.policy import DEFAULT_CLIENTS
+
 __all__ = ["MCP", "Ending", "Incoming", "Outgoing", "WebSocket", "WebSocketLimits"]
 
 logger = logging.getLogger("mcpactors.websocket")
@@ -50,7 +52,7 @@ _TAKES: Final = {
 class WebSocketLimits:
     """Sizes in bytes, times in seconds."""
 
-    message: int = 4 * _KIB * _KIB
+    message: int = DEFAULT_CLIENTS.body
     """Of what comes in: 1009 above, as soon as the header of a frame says so."""
     fragments: int = 16 * _KIB
     """That a message may be in: 1008 above."""

@@ -21,6 +21,7 @@ from starlette.requests import Request
 from wsproto.connection import ConnectionType
 from wsproto.utilities import generate_accept_token
 
+from mcpactors.runtime.policy import DEFAULT_CLIENTS, ClientLimits
 from mcpactors.transports.duplex import serve_duplex
 from mcpactors.transports.http_body import PARTS
 from mcpactors.transports.http_exchange import STOPPING, UPGRADE, Scope, Send
@@ -52,7 +53,12 @@ def wants_websocket(scope: Scope) -> bool:
 
 
 async def serve_websocket(
-    server: Server[Any], scope: Scope, send: Send, limits: WebSocketLimits, drain: float = 30.0
+    server: Server[Any],
+    scope: Scope,
+    send: Send,
+    limits: WebSocketLimits,
+    drain: float = 30.0,
+    clients: ClientLimits = DEFAULT_CLIENTS,
 ) -> None:
     """Answer a handshake, and serve the client until it leaves, or `STOPPING` of the scope's state is set.
 
@@ -70,7 +76,9 @@ async def serve_websocket(
         return GOING_AWAY if stopping is not None and stopping.is_set() else (1000, "")
 
     socket = WebSocket(stream, ConnectionType.SERVER, limits, ahead, parting)
-    lines = StdioLimits(line=limits.message, parts=PARTS, request_bytes=4 * limits.message)
+    lines = StdioLimits(
+        line=limits.message, depth=clients.depth, id=clients.id, parts=PARTS, request_bytes=4 * limits.message
+    )
     metadata = ServerMessageMetadata(request_context=Request(dict(scope)))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(socket.tend)
