@@ -16,6 +16,7 @@ import trio
 from mcp.server.lowlevel import Server
 from starlette.routing import Match, Route
 
+from mcpactors.transports.http_cors import shared_with_pages
 from mcpactors.transports.http_exchange import STOPPING, ASGIApp, Receive, Scope, Send
 from mcpactors.transports.http_guard import Names, names_of, refusal
 from mcpactors.transports.http_host import HostLimits, serve
@@ -56,7 +57,7 @@ async def serve_http(
     """
     manager = Sessions(server)
     names = names_of(None if uds is not None else host, tuple(allowed_hosts), tuple(allowed_origins))
-    app = _app(manager, path, routes, SSEFront(server, drain=limits.drain))
+    app = _app(manager, path, routes, SSEFront(server, drain=limits.drain), names)
     if websocket:
         app = _with_websocket(server, path, limits.drain, app)
     app = _guarded(names, app)
@@ -81,14 +82,16 @@ def _is_endpoint(scope: Scope, path: str) -> bool:
     return found == path or found.rstrip("/") == path
 
 
-def _app(manager: Sessions, path: str, routes: Callable[[], Iterable[Route]], sse: SSEFront) -> ASGIApp:
+def _app(manager: Sessions, path: str, routes: Callable[[], Iterable[Route]], sse: SSEFront, names: Names) -> ASGIApp:
+    endpoint, old = shared_with_pages(names, manager.handle_request), shared_with_pages(names, sse)
+
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if _is_endpoint(scope, path):
-            await manager.handle_request(scope, receive, send)
+            await endpoint(scope, receive, send)
         elif await _beside(routes(), scope, receive, send):
             return
         elif sse.is_for(scope):
-            await sse(scope, receive, send)
+            await old(scope, receive, send)
         else:
             await _say(send, 404, f"nothing is served here; the MCP endpoint is {path}")
 

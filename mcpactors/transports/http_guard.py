@@ -16,7 +16,7 @@ from attrs import frozen
 
 from mcpactors.errors import ConfigError
 
-__all__ = ["ANY_ADDRESS", "LOOPBACK", "Names", "names_of", "refusal"]
+__all__ = ["ANY_ADDRESS", "LOOPBACK", "Names", "names_of", "page_named", "refusal"]
 
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 ANY_ADDRESS: Final = ("0.0.0.0", "::")
@@ -68,6 +68,14 @@ def refusal(names: Names, fields: Iterable[tuple[bytes, bytes]]) -> Refusal | No
         elif name.startswith(b"mcp-") and not value.isascii():  # the SDK's decoder raises at some of these
             return 400, f"{name.decode('latin-1')} has to be ASCII; other text goes as =?base64?...?="
     return _judged(names, host, b", ".join(origins))
+
+
+def page_named(names: Names, fields: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+    """The Origin of the page that asks, as it came, where it is among those that an operator has allowed by name."""
+    found = [value for name, value in fields if name == b"origin"]
+    if len(found) != 1 or not found[0].isascii():
+        return None
+    return found[0] if names.origins is None or _origin(found[0].decode()) in names.origins else None
 
 
 @lru_cache(maxsize=256)
