@@ -12,10 +12,10 @@ from mcpactors.errors import BackendStartError, ConfigError, MCPActorsError, Mir
 from mcpactors.host import Runtime, load_snapshot, open_runtime, save_snapshot
 from mcpactors.mirrored import LocalCopy, Mirrored
 from mcpactors.mounts import CatalogDiff, MountHandle
+from mcpactors.runtime.naming import add_resource_prefix, has_resource_prefix, remove_resource_prefix
 from mcpactors.runtime.policy import Forwarding, PoolLimits
 from mcpactors.runtime.reply import CallDeadlines
 from mcpactors.runtime.restart import RestartLimit, RestartPolicy
-from mcpactors.runtime.routing import add_resource_prefix, has_resource_prefix, remove_resource_prefix
 from mcpactors.runtime.supervisor import ActorInfo
 from mcpactors.runtime.visibility import ToolOverride
 from mcpactors.server import Server, create_proxy, session_state

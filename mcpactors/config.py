@@ -32,9 +32,9 @@ from cattrs.gen import make_dict_structure_fn
 
 from mcpactors.errors import ConfigError, NamespaceError
 from mcpactors.runtime.definitions import ChangePolicy
+from mcpactors.runtime.naming import NAMESPACE_LENGTH, validate_namespace
 from mcpactors.runtime.policy import DEFAULT_LIMITS, FORWARD_ALL, Era, Forwarding, PoolLimits, Sessions
 from mcpactors.runtime.restart import RestartPolicy
-from mcpactors.runtime.routing import NAMESPACE_LENGTH, validate_namespace
 
 __all__ = [
     "HTTPServer",

@@ -28,7 +28,8 @@ from mcpactors.mounts import Catalog, CatalogDiff, MountHandle, below, make_hand
 from mcpactors.runtime.actor import ActorRef
 from mcpactors.runtime.clients import Clients
 from mcpactors.runtime.definitions import ChangePolicy
-from mcpactors.runtime.routing import KINDS, Conflict, Mount, UriFormat, tell_conflicts
+from mcpactors.runtime.naming import KINDS, UriFormat
+from mcpactors.runtime.routing import Conflict, Mount, tell_conflicts
 from mcpactors.runtime.supervisor import ActorInfo
 from mcpactors.runtime.visibility import ToolOverride
 from mcpactors.runtime.watchdog import Watchdog, watchdog

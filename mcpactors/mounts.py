@@ -14,7 +14,8 @@ from attrs import define, evolve, field, frozen
 
 from mcpactors.errors import MountCycle, MountError
 from mcpactors.runtime.definitions import ChangePolicy, ToolChange, check_policy
-from mcpactors.runtime.routing import Kind, Listing, UriFormat, validate_name, validate_namespace
+from mcpactors.runtime.naming import Kind, UriFormat, validate_name, validate_namespace
+from mcpactors.runtime.routing import Listing
 from mcpactors.runtime.supervisor import ActorInfo, ChildState
 from mcpactors.runtime.visibility import SHOW_ALL, ToolOverride, Visibility
 

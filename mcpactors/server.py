@@ -34,7 +34,7 @@ from mcpactors.isolation import placed
 from mcpactors.mirrored import Copies, LocalCopy, Mirrored, find_mirrored, refuse_mirrored
 from mcpactors.mounts import CatalogDiff, MountHandle, Mounts, make_handle, refuse_cycle
 from mcpactors.runtime.definitions import ChangePolicy
-from mcpactors.runtime.routing import Kind, shape_of, validate_name
+from mcpactors.runtime.naming import Kind, shape_of, validate_name
 from mcpactors.runtime.threads import in_thread
 from mcpactors.runtime.visibility import SHOW_ALL, TAGS_KEY, Rule, ToolOverride, Visibility
 from mcpactors.targets import Policy, ProxyServer, called, check_target, describe

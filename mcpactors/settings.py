@@ -9,9 +9,10 @@ from attrs import field, frozen
 
 from mcpactors.runtime.definitions import ChangePolicy
 from mcpactors.runtime.hops import HOP_LIMIT
+from mcpactors.runtime.naming import UriFormat
 from mcpactors.runtime.reply import CallDeadlines
 from mcpactors.runtime.restart import RestartLimit, RestartPolicy
-from mcpactors.runtime.routing import ConflictPolicy, UriFormat
+from mcpactors.runtime.routing import ConflictPolicy
 
 __all__ = ["RuntimeSettings"]
 

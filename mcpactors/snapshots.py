@@ -11,7 +11,8 @@ from pathlib import Path
 
 from mcpactors.errors import ConfigError, MountError
 from mcpactors.mounts import CatalogDiff, MountHandle
-from mcpactors.runtime.routing import KEYS, KINDS, Kind, Listing
+from mcpactors.runtime.naming import KEYS, KINDS, Kind
+from mcpactors.runtime.routing import Listing
 
 __all__ = ["difference", "load_snapshot", "save_snapshot"]
 

@@ -12,18 +12,8 @@ from typing import Any
 from attrs import frozen
 from hypothesis import strategies as st
 
-from mcpactors.runtime.routing import (
-    KEYS,
-    ConflictPolicy,
-    Kind,
-    KindTable,
-    Listing,
-    Mount,
-    Namespace,
-    Place,
-    RoutingTable,
-    UriFormat,
-)
+from mcpactors.runtime.naming import KEYS, Kind, Namespace, UriFormat
+from mcpactors.runtime.routing import ConflictPolicy, KindTable, Listing, Mount, Place, RoutingTable
 from mcpactors.testing import strategies as testing
 from mcpactors.testing.strategies import HEADS, HOSTILE, LITERALS, PARTS, SHORT
 

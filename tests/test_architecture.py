@@ -55,7 +55,7 @@ KNOW_HOST = {"cli", "serving", "child", "client", "__init__", "__main__", "testi
 
 # Of the world outside: what a file must not import, itself or through another module of ours.
 PURE = {"config.py", "errors.py"} | {
-    f"runtime/{name}.py" for name in ("routing", "visibility", "methods", "listing", "restart", "poison")
+    f"runtime/{name}.py" for name in ("naming", "routing", "visibility", "methods", "listing", "restart", "poison")
 }
 NOT_PURE = {"trio", "anyio", "mcp", "mcp_types"}
 MCP = {"mcp", "mcp_types"}

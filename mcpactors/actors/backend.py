@@ -14,6 +14,7 @@ from attrs import field, frozen
 
 from mcpactors.errors import QuestionRefused
 from mcpactors.runtime.circles import gateways_of
+from mcpactors.runtime.naming import Kind
 from mcpactors.runtime.policy import (
     DEFAULT_BACKEND,
     DEFAULT_LIMITS,
@@ -24,7 +25,6 @@ from mcpactors.runtime.policy import (
     Sessions,
 )
 from mcpactors.runtime.reply import Failure, Outcome
-from mcpactors.runtime.routing import Kind
 
 __all__ = ["OURS", "OUR_INFO", "Backend", "Connect", "Introduction", "RootsChanged", "SessionEnded", "mapping"]
 

@@ -49,8 +49,9 @@ from mcpactors.errors import NotFound
 from mcpactors.runtime.actor import Actor, Caller, Request, relay
 from mcpactors.runtime.hops import hops_of, passed
 from mcpactors.runtime.methods import CATALOG, NAMED, readdressed
+from mcpactors.runtime.naming import Kind, unknown
 from mcpactors.runtime.reply import CLOSE_STREAM, PROGRESS, Failure, Outcome, ReplyChannel, Result
-from mcpactors.runtime.routing import Kind, Listing, unknown
+from mcpactors.runtime.routing import Listing
 from mcpactors.runtime.threads import ThreadLimit, thread_limit
 
 __all__ = ["LocalActor", "LocalServer"]

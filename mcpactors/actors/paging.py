@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from mcpactors.errors import BackendStartError
 from mcpactors.runtime.methods import FIELDS, LISTS
-from mcpactors.runtime.routing import KEYS, Kind
+from mcpactors.runtime.naming import KEYS, Kind
 
 __all__ = ["CHANGES", "METHODS", "UPDATED", "read_all"]
 

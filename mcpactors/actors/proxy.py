@@ -27,8 +27,9 @@ from mcpactors.errors import CONNECTION_CLOSED, OVERLOADED, UNAVAILABLE, Backend
 from mcpactors.runtime.actor import Actor, Request
 from mcpactors.runtime.circles import ASKING
 from mcpactors.runtime.methods import CATALOG, NAMED
+from mcpactors.runtime.naming import Kind, unknown
 from mcpactors.runtime.reply import Outcome, ReplyChannel, Result
-from mcpactors.runtime.routing import Kind, Listing, unknown
+from mcpactors.runtime.routing import Listing
 from mcpactors.runtime.visibility import with_tags
 
 __all__ = ["Backend", "Connect", "ProxyActor"]

@@ -25,25 +25,19 @@ from mcpactors.runtime.actor import Actor, ActorRef, Envelope, Forwarded, Mailbo
 from mcpactors.runtime.circles import asked_for_gateways, with_gateways
 from mcpactors.runtime.listing import page_of
 from mcpactors.runtime.methods import CATALOG, FIELDS, LISTS, Address, address_of, readdressed
+from mcpactors.runtime.naming import KINDS, NAME_LENGTH, WORDS, Kind, Namespace, UriFormat, unknown
 from mcpactors.runtime.remarks import remarks
 from mcpactors.runtime.reply import CallDeadlines, Failure, Outcome, ReplyChannel, Result
 from mcpactors.runtime.routing import (
-    KINDS,
-    NAME_LENGTH,
-    WORDS,
     Change,
     ConflictPolicy,
-    Kind,
     KindTable,
     ListChanged,
     Listing,
     Mount,
-    Namespace,
     ResourceUpdated,
     Route,
     RoutingTable,
-    UriFormat,
-    unknown,
 )
 
 logger = logging.getLogger("mcpactors")

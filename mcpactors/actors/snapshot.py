@@ -13,8 +13,9 @@ from mcpactors.actors.uris import matches
 from mcpactors.errors import MethodNotFound
 from mcpactors.runtime.actor import Actor, ActorRef, Envelope, Mailbox, Request
 from mcpactors.runtime.methods import CATALOG, address_of
+from mcpactors.runtime.naming import KEYS, Kind, unknown
 from mcpactors.runtime.reply import Outcome, ReplyChannel, Result
-from mcpactors.runtime.routing import KEYS, Kind, Listing, unknown
+from mcpactors.runtime.routing import Listing
 
 __all__ = ["SnapshotActor", "SnapshotRef"]
 

@@ -18,7 +18,7 @@ from typing import Any
 from attrs import frozen
 
 from mcpactors.errors import InvalidParams
-from mcpactors.runtime.routing import Kind
+from mcpactors.runtime.naming import Kind
 
 __all__ = ["Cursor", "Page", "page_of"]
 

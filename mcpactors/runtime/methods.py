@@ -13,7 +13,7 @@ from typing import Any, Final
 from attrs import frozen
 
 from mcpactors.errors import INVALID_PARAMS, InvalidParams
-from mcpactors.runtime.routing import Kind, Namespace
+from mcpactors.runtime.naming import Kind, Namespace
 
 __all__ = [
     "CATALOG",

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from mcpactors.runtime.routing import NAME_LENGTH, WORDS, KindTable, shape_of
+from mcpactors.runtime.naming import NAME_LENGTH, WORDS, shape_of
+from mcpactors.runtime.routing import KindTable
 
 __all__ = ["remarks"]
 

@@ -22,8 +22,8 @@ from attrs import define, field, frozen
 
 from mcpactors.errors import CallTimeout, MCPActorsError, QuestionRefused
 from mcpactors.runtime.checks import number
+from mcpactors.runtime.naming import Namespace
 from mcpactors.runtime.policy import DEFAULT_CALLS, CallLimits
-from mcpactors.runtime.routing import Namespace
 
 __all__ = ["CallDeadlines", "Failure", "Notice", "Outcome", "Question", "Replies", "ReplyChannel", "Result"]
 

@@ -12,7 +12,7 @@ from attrs import define, field, frozen
 
 from mcpactors.host import Runtime
 from mcpactors.mounts import MountHandle, below, make_handle
-from mcpactors.runtime.routing import Kind
+from mcpactors.runtime.naming import Kind
 from mcpactors.runtime.visibility import Rule
 from mcpactors.server import Server
 from mcpactors.testing.servers import Offer, add_offer, remove_offer, show

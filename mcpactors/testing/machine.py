@@ -21,7 +21,7 @@ from mcp_types import PromptReference, ResourceTemplateReference, Tool
 
 from mcpactors.errors import MountCycle
 from mcpactors.host import Runtime, open_runtime
-from mcpactors.runtime.routing import KEYS, Kind, UriFormat
+from mcpactors.runtime.naming import KEYS, Kind, UriFormat
 from mcpactors.runtime.visibility import tags_of
 from mcpactors.server import Server
 from mcpactors.settings import RuntimeSettings

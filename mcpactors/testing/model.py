@@ -1,8 +1,8 @@
 """What must be listed, and whom a call must reach: a model of a composition in lists and loops.
 
-Rule: plain and slow, and written apart from the runtime: it shares no line with routing.py or visibility.py, keeps no
-table, and looks through the whole tree again for every question. Where both agree on all that Hypothesis can think
-of, neither has the other's mistakes.
+Rule: plain and slow, and written apart from the runtime: it shares no line with naming.py, routing.py or
+visibility.py, keeps no table, and looks through the whole tree again for every question. Where both agree on all that
+Hypothesis can think of, neither has the other's mistakes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from attrs import define, evolve, field, frozen
 from mcp.shared.uri_template import InvalidUriTemplate, UriTemplate
 
-from mcpactors.runtime.routing import Kind
+from mcpactors.runtime.naming import Kind
 from mcpactors.runtime.visibility import Rule
 from mcpactors.testing.changes import (
     Add,

@@ -23,7 +23,7 @@ from mcp_types import (
     TextContent,
 )
 
-from mcpactors.runtime.routing import Kind
+from mcpactors.runtime.naming import Kind
 from mcpactors.runtime.visibility import Rule
 from mcpactors.server import Server
 

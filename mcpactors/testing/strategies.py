@@ -14,7 +14,7 @@ from typing import Any
 from hypothesis import strategies as st
 from mcp.shared.uri_template import InvalidUriTemplate, UriTemplate
 
-from mcpactors.runtime.routing import Kind, UriFormat
+from mcpactors.runtime.naming import Kind, UriFormat
 from mcpactors.runtime.visibility import Rule, Visibility
 from mcpactors.testing.changes import (
     Add,

@@ -10,7 +10,8 @@ from typing import Any, Final, Self
 
 import trio
 
-from mcpactors.runtime.routing import Change, Kind, ResourceUpdated
+from mcpactors.runtime.naming import Kind
+from mcpactors.runtime.routing import Change, ResourceUpdated
 
 __all__ = ["LISTS_TOLD", "Changes", "Listener", "Teller", "notification"]
 

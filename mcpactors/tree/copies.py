@@ -13,8 +13,9 @@ from mcpactors.actors.router import MISSING, RouterRef
 from mcpactors.errors import BackendStartError
 from mcpactors.runtime.actor import ActorRef, Request
 from mcpactors.runtime.methods import CATALOG
+from mcpactors.runtime.naming import Kind
 from mcpactors.runtime.reply import Failure
-from mcpactors.runtime.routing import Kind, Listing
+from mcpactors.runtime.routing import Listing
 
 __all__ = ["copied", "listed"]
 

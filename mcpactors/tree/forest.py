@@ -28,7 +28,8 @@ from mcpactors.mounts import Catalog, CatalogDiff, MountHandle, Mounts, below, m
 from mcpactors.runtime.actor import Actor, ActorRef, Mailbox
 from mcpactors.runtime.circles import refuse_own
 from mcpactors.runtime.definitions import ChangePolicy, ToolChange
-from mcpactors.runtime.routing import KINDS, Kind, Listing, Mount, Namespace, validate_namespace
+from mcpactors.runtime.naming import KINDS, Kind, Namespace, validate_namespace
+from mcpactors.runtime.routing import Listing, Mount
 from mcpactors.runtime.supervisor import ActorInfo, ChildSpec, ChildState, Supervisor
 from mcpactors.runtime.watchdog import Watchdog
 from mcpactors.server import Server

@@ -19,7 +19,7 @@ from mcpactors.backends import Open, connector
 from mcpactors.config import HTTPServer, StdioServer
 from mcpactors.runtime.actor import Actor
 from mcpactors.runtime.clients import Clients
-from mcpactors.runtime.routing import Kind
+from mcpactors.runtime.naming import Kind
 from mcpactors.runtime.threads import ThreadLimit
 from mcpactors.server import Copier, Server, bus_of, sync_handlers_in_threads
 from mcpactors.settings import RuntimeSettings

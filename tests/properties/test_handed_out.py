@@ -20,7 +20,7 @@ from mcp.client import Client
 from mcp.shared.uri_template import InvalidUriTemplate, UriTemplate
 
 from mcpactors import RuntimeSettings, open_runtime
-from mcpactors.runtime.routing import UriFormat
+from mcpactors.runtime.naming import UriFormat
 from mcpactors.testing import GuestRun, MountSpec, Offer, ServerSpec, Tree, trees
 
 BOTH_ERAS = pytest.mark.parametrize("mode", ["auto", "legacy"])

@@ -21,7 +21,8 @@ from mcp.shared.uri_template import InvalidUriTemplate, UriTemplate
 from mcpactors.actors.uris import matches
 from mcpactors.errors import NameConflict
 from mcpactors.runtime.methods import Address, address_of, outward_result, readdressed
-from mcpactors.runtime.routing import KEYS, ConflictPolicy, Kind, KindTable, Listing, Mount, Namespace, Route
+from mcpactors.runtime.naming import KEYS, Kind, Namespace
+from mcpactors.runtime.routing import ConflictPolicy, KindTable, Listing, Mount, Route
 from tests.strategies import (
     HEADS,
     HOSTILE,

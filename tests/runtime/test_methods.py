@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from mcpactors.errors import InvalidParams
 from mcpactors.runtime.methods import FIELDS, LISTS, NAMED, Address, address_of, fault_of, outward_result, readdressed
-from mcpactors.runtime.routing import KEYS, Namespace
+from mcpactors.runtime.naming import KEYS, Namespace
 from tests.strategies import json_values, names, uris
 
 METHODS = [*NAMED, "completion/complete"]

@@ -14,7 +14,7 @@ from mcp.client import Client
 
 from mcpactors import Server, open_runtime
 from mcpactors.errors import MountCycle
-from mcpactors.runtime.routing import KEYS, UriFormat, validate_namespace
+from mcpactors.runtime.naming import KEYS, UriFormat, validate_namespace
 from mcpactors.runtime.visibility import Rule, Visibility
 from mcpactors.testing import (
     Add,
