@@ -25,7 +25,8 @@ from mcp.server.lowlevel import Server as LowLevelServer
 
 from benchmarks.measure import Report, options, print_columns
 from mcpactors import RuntimeSettings, Server, open_runtime
-from mcpactors.runtime.actor import Actor, ActorRef, Mailbox
+from mcpactors.runtime.actor import Actor
+from mcpactors.runtime.mailbox import ActorRef, Mailbox
 from mcpactors.runtime.supervisor import ChildSpec, Supervisor
 
 ACTORS = 10_000

@@ -21,7 +21,8 @@ from mcp_types import CallToolResult, ListToolsResult, TextContent, Tool
 from benchmarks.measure import Case, Report, interleaved, options
 from mcpactors import open_runtime
 from mcpactors.actors.router import RouterActor, RouterRef
-from mcpactors.runtime.actor import Actor, ActorRef, Envelope, Mailbox, Request
+from mcpactors.runtime.actor import Actor
+from mcpactors.runtime.mailbox import ActorRef, Envelope, Mailbox, Request
 from mcpactors.runtime.reply import Outcome, Replies, ReplyChannel, Result
 from mcpactors.runtime.routing import Listing, Mount
 from mcpactors.runtime.supervisor import ChildSpec, Supervisor

@@ -25,9 +25,9 @@ from mcpactors.config import Isolation, MCPConfig, load_config
 from mcpactors.errors import BackendStartError, MCPActorsError, NameConflict, NamespaceError
 from mcpactors.isolation import placed
 from mcpactors.mounts import Catalog, CatalogDiff, MountHandle, below, make_handle
-from mcpactors.runtime.actor import ActorRef
 from mcpactors.runtime.clients import Clients
 from mcpactors.runtime.definitions import ChangePolicy
+from mcpactors.runtime.mailbox import ActorRef
 from mcpactors.runtime.naming import KINDS, UriFormat
 from mcpactors.runtime.routing import Conflict, Mount, tell_conflicts
 from mcpactors.runtime.supervisor import ActorInfo

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from attrs import define, field, frozen
 
-from mcpactors.runtime.actor import ActorRef, Envelope, Mailbox, Tally, witnesses
+from mcpactors.runtime.mailbox import ActorRef, Envelope, Mailbox, Tally, witnesses
 from tests.runtime.actors import imbalance
 
 

@@ -46,8 +46,9 @@ from pydantic import ValidationError
 from mcpactors.actors.paging import CHANGES, UPDATED, read_all
 from mcpactors.actors.rounds import INPUT_REQUIRED, answer_rounds
 from mcpactors.errors import NotFound
-from mcpactors.runtime.actor import Actor, Caller, Request, relay
+from mcpactors.runtime.actor import Actor, relay
 from mcpactors.runtime.hops import hops_of, passed
+from mcpactors.runtime.mailbox import Caller, Request
 from mcpactors.runtime.methods import CATALOG, NAMED, readdressed
 from mcpactors.runtime.naming import Kind, unknown
 from mcpactors.runtime.reply import CLOSE_STREAM, PROGRESS, Failure, Outcome, ReplyChannel, Result

@@ -17,7 +17,7 @@ import trio
 from mcpactors.actors.backend import OUR_INFO, OURS, Introduction
 from mcpactors.actors.session import BackendSession
 from mcpactors.errors import MailboxFull
-from mcpactors.runtime.actor import Caller
+from mcpactors.runtime.mailbox import Caller
 from mcpactors.runtime.policy import PoolLimits
 
 __all__ = ["SessionPool"]

@@ -24,8 +24,9 @@ from mcpactors.actors.pool import SessionPool
 from mcpactors.actors.session import BackendSession
 from mcpactors.actors.wire import envelope
 from mcpactors.errors import CONNECTION_CLOSED, OVERLOADED, UNAVAILABLE, BackendStartError, MCPActorsError
-from mcpactors.runtime.actor import Actor, Request
+from mcpactors.runtime.actor import Actor
 from mcpactors.runtime.circles import ASKING
+from mcpactors.runtime.mailbox import Request
 from mcpactors.runtime.methods import CATALOG, NAMED
 from mcpactors.runtime.naming import Kind, unknown
 from mcpactors.runtime.reply import Outcome, ReplyChannel, Result

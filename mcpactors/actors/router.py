@@ -21,9 +21,10 @@ from attrs import evolve
 
 from mcpactors.actors.uris import matches
 from mcpactors.errors import ActorUnavailable, MCPActorsError, MethodNotFound, NotFound
-from mcpactors.runtime.actor import Actor, ActorRef, Envelope, Forwarded, Mailbox, Request
+from mcpactors.runtime.actor import Actor, Forwarded
 from mcpactors.runtime.circles import asked_for_gateways, with_gateways
 from mcpactors.runtime.listing import page_of
+from mcpactors.runtime.mailbox import ActorRef, Envelope, Mailbox, Request
 from mcpactors.runtime.methods import CATALOG, FIELDS, LISTS, Address, address_of, readdressed
 from mcpactors.runtime.naming import KINDS, NAME_LENGTH, WORDS, Kind, Namespace, UriFormat, unknown
 from mcpactors.runtime.remarks import remarks

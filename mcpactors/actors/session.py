@@ -42,8 +42,9 @@ from mcpactors.errors import (
     QuestionRefused,
     SessionForgotten,
 )
-from mcpactors.runtime.actor import Caller, Request, part
+from mcpactors.runtime.actor import part
 from mcpactors.runtime.hops import HOPS, hops_of
+from mcpactors.runtime.mailbox import Caller, Request
 from mcpactors.runtime.methods import QUESTIONS, fault_of
 from mcpactors.runtime.policy import FORWARD_ALL, Era, OfEra
 from mcpactors.runtime.reply import PROGRESS, Failure, Outcome, ReplyChannel, Result

@@ -11,7 +11,8 @@ from contextlib import asynccontextmanager
 
 from mcpactors.actors.uris import matches
 from mcpactors.errors import MethodNotFound
-from mcpactors.runtime.actor import Actor, ActorRef, Envelope, Mailbox, Request
+from mcpactors.runtime.actor import Actor
+from mcpactors.runtime.mailbox import ActorRef, Envelope, Mailbox, Request
 from mcpactors.runtime.methods import CATALOG, address_of
 from mcpactors.runtime.naming import KEYS, Kind, unknown
 from mcpactors.runtime.reply import Outcome, ReplyChannel, Result

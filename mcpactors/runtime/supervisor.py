@@ -19,7 +19,8 @@ import trio
 from attrs import asdict, define, evolve, field, frozen
 
 from mcpactors.errors import ActorStopped, MCPActorsError
-from mcpactors.runtime.actor import Actor, ActorRef, Down, MailboxStatistics, part, run_actor
+from mcpactors.runtime.actor import Actor, part, run_actor
+from mcpactors.runtime.mailbox import ActorRef, Down, MailboxStatistics
 from mcpactors.runtime.poison import Suspects
 from mcpactors.runtime.restart import Record, RestartLimit, RestartPolicy, Spread, should_restart
 

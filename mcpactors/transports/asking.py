@@ -21,8 +21,8 @@ from mcp_types import URL_ELICITATION_REQUIRED
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from mcpactors.errors import CapabilityMissing, InvalidParams, Overloaded, QuestionRefused
-from mcpactors.runtime.actor import Caller
 from mcpactors.runtime.clients import ClientLine
+from mcpactors.runtime.mailbox import Caller
 from mcpactors.runtime.methods import capability_for, reworded_question
 from mcpactors.runtime.reply import CLOSE_STREAM, PROGRESS, Failure, Notice, Outcome, Question, Replies, Result
 from mcpactors.transports.parking import OpenCall

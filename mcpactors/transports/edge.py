@@ -45,10 +45,10 @@ from mcp_types.methods import CACHEABLE_METHODS, CLIENT_REQUESTS, INPUT_REQUIRED
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from mcpactors.errors import InvalidParams, MCPActorsError
-from mcpactors.runtime.actor import ActorRef, Caller, Envelope, Request
 from mcpactors.runtime.circles import asked_for_gateways, with_gateways
 from mcpactors.runtime.clients import ClientLine
 from mcpactors.runtime.hops import HOP_LIMIT, arrived
+from mcpactors.runtime.mailbox import ActorRef, Caller, Envelope, Request
 from mcpactors.runtime.methods import not_found_code, outward_error, outward_result
 from mcpactors.runtime.policy import DEFAULT_CALLS, DEFAULT_CLIENTS, CallLimits
 from mcpactors.runtime.reply import CallDeadlines, Failure, Replies, Result

@@ -18,7 +18,7 @@ import trio
 from attrs import define, field, frozen
 
 from mcpactors.errors import CallTimeout
-from mcpactors.runtime.actor import Request
+from mcpactors.runtime.mailbox import Request
 from mcpactors.runtime.reply import Failure, Question, Replies
 
 __all__ = ["OpenCall", "ParkedCall", "Parking", "Spawn"]

@@ -11,7 +11,7 @@ from attrs import evolve
 from mcpactors.actors.paging import METHODS
 from mcpactors.actors.router import MISSING, RouterRef
 from mcpactors.errors import BackendStartError
-from mcpactors.runtime.actor import ActorRef, Request
+from mcpactors.runtime.mailbox import ActorRef, Request
 from mcpactors.runtime.methods import CATALOG
 from mcpactors.runtime.naming import Kind
 from mcpactors.runtime.reply import Failure

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from mcpactors.mounts import MountHandle
-from mcpactors.runtime.actor import ActorRef
+from mcpactors.runtime.mailbox import ActorRef
 from mcpactors.server import Server
 from mcpactors.transports.edge import Face
 from mcpactors.tree.forest import Forest, LiveMount

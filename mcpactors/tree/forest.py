@@ -25,9 +25,10 @@ from mcpactors.actors.snapshot import SnapshotActor, SnapshotRef
 from mcpactors.config import HTTPServer, ModuleServer, ServerConfig, StdioServer
 from mcpactors.errors import BackendStartError, MailboxFull, MCPActorsError, MountCycle, MountError
 from mcpactors.mounts import Catalog, CatalogDiff, MountHandle, Mounts, below, make_handle
-from mcpactors.runtime.actor import Actor, ActorRef, Mailbox
+from mcpactors.runtime.actor import Actor
 from mcpactors.runtime.circles import refuse_own
 from mcpactors.runtime.definitions import ChangePolicy, ToolChange
+from mcpactors.runtime.mailbox import ActorRef, Mailbox
 from mcpactors.runtime.naming import KINDS, Kind, Namespace, validate_namespace
 from mcpactors.runtime.routing import Listing, Mount
 from mcpactors.runtime.supervisor import ActorInfo, ChildSpec, ChildState, Supervisor

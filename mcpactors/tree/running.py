@@ -15,8 +15,8 @@ from mcp.server.lowlevel import Server as LowLevelServer
 
 from mcpactors.actors.router import RouterRef
 from mcpactors.mounts import MountHandle, Mounts, itself
-from mcpactors.runtime.actor import ActorRef
 from mcpactors.runtime.definitions import ChangePolicy, Definitions
+from mcpactors.runtime.mailbox import ActorRef
 from mcpactors.runtime.supervisor import ActorInfo
 from mcpactors.runtime.threads import ThreadLimit
 from mcpactors.runtime.visibility import SHOW_ALL, Rule, Visibility

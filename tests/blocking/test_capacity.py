@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from mcpactors.runtime.actor import Actor, ActorRef, Mailbox, Request
+from mcpactors.runtime.actor import Actor
+from mcpactors.runtime.mailbox import ActorRef, Mailbox, Request
 from mcpactors.runtime.reply import Outcome, ReplyChannel, Result
 from mcpactors.runtime.supervisor import ChildSpec, Supervisor
 

@@ -17,7 +17,8 @@ import trio
 from attrs import define, field
 
 from mcpactors.errors import MCPActorsError
-from mcpactors.runtime.actor import ActorRef, Envelope, Forwarded, Request
+from mcpactors.runtime.actor import Forwarded
+from mcpactors.runtime.mailbox import ActorRef, Envelope, Request
 from mcpactors.runtime.reply import CallDeadlines, Outcome, ReplyChannel, Result
 from mcpactors.runtime.restart import RestartPolicy
 from mcpactors.runtime.supervisor import ChildSpec, ChildState, Supervisor

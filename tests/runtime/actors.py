@@ -16,7 +16,8 @@ import trio._core._run as trio_run  # its scheduler's random has no public name
 from attrs import asdict, define, field
 from trio.testing import MockClock
 
-from mcpactors.runtime.actor import Actor, ActorRef, Envelope, Forwarded, Mailbox, Request, Tally, run_actor
+from mcpactors.runtime.actor import Actor, Forwarded, run_actor
+from mcpactors.runtime.mailbox import ActorRef, Envelope, Mailbox, Request, Tally
 from mcpactors.runtime.reply import CallDeadlines, Failure, Notice, Outcome, Question, Replies, ReplyChannel, Result
 from mcpactors.runtime.restart import RestartPolicy
 from mcpactors.runtime.supervisor import ChildSpec, ChildState, Supervisor

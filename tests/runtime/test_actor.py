@@ -11,7 +11,8 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from mcpactors.errors import CONNECTION_CLOSED, INTERNAL_ERROR, InvalidParams
-from mcpactors.runtime.actor import Actor, ActorRef, Envelope, Forwarded, Request
+from mcpactors.runtime.actor import Actor, Forwarded
+from mcpactors.runtime.mailbox import ActorRef, Envelope, Request
 from mcpactors.runtime.reply import Failure, Outcome, ReplyChannel, Result
 from tests.runtime.actors import (
     PATIENT,

@@ -14,7 +14,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from mcpactors.runtime.actor import Request
+from mcpactors.runtime.mailbox import Request
 from mcpactors.runtime.reply import Outcome, ReplyChannel, Result
 from mcpactors.runtime.restart import RestartPolicy
 from tests.runtime.actors import Child, Script, Wire, place, supervising

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mcpactors.errors import REQUEST_TIMEOUT
-from mcpactors.runtime.actor import Request
+from mcpactors.runtime.mailbox import Request
 from mcpactors.runtime.reply import CallDeadlines, Failure, Outcome, Question, Replies, ReplyChannel, Result
 from tests.runtime.actors import Call, Script, Scripted, hang, living, make_ref, simulate
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
 from mcpactors.errors import OVERLOADED, ActorStopped, MailboxFull
-from mcpactors.runtime.actor import ActorRef, Envelope, Mailbox, MailboxStatistics, Request
+from mcpactors.runtime.mailbox import ActorRef, Envelope, Mailbox, MailboxStatistics, Request
 from mcpactors.runtime.reply import Failure, Replies, ReplyChannel, Result
 from tests.runtime.actors import assert_books_balance, make_ref
 

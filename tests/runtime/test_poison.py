@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcpactors.errors import CONNECTION_CLOSED, UNAVAILABLE, ActorCrashed, PoisonMessage
-from mcpactors.runtime.actor import Request
+from mcpactors.runtime.mailbox import Request
 from mcpactors.runtime.methods import CATALOG
 from mcpactors.runtime.poison import FORGOTTEN_AFTER, KEPT, Suspects
 from mcpactors.runtime.reply import Failure, Outcome, ReplyChannel, Result

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
 from mcpactors.errors import INVALID_REQUEST
-from mcpactors.runtime.actor import Envelope, Request
+from mcpactors.runtime.mailbox import Envelope, Request
 from mcpactors.runtime.reply import CallDeadlines, Failure, Notice, Outcome, Question, Replies, ReplyChannel, Result
 from tests.runtime.actors import PATIENT, Call, Scripted, ask, living, make_ref, place
 

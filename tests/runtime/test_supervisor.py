@@ -11,7 +11,8 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from mcpactors.errors import CONNECTION_CLOSED, UNAVAILABLE, ActorUnavailable
-from mcpactors.runtime.actor import Actor, ActorRef
+from mcpactors.runtime.actor import Actor
+from mcpactors.runtime.mailbox import ActorRef
 from mcpactors.runtime.reply import Failure, Outcome, Result
 from mcpactors.runtime.restart import RestartPolicy
 from mcpactors.runtime.supervisor import ChildSpec

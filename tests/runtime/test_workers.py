@@ -9,7 +9,8 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from mcpactors.errors import MailboxFull
-from mcpactors.runtime.actor import SPARE_WORKERS, Envelope, Request
+from mcpactors.runtime.actor import SPARE_WORKERS
+from mcpactors.runtime.mailbox import Envelope, Request
 from mcpactors.runtime.reply import Failure, Outcome, ReplyChannel, Result
 from tests.runtime.actors import (
     Script,

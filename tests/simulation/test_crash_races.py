@@ -13,7 +13,7 @@ from random import Random
 import trio
 
 from mcpactors.errors import ActorCrashed, ActorStopped, MCPActorsError
-from mcpactors.runtime.actor import Request
+from mcpactors.runtime.mailbox import Request
 from mcpactors.runtime.reply import Failure, Outcome, ReplyChannel, Result
 from mcpactors.runtime.restart import RestartPolicy
 from mcpactors.runtime.supervisor import ChildSpec, Supervisor

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from mcpactors import CallDeadlines, RuntimeSettings, create_proxy, open_runtime
-from mcpactors.runtime.actor import Request
+from mcpactors.runtime.mailbox import Request
 from mcpactors.runtime.reply import CallDeadlines as Deadlines
 from mcpactors.runtime.reply import Outcome, ReplyChannel, Result
 from mcpactors.testing import (
