@@ -67,7 +67,7 @@ async def answer_modern(serving: Serving, said: Any, request: Request, send: Sen
     if isinstance(judged, InboundLadderRejection):
         await _reject(send, asked.id, judged)
         return
-    call = _Call(asked.id, request)
+    call = _Call(asked.id, request, Outlet(serving.comment))
     serving.nursery.start_soon(call.run, serving, asked, judged)
     await call.follow(send)
 
@@ -78,8 +78,8 @@ class _Call:
 
     request_id: RequestId
     _request: Request
+    _outlet: Outlet
     _scope: trio.CancelScope = field(factory=trio.CancelScope, init=False)
-    _outlet: Outlet = field(factory=Outlet, init=False)
     _status: int = field(default=200, init=False)
     _json: bytes = field(default=b"", init=False)
 

@@ -13,12 +13,11 @@ from typing import Final
 import trio
 from attrs import define, field
 
+from mcpactors.runtime.policy import DEFAULT_CLIENTS
 from mcpactors.transports.http_exchange import Receive, Send
 
-__all__ = ["COMMENT", "COMMENT_INTERVAL", "EVENT_FIELDS", "Outlet", "as_event"]
+__all__ = ["COMMENT", "EVENT_FIELDS", "Outlet", "as_event"]
 
-COMMENT_INTERVAL: Final = 15.0
-"""Seconds between two comments, by which proxies see that a stream is alive and we that its client is."""
 COMMENT: Final = b": ping\r\n\r\n"
 ROOM: Final = 16
 """Events that wait before who brings more has to wait, too."""
@@ -39,6 +38,8 @@ def as_event(data: bytes, identity: str | None = None, kind: str = "message") ->
 class Outlet:
     """One stream, from its first event until somebody ends it or its client leaves."""
 
+    comment: float = DEFAULT_CLIENTS.comment
+    """Seconds of nothing until a comment is sent, by which proxies see that the stream is alive, and we our client."""
     resumed: bool = False
     """Its client had the beginning of it on another one."""
     _waiting: list[bytes] = field(factory=list, init=False)
@@ -79,10 +80,10 @@ class Outlet:
         return self._ended and not self._waiting
 
     async def stirred(self, receive: Receive) -> bool:
-        """Wait until there is something to send, an end, or 15 s of nothing; False when the client has left instead."""
+        """Wait until there is something to send, an end, or a comment is due; False: the client has left instead."""
         if self._waiting or self._ended:
             return True
-        with trio.move_on_after(COMMENT_INTERVAL) as self._wait:
+        with trio.move_on_after(self.comment) as self._wait:
             while (await receive())["type"] != "http.disconnect":
                 pass
             return False

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pydantic_core import to_json
 
-from mcpactors.transports.http_body import BODY_LIMIT, error_body
+from mcpactors.transports.http_body import error_body
 from mcpactors.transports.http_exchange import Receive, Scope, Send
 
 __all__ = ["as_json", "refuse", "respond", "whole_body"]
@@ -38,19 +38,19 @@ async def refuse(
     await respond(send, status, error_body(code, message, identity), (_JSON, *fields))
 
 
-async def whole_body(scope: Scope, receive: Receive, send: Send) -> bytes | None:
-    """The body of a request; None: it is too large, and that was answered, or the client left half-way."""
+async def whole_body(scope: Scope, receive: Receive, send: Send, most: int) -> bytes | None:
+    """The body of a request. None: it has more than `most` bytes, which was answered, or the client left half-way."""
     length = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
     size, parts = int(length) if length.isdigit() else 0, []
-    more = size <= BODY_LIMIT
+    more = size <= most
     while more:
         message = await receive()
         if message["type"] != "http.request":
             return None
         parts.append(message.get("body", b""))
         size = sum(map(len, parts))
-        more = message.get("more_body", False) and size <= BODY_LIMIT
-    if size > BODY_LIMIT:
+        more = message.get("more_body", False) and size <= most
+    if size > most:
         await respond(send, 413, b"Request body too large", [(b"content-type", b"text/plain; charset=utf-8")])
         return None
     return b"".join(parts)

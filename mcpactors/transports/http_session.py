@@ -64,6 +64,8 @@ class Serving:
     state: Any
     """What the server's lifespan yielded."""
     nursery: trio.Nursery
+    comment: float
+    """See `Outlet`."""
 
 
 @define(eq=False)
@@ -152,7 +154,7 @@ class Session:
         key = str(said.id)
         self.events.ask(key, keep=said.method != "initialize")  # whose client has no session to ask again in
         metadata = ServerMessageMetadata(request_context=request)
-        outlet = self._outlets[key] = Outlet()
+        outlet = self._outlets[key] = Outlet(self._serving.comment)
         if resumable:
             metadata.close_sse_stream = self._closing(key)
             metadata.close_standalone_sse_stream = self._closing(STANDALONE)
@@ -187,12 +189,12 @@ class Session:
     async def listen(self, receive: Receive, send: Send) -> None:
         """Send the stream beside the calls; whoever had it before has it no more."""
         self._end_outlet(STANDALONE)
-        outlet = self._outlets[STANDALONE] = Outlet()
+        outlet = self._outlets[STANDALONE] = Outlet(self._serving.comment)
         await self._send(STANDALONE, outlet, receive, send)
 
     async def resume(self, place: Place, receive: Receive, send: Send) -> None:
         """Go on with a stream; whoever had it before has it no more."""
-        outlet = Outlet(resumed=True)
+        outlet = Outlet(self._serving.comment, resumed=True)
         for event in self.events.after(place):
             outlet.put(event.event)
         if place.key is None:

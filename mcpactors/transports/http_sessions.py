@@ -34,6 +34,7 @@ from pydantic import ValidationError
 from starlette.requests import Request
 
 from mcpactors.errors import OVERLOADED
+from mcpactors.runtime.policy import DEFAULT_CLIENTS, ClientLimits
 from mcpactors.transports.http_body import BadBody, read_body
 from mcpactors.transports.http_events import STANDALONE, EventLimits, EventLog
 from mcpactors.transports.http_exchange import Receive, Scope, Send
@@ -56,10 +57,7 @@ _TEXT: Final = ((b"content-type", b"text/plain; charset=utf-8"),)
 class SessionLimits:
     """Of the sessions of one endpoint; promise F43."""
 
-    count: int = 10_000
-    """Who would begin another one gets 503."""
-    idle: float = 30 * 60.0
-    """Seconds without a request in flight or an open stream, after which a session is forgotten."""
+    clients: ClientLimits = DEFAULT_CLIENTS
     asked: int = 1024
     """Requests of one session that may be unanswered."""
     events: EventLimits = EventLimits()
@@ -95,7 +93,7 @@ class Sessions:
         async with self.server.lifespan(self.server) as state:
             try:
                 async with trio.open_nursery() as nursery:
-                    self._serving = Serving(self.server, state, nursery)
+                    self._serving = Serving(self.server, state, nursery, self.limits.clients.comment)
                     nursery.start_soon(self._forget_idle)
                     yield
                     nursery.cancel_scope.cancel()
@@ -113,11 +111,11 @@ class Sessions:
             if not request.headers.get("content-type", "").lower().startswith(JSON):
                 await respond(send, 400, b"Invalid Content-Type header", _TEXT)
                 return
-            body = await whole_body(scope, receive, send)
+            body = await whole_body(scope, receive, send, self.limits.clients.body)
             if body is None:
                 return
             try:
-                said = read_body(body)
+                said = read_body(body, self.limits.clients)
             except BadBody as bad:
                 await refuse(send, 400, bad.code, bad.message, bad.id)
                 return
@@ -161,7 +159,7 @@ class Sessions:
         """A session for a request that names none."""
         if not isinstance(message, JSONRPCRequest) or message.method != "initialize":
             raise _Refusal(400, "Bad Request: Missing session ID")
-        if len(self._open) >= self.limits.count:
+        if len(self._open) >= self.limits.clients.sessions:
             raise _Refusal(503, "Too many open sessions", INTERNAL_ERROR)
         session = Session(uuid4().hex, _principal(request), self.log.session(), self._serving)
         self._open[session.id] = session
@@ -206,11 +204,11 @@ class Sessions:
     # --- The end of sessions ----------------------------------------------------------------------------------------
 
     def _is_idle(self, session: Session) -> bool:
-        return not session.in_flight and trio.current_time() >= session.used + self.limits.idle
+        return not session.in_flight and trio.current_time() >= session.used + self.limits.clients.session_idle
 
     async def _forget_idle(self) -> None:
         while True:
-            await trio.sleep(self.limits.idle / LOOKS)
+            await trio.sleep(self.limits.clients.session_idle / LOOKS)
             for session in [session for session in self._open.values() if self._is_idle(session)]:
                 self._serving.nursery.start_soon(self._end, session)
 

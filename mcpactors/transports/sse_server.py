@@ -21,16 +21,16 @@ from mcp_types import INTERNAL_ERROR, INVALID_REQUEST
 from starlette.requests import Request
 from trio.abc import ReceiveStream, SendStream
 
+from mcpactors.runtime.policy import DEFAULT_CLIENTS, ClientLimits
 from mcpactors.transports.duplex import serve_duplex
-from mcpactors.transports.http_body import BODY_LIMIT, PARTS, BadBody, read_body
+from mcpactors.transports.http_body import PARTS, BadBody, read_body
 from mcpactors.transports.http_exchange import STOPPING, Receive, Scope, Send
-from mcpactors.transports.http_outlet import COMMENT, COMMENT_INTERVAL, EVENT_FIELDS, as_event
+from mcpactors.transports.http_outlet import COMMENT, EVENT_FIELDS, as_event
 from mcpactors.transports.http_reply import refuse, respond, whole_body
 from mcpactors.transports.stdio_streams import StdioLimits
 
 __all__ = ["SSEFront"]
 
-LINES: Final = StdioLimits(line=BODY_LIMIT + 1, parts=PARTS)
 ACCEPTED: Final = b"Accepted"
 
 Emit = Callable[[bytes], Awaitable[None]]
@@ -80,12 +80,12 @@ class _Events(SendStream):
 
 @define(eq=False)
 class SSEFront:
-    """The sessions of one server; `stream` and `messages` are the paths. `count` sessions there may be."""
+    """The sessions of one server; `stream` and `messages` are the paths."""
 
     server: Server[Any]
     stream: str = "/sse"
     messages: str = "/messages/"
-    count: int = 10_000
+    clients: ClientLimits = DEFAULT_CLIENTS
     drain: float = 30.0
     _open: dict[str, _Mail] = field(factory=dict, init=False)
 
@@ -105,20 +105,22 @@ class SSEFront:
             await self._post(scope, receive, send)
 
     async def _listen(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if len(self._open) >= self.count:
+        if len(self._open) >= self.clients.sessions:
             await refuse(send, 503, INTERNAL_ERROR, "Too many open sessions")
             return
         identity, mail = uuid4().hex, _Mail(_principal(scope))
         metadata = ServerMessageMetadata(request_context=Request(dict(scope)))
+        limits = self.clients
+        lines = StdioLimits(line=limits.body + 1, depth=limits.depth, id=limits.id, parts=PARTS)
         stopping = scope.get("state", {}).get(STOPPING)
 
         async def feed(emit: Emit) -> None:
             await emit(as_event(f"{self.messages}?session_id={identity}".encode(), kind="endpoint"))
-            await serve_duplex(self.server, mail, _Events(emit), LINES, stopping, self.drain, metadata)
+            await serve_duplex(self.server, mail, _Events(emit), lines, stopping, self.drain, metadata)
 
         self._open[identity] = mail
         try:
-            await _send_events(receive, send, feed)
+            await _send_events(receive, send, feed, self.clients.comment)
         finally:
             del self._open[identity]
 
@@ -131,11 +133,11 @@ class SSEFront:
         if Request(scope).headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             await refuse(send, 415, INVALID_REQUEST, "Content-Type must be application/json")
             return
-        body = await whole_body(scope, receive, send)
+        body = await whole_body(scope, receive, send, self.clients.body)
         if body is None:
             return
         try:
-            read_body(body)
+            read_body(body, self.clients)
             await mail.post(body.replace(b"\n", b" "))  # in JSON only between its tokens
         except BadBody as bad:
             await refuse(send, 400, bad.code, bad.message, bad.id)
@@ -145,8 +147,8 @@ class SSEFront:
             await respond(send, 202, ACCEPTED, [(b"content-type", b"text/plain")])
 
 
-async def _send_events(receive: Receive, send: Send, feed: Callable[[Emit], Awaitable[None]]) -> None:
-    """Answer with an event stream: what `feed` emits, and a comment every 15 s.
+async def _send_events(receive: Receive, send: Send, feed: Callable[[Emit], Awaitable[None]], every: float) -> None:
+    """Answer with an event stream: what `feed` emits, and a comment every so many seconds.
 
     It ends when `feed` returns. When the client leaves, `feed` is cancelled.
     """
@@ -157,7 +159,7 @@ async def _send_events(receive: Receive, send: Send, feed: Callable[[Emit], Awai
 
     async def comment() -> None:
         while True:
-            await trio.sleep(COMMENT_INTERVAL)
+            await trio.sleep(every)
             await emit(COMMENT)
 
     async def watch(scope: trio.CancelScope) -> None:

@@ -16,6 +16,7 @@ from mcp_types.version import LATEST_MODERN_VERSION as NEW
 from trio.testing import MockClock
 
 from mcpactors import Server
+from mcpactors.runtime.policy import ClientLimits
 from mcpactors.transports.http_events import EventLimits
 from mcpactors.transports.http_exchange import ASGIApp, Receive, Scope, Send
 from mcpactors.transports.http_sessions import SessionLimits
@@ -192,8 +193,8 @@ async def test_a_session_has_so_many_requests_open_and_no_more() -> None:
 
 async def test_f43_a_session_that_nobody_uses_for_long_is_forgotten(autojump_clock: MockClock) -> None:
     autojump_clock.autojump_threshold = 0.02
-    assert SessionLimits().idle == 1800
-    async with endpoint(Holding(), SessionLimits(idle=20)) as host:
+    assert SessionLimits().clients.session_idle == 1800
+    async with endpoint(Holding(), SessionLimits(ClientLimits(session_idle=20))) as host:
         session, listening = await open_session(host), await open_session(host)
         async with host.client() as client:
             client.patience = 9999
@@ -207,7 +208,7 @@ async def test_f43_a_session_that_nobody_uses_for_long_is_forgotten(autojump_clo
 
 
 async def test_f43_there_are_so_many_sessions_and_no_more_until_one_ends() -> None:
-    async with endpoint(Holding(), SessionLimits(count=2)) as host:
+    async with endpoint(Holding(), SessionLimits(ClientLimits(sessions=2))) as host:
         session, _ = await open_session(host), await open_session(host)
         hello = request("POST", {"id": 0, "method": "initialize", "params": {}})
         refused = await host.ask(hello)
