@@ -1,6 +1,6 @@
 """F13, F14: however many clients use the same ids, and however often one id is used again, no reply goes astray.
 
-Rule: 10^4 calls in CI's two runs, each in flight beside calls of other clients under the same id, to one and the same
+Rule: 10^4 calls in each of CI's two runs, others in each, in flight beside calls of other clients under the same id, to one and the same
 backend, which answers them out of order. What a client asks says who it is; so must what it gets.
 """
 
@@ -16,7 +16,7 @@ from mcpactors.testing import Expect, Reply, Script, ScriptedBackend, Step, Wait
 from tests.simulation.peers import Peer, peer
 from tests.simulation.seeds import seeds
 
-SEEDS = 11
+SEEDS = 21
 ROUNDS = 20
 CLIENTS = 3
 IDS: tuple[int | str, ...] = (1, "1", 0, "")
