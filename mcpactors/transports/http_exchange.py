@@ -43,6 +43,8 @@ RETRY: Final = b"retry-after: 1\r\n"
 _STATUS_LINES: Final = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
 _OURS: Final = frozenset((b"connection", b"keep-alive", b"transfer-encoding", b"upgrade", b"content-length", b"date"))
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_COMMENT: Final = b":\n\n"
+_EVENT_ENDS: Final = (b"\n\n", b"\r\n\r\n")
 
 
 @define(eq=False)
@@ -66,6 +68,7 @@ class Exchange:
     _owed: int | None = field(default=None, init=False)  # bytes of the body that was announced
     _refused: Refused | None = field(default=None, init=False)
     _stopped: bool = field(default=False, init=False)
+    _between: bool = field(default=False, init=False)  # events, of an application that sends whole ones
     _delivered: bool = field(default=False, init=False)  # the end of the request's body, to the application
     _waited: float = field(default=0.0, init=False)
     _receiving: trio.Event | None = field(default=None, init=False)
@@ -137,6 +140,7 @@ class Exchange:
                 raise ValueError(f"{message['status']} is not the status of a response")
             self._start = message
             if _is_event_stream(message):  # whose client waits to know that it listens, however long nothing happens
+                self._between = True
                 await self._send_body(b"", True)
         elif kind == "http.response.body" and self._start is not None and not self._done:
             await self._send_body(bytes(message.get("body", b"")), bool(message.get("more_body", False)))
@@ -193,9 +197,18 @@ class Exchange:
         with trio.CancelScope() as self._watch:
             while len(self.wire.reader.ahead) < AHEAD:
                 if not await self.wire.read():
+                    await self.wire.until_gone(self._nothing)
                     return {"type": "http.disconnect"}
             await trio.sleep_forever()
         return {"type": "http.disconnect"}
+
+    def _nothing(self) -> bytes | None:
+        """What means nothing to the client, if there is such a thing: an interim response, or a comment of events."""
+        if self._done:
+            return b""
+        if not self._begun:
+            return _CONTINUE if self.head.version == "1.1" else None
+        return self._framed(_COMMENT, True) if self._between and self._chunked else None
 
     def _wake(self) -> None:
         if self._watch is not None:
@@ -210,6 +223,8 @@ class Exchange:
         if not self._bodiless:
             data += self._framed(body, more)
         self._begun = True
+        if body:
+            self._between = self._between and body.endswith(_EVENT_ENDS)
         try:
             if more:
                 await self.wire.gather(data)

@@ -9,6 +9,7 @@ piece, so that several events cost one system call. Promises F19, F21.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
@@ -28,6 +29,9 @@ GATHERED: Final = 64 * 1024
 QUIET: Final = 2
 """Passes of the scheduler. Two, as within one the order of tasks is random: who sends in each is seen in every two."""
 LINGER_SIZE: Final = 4 * 1024 * 1024
+FIRST_LOOK: Final = 0.005
+LAST_LOOK: Final = 5.0
+"""Seconds between two looks for a client that may have gone; doubled from the first to the last."""
 
 
 class ClientGone(OSError):
@@ -66,6 +70,34 @@ class Wire:
             return False
         self.reader.feed(bytes(data))
         return True
+
+    async def until_gone(self, nothing: Callable[[], bytes | None]) -> None:
+        """Wait until who has closed its end listens no more, either.
+
+        Of a client that is gone no more is seen than of one that has said all it wants to (`nc -N`); but the machine of
+        the first answers a reset to what is sent there. So something is sent that means nothing, which `nothing` gives:
+        None where there is no such thing, and empty where just now there is none. Without, and over TLS, a client that
+        has closed its end counts as gone.
+        """
+        try:
+            while (said := nothing()) is not None and not isinstance(self.stream, trio.SSLStream):
+                self.gone = False
+                if said and self._size < GATHERED and (self._writing or self.write_by == math.inf):
+                    await self.gather(said)
+                if await self._hears_of_a_reset():
+                    break
+        except ClientGone:
+            pass
+        self.gone = True
+
+    async def _hears_of_a_reset(self) -> bool:
+        pause = FIRST_LOOK
+        while pause < LAST_LOOK:
+            await trio.sleep(pause)
+            if self.broken or _is_reset(self.stream):
+                return True
+            pause *= 2
+        return False
 
     async def write(self, data: bytes) -> None:
         """Send it now, after what waits. Raises ClientGone."""
@@ -152,3 +184,10 @@ class Wire:
             raise
         finally:
             self.write_by = math.inf
+
+
+def _is_reset(stream: Stream) -> bool:
+    """Whether the other machine has said that nobody is there: reading, of a closed end, does not tell."""
+    if not isinstance(stream, trio.SocketStream) or stream.socket.fileno() < 0:
+        return False
+    return stream.socket.getsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_ERROR) != 0

@@ -18,7 +18,7 @@ from trio.testing import MockClock
 
 from mcpactors.transports.http_exchange import ASGIApp, Receive, Scope, Send
 from mcpactors.transports.http_host import LOOK, HostLimits, serve
-from mcpactors.transports.http_wire import GATHERED
+from mcpactors.transports.http_wire import GATHERED, LAST_LOOK
 from tests.transports.http_raw import RawClient, answer, body_of, echo, get, part, post, start
 
 LIMITS = HostLimits(linger=0)
@@ -101,6 +101,33 @@ async def drip(client: RawClient, data: bytes, every: float, count: int) -> None
             await trio.sleep(every)
     except trio.BrokenResourceError:
         pass
+
+
+# --- Clients that say no more ----------------------------------------------------------------------------------------
+
+
+async def test_f20_who_closes_its_own_end_is_asked_every_few_seconds_whether_it_still_listens(
+    autojump_clock: MockClock,
+) -> None:
+    told: list[float] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await body_of(receive)
+        await receive()
+        told.append(trio.current_time())
+
+    async with hosting(app) as listener:
+        client, _ = listener.connect()
+        await client.write(get())
+        assert isinstance(client.stream, trio.abc.HalfCloseableStream)
+        await client.stream.send_eof()
+        await trio.sleep(60)
+        assert told == []
+        assert 6 <= (await client.until(b"\r\n\r\n") + client.rest).count(b"HTTP/1.1 100 Continue") <= 13
+        left = trio.current_time()
+        await client.aclose()
+        await trio.sleep(LAST_LOOK * 2)
+        assert [when - left < LAST_LOOK * 2 for when in told] == [True]
 
 
 # --- Clients that are slow to send ------------------------------------------------------------------------------------

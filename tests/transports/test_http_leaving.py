@@ -41,7 +41,7 @@ def reset(client: RawClient) -> None:
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize("how", ["close", "reset", "half"])
+@pytest.mark.parametrize("how", ["close", "reset"])
 async def test_an_application_that_listens_is_told_when_the_client_leaves(streaming: bool, how: str) -> None:
     told: list[list[Message]] = []
     listening, done = trio.Event(), trio.Event()
@@ -61,15 +61,51 @@ async def test_an_application_that_listens_is_told_when_the_client_leaves(stream
             if streaming:
                 await client.until(b"data\r\n")
             await listening.wait()
-            if how == "half":
-                assert isinstance(client.stream, trio.SocketStream)
-                await client.stream.send_eof()
-            elif how == "reset":
+            if how == "reset":
                 reset(client)
             else:
                 await client.aclose()
             await done.wait()
     assert told == [[{"type": "http.disconnect"}] * 2]
+
+
+async def say_no_more(client: RawClient) -> None:
+    """Close only our own end, as `nc -N` does."""
+    assert isinstance(client.stream, trio.SocketStream)
+    await client.stream.send_eof()
+
+
+async def slowly(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers once it has listened for its client for a while, and not at all when that has left."""
+    await body_of(receive)
+    streaming = scope["path"] == "/events"
+    if streaming:
+        await send(start(200, (b"content-type", b"text/event-stream")))
+    with trio.move_on_after(0.3) as waiting:
+        assert await receive() == {"type": "http.disconnect"}
+    if waiting.cancelled_caught:
+        await (send(part(b"data: x\n\n", False)) if streaming else answer(send, b"answer"))
+
+
+@pytest.mark.parametrize("path", ["/", "/events"])
+async def test_who_says_no_more_and_listens_is_answered_and_so_is_what_it_asked_before(path: str) -> None:
+    async with hosted(slowly) as served, served.client() as client:
+        await client.write(get(path), get(path))
+        await say_no_more(client)
+        said = await client.to_the_end()
+    assert said.count(b"HTTP/1.1 200 OK\r\n") == 2
+    assert said.count(b"answer" if path == "/" else b"data: x\n\n") == 2
+    for meant in (b"HTTP/1.1 100 Continue\r\n\r\n", b"3\r\n:\n\n\r\n"):
+        said = said.replace(meant, b"")
+    assert b"100" not in said
+    assert b":\n" not in said.replace(b"data: x\n", b"")
+
+
+async def test_a_client_of_http_1_0_that_says_no_more_is_taken_for_gone() -> None:
+    async with hosted(slowly) as served, served.client() as client:
+        await client.write(b"GET / HTTP/1.0\r\nHost: a\r\n\r\n")
+        await say_no_more(client)
+        assert await client.to_the_end() == b""
 
 
 async def test_a_client_that_leaves_amid_its_body_is_seen_by_who_reads_it() -> None:
