@@ -21,12 +21,12 @@ from mcp.server.lowlevel import Server as LowLevelServer
 
 from mcpactors.config import MCPConfig, ModuleServer, parse_config
 from mcpactors.errors import BackendStartError, ConfigError, MountError
-from mcpactors.runtime.policy import Era, OfEra
+from mcpactors.runtime.policy import DEFAULT_BACKEND, BackendLimits, Era, OfEra
 from mcpactors.targets import ClientFactory, Composite, ProxyServer, describe, transport_of
 from mcpactors.transports.framing import StderrTail
 from mcpactors.transports.memory import memory_client
 from mcpactors.transports.streams import Streams
-from mcpactors.transports.values import StreamableHttpTransport
+from mcpactors.transports.values import StreamableHttpTransport, limited
 
 __all__ = ["Open", "connector", "example_config", "load_server"]
 
@@ -49,13 +49,17 @@ Open = Callable[..., AbstractAsyncContextManager[Runs]]
 """`open_runtime`, of which this file knows no more: takes what is to be its root."""
 
 
-def connector(proxy: ProxyServer, stderr: StderrTail, open_runtime: Open) -> Connect:
-    """How to connect to a backend. A server of ours is opened in a runtime of its own with all its mounts.
+def connector(
+    proxy: ProxyServer, stderr: StderrTail, open_runtime: Open, limits: BackendLimits = DEFAULT_BACKEND
+) -> Connect:
+    """How to connect to a backend; `limits` where neither it nor its transport says others.
+
+    A server of ours is opened in a runtime of its own with all its mounts.
 
     Raises:
         MountError: by a transport that is not there yet.
     """
-    connect = _way(proxy, stderr, open_runtime)
+    connect = _way(proxy, stderr, open_runtime, proxy.limits or limits)
     if proxy.era == "auto" or isinstance(proxy.target, ClientFactory):
         return connect
     return lambda: _of_era(connect, proxy.era)
@@ -67,7 +71,7 @@ async def _of_era(connect: Connect, era: Era) -> AsyncIterator[OfEra]:
         yield OfEra(connection, era)
 
 
-def _way(proxy: ProxyServer, stderr: StderrTail, open_runtime: Open) -> Connect:
+def _way(proxy: ProxyServer, stderr: StderrTail, open_runtime: Open, limits: BackendLimits) -> Connect:
     target = proxy.target
     if isinstance(target, LowLevelServer):
         return lambda: memory_client(target)
@@ -76,8 +80,8 @@ def _way(proxy: ProxyServer, stderr: StderrTail, open_runtime: Open) -> Connect:
     if isinstance(target, SDKClient | ClientSession):
         return lambda: nullcontext(_session_of(target))
     if isinstance(target, ClientFactory):
-        return lambda: _made(target, proxy, stderr, open_runtime)()
-    transport = transport_of(target)
+        return lambda: _made(target, proxy, stderr, open_runtime, limits)()
+    transport = limited(transport_of(target), limits)
     if isinstance(transport, StreamableHttpTransport):
         return transport.dispatcher
     return lambda: transport.connect(stderr)
@@ -91,12 +95,15 @@ def _session_of(client: SDKClient | ClientSession) -> ClientSession:
         raise BackendStartError(f"the client is not connected (any more): {error}") from error
 
 
-def _made(factory: ClientFactory, proxy: ProxyServer, stderr: StderrTail, open_runtime: Open) -> Connect:
+def _made(
+    factory: ClientFactory, proxy: ProxyServer, stderr: StderrTail, open_runtime: Open, limits: BackendLimits
+) -> Connect:
     name = proxy.name
     try:
         found = describe(factory.make(), name)
         if isinstance(found, ProxyServer) and not isinstance(found.target, ClientFactory):
-            return connector(found if proxy.era == "auto" else evolve(found, era=proxy.era), stderr, open_runtime)
+            found = found if proxy.era == "auto" else evolve(found, era=proxy.era)
+            return connector(found, stderr, open_runtime, limits)
         raise BackendStartError(f"the client_factory of {name} gave several backends; it is to give one")
     except (ConfigError, MountError) as error:
         raise BackendStartError(f"the client_factory of {name} gave nothing that can be opened: {error}") from error

@@ -16,13 +16,16 @@ from mcpactors.backends import load_server
 from mcpactors.config import module_server
 from mcpactors.errors import ConfigError, MCPActorsError, MountError
 from mcpactors.host import open_runtime
+from mcpactors.runtime.policy import ClientLimits
 from mcpactors.runtime.reply import CallDeadlines
 from mcpactors.settings import RuntimeSettings
 from mcpactors.targets import check_target
 
 __all__ = ["main"]
 
-_SETTINGS = RuntimeSettings(deadlines=CallDeadlines(idle=math.inf, total=math.inf))
+_SETTINGS = RuntimeSettings(
+    deadlines=CallDeadlines(idle=math.inf, total=math.inf), clients=ClientLimits(in_flight=RuntimeSettings().in_flight)
+)
 
 
 def main() -> None:

@@ -33,7 +33,15 @@ from cattrs.gen import make_dict_structure_fn
 from mcpactors.errors import ConfigError, NamespaceError
 from mcpactors.runtime.definitions import ChangePolicy
 from mcpactors.runtime.naming import NAMESPACE_LENGTH, validate_namespace
-from mcpactors.runtime.policy import DEFAULT_LIMITS, FORWARD_ALL, Era, Forwarding, PoolLimits, Sessions
+from mcpactors.runtime.policy import (
+    DEFAULT_LIMITS,
+    FORWARD_ALL,
+    BackendLimits,
+    Era,
+    Forwarding,
+    PoolLimits,
+    Sessions,
+)
 from mcpactors.runtime.restart import RestartPolicy
 
 __all__ = [
@@ -158,13 +166,14 @@ def _keys_only(value: Mapping[str, Any]) -> str:
 class _Shared:
     """Fields of every server: `timeout` in seconds for a call in all (None: the runtime's), empty tags: no filter.
 
-    `start_timeout`, `restart` and `on_tool_change` are for this server where the runtime has others. A name of several
-    words may be written as `startTimeout`. `extra` has the fields this format does not know, as they were (not
-    copied): other clients' settings survive.
+    `start_timeout`, `list_budget`, `restart` and `on_tool_change` are for this server where the runtime has others. A
+    name of several words may be written as `startTimeout`. `extra` has the fields this format does not know, as they
+    were (not copied): other clients' settings survive.
     """
 
     timeout: float | None = None
     start_timeout: float | None = None
+    list_budget: float | None = None
     restart: RestartPolicy | None = None
     disabled: bool = False
     on_tool_change: ChangePolicy | None = None
@@ -177,7 +186,8 @@ class _Shared:
 class _Backend(_Shared):
     """Fields of every server that is proxied: how clients share it, and what of its own messages is passed on.
 
-    `era`: which is spoken to it; None: "auto". `tags` are given to all that it offers, beside those that it has from
+    `era`: which is spoken to it; None: "auto". `limits`: what is taken of it, and how its process is ended; None: the
+    runtime's. `tags` are given to all that it offers, beside those that it has from
     there.
     """
 
@@ -185,6 +195,7 @@ class _Backend(_Shared):
     era: Era | None = None
     forward: Forwarding = FORWARD_ALL
     pool: PoolLimits = DEFAULT_LIMITS
+    limits: BackendLimits | None = None
     tags: tuple[str, ...] = field(default=(), converter=_texts)
 
 
@@ -448,7 +459,7 @@ def _converter(environ: Mapping[str, str]) -> BaseConverter:
     converter.register_structure_hook(float, _seconds)
     for words in (Sessions, Era, Isolation, ChangePolicy):
         converter.register_structure_hook_func(partial(_is_choice, words), partial(_one_of, words))
-    for policy in (Forwarding, PoolLimits, RestartPolicy):
+    for policy in (Forwarding, PoolLimits, BackendLimits, RestartPolicy):
         converter.register_structure_hook(policy, _policy)
     for origin, hook in {Annotated: text, Mapping: mapping, tuple: strings}.items():
         converter.register_structure_hook_func(partial(_made_of, origin), hook)
@@ -641,7 +652,7 @@ def _read(source: str) -> Any:
     return document
 
 
-_TWO_WORDS: Final = ("start_timeout", "on_tool_change")
+_TWO_WORDS: Final = ("start_timeout", "list_budget", "on_tool_change")
 """Fields that are written in the manner of JSON; those of tags are written as FastMCP does."""
 _EXPANDED_FIELDS: Final = ("command", "args", "env", "cwd", "url", "headers", "ca", "module")
 

@@ -41,6 +41,7 @@ from mcpactors.transports.edge import Surroundings, edge_server
 from mcpactors.transports.http import serve_http
 from mcpactors.transports.http_host import HostLimits
 from mcpactors.transports.http_listen import tls_context
+from mcpactors.transports.http_parse import ParseLimits
 from mcpactors.transports.orphans import own_orphans
 from mcpactors.transports.parking import ParkedCall, Parking
 from mcpactors.transports.stdio_server import serve_stdio
@@ -94,6 +95,8 @@ class Runtime:
             client_left=self._client_left,
             roots_changed=lambda session: self._forest.tell_proxies(RootsChanged(session)),
             gateways=lambda: (router.gateway, router.through()),
+            calls=settings.calls,
+            in_flight=settings.clients.in_flight,
             closing=self._closing,
             hop_limit=settings.hop_limit,
         )
@@ -267,12 +270,15 @@ class Runtime:
         bound to 0.0.0.0; `allowed_origins` web pages that may ask (docs/security.md). `uds` is the path of a Unix
         socket to serve at instead. `websocket`: WebSocket is spoken at the same address, too. Raises `ConfigError`.
         """
+        clients = self.settings.clients
+        parse = ParseLimits(body=clients.body)
         return serve_http(
             self.server,
             host,
             port,
             routes=self.routes,
-            limits=HostLimits(drain=self.settings.drain),
+            limits=HostLimits(parse, head_timeout=clients.head_timeout, drain=self.settings.drain),
+            clients=clients,
             allowed_hosts=allowed_hosts,
             allowed_origins=allowed_origins,
             ssl_context=ssl_context,
@@ -285,7 +291,7 @@ class Runtime:
 
         Then what it has asked has `RuntimeSettings.drain` seconds to be answered, and nothing new is begun.
         """
-        await serve_stdio(self.server, stopping, self.settings.drain)
+        await serve_stdio(self.server, stopping, self.settings.drain, self.settings.clients)
 
     def end_listening(self) -> None:
         """End the streams of changes of modern clients in good order: serving is about to end (promise P10)."""

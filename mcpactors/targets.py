@@ -37,7 +37,15 @@ from starlette.routing import Route
 from mcpactors.config import HTTPServer, MCPConfig, ModuleServer, ServerConfig, StdioServer, load_config, parse_config
 from mcpactors.errors import ConfigError, MountError
 from mcpactors.mounts import Mounts
-from mcpactors.runtime.policy import DEFAULT_LIMITS, FORWARD_ALL, Era, Forwarding, PoolLimits, Sessions
+from mcpactors.runtime.policy import (
+    DEFAULT_LIMITS,
+    FORWARD_ALL,
+    BackendLimits,
+    Era,
+    Forwarding,
+    PoolLimits,
+    Sessions,
+)
 from mcpactors.transports.http_endpoint import trusting
 from mcpactors.transports.values import (
     ClientTransport,
@@ -71,6 +79,7 @@ __all__ = [
 _WRAPPED_AS: Final = ("_lowlevel_server", "_mcp_server")
 """Where the SDK's `MCPServer` and FastMCP's servers keep the low-level server; neither has a public name for it."""
 
+_POLICIES: Final = ("sessions", "forward", "pool", "era", "limits")
 URL_SCHEMES: Final = ("http", "https", "ws", "wss")
 SCRIPTS: Final[Mapping[str, type[PythonStdioTransport] | type[NodeStdioTransport]]] = {
     ".py": PythonStdioTransport,
@@ -115,6 +124,7 @@ class Policy(TypedDict, total=False):
     era: Era
     forward: Forwarding | Mapping[str, bool]
     pool: PoolLimits | Mapping[str, float]
+    limits: BackendLimits | Mapping[str, float]
     roots: None
     sampling: None
     elicitation: None
@@ -135,6 +145,8 @@ class ProxyServer:
     pool: PoolLimits
     era: Era
     """Which is spoken to it."""
+    limits: BackendLimits | None
+    """What is taken of it, and how its process is ended; None: the runtime's."""
 
     def __init__(
         self,
@@ -146,6 +158,7 @@ class ProxyServer:
         forward: Forwarding | Mapping[str, bool] | None = None,
         pool: PoolLimits | Mapping[str, float] | None = None,
         era: Era | None = None,
+        limits: BackendLimits | Mapping[str, float] | None = None,
     ) -> None:
         """Explicit control over sessions: `client_factory` is what `ClientFactory` tells; else `target` is what
         `create_proxy` takes. What else is not said is taken from the target where that is an entry of a config.
@@ -159,21 +172,24 @@ class ProxyServer:
         elif client_factory is not None or target is None:
             raise ConfigError("ProxyServer takes a target or client_factory=..., one of them")
         forward, pool = _settings(Forwarding, forward, "forward"), _settings(PoolLimits, pool, "pool")
+        limits = _settings(BackendLimits, limits, "limits")
         if not _is_described(target):
             found = _single(target)
             target, name, sessions = found.target, name or found.name, sessions or found.sessions
             forward, pool = forward or found.forward, pool or found.pool
-            era = era or found.era
+            era, limits = era or found.era, limits or found.limits
         name = name or "backend"
         if isinstance(target, StdioServer | HTTPServer):
             sessions, forward, pool = sessions or target.sessions, forward or target.forward, pool or target.pool
-            era = era or target.era
+            era, limits = era or target.era, limits or target.limits
         for given, words, what in ((sessions, Sessions, "sessions"), (era, Era, "era")):
             if given is not None and given not in get_args(words):
                 raise ConfigError(f"{what}: expected one of {', '.join(get_args(words))}, got {given!r}")
         if era in ("legacy", "modern") and isinstance(target, SDKClient | ClientSession):
             raise ConfigError(f"era={era!r}: this client is connected already; say so to it, Client(..., mode=...)")
-        self.__attrs_init__(target, name, sessions, forward or FORWARD_ALL, pool or DEFAULT_LIMITS, era or "auto")
+        self.__attrs_init__(
+            target, name, sessions, forward or FORWARD_ALL, pool or DEFAULT_LIMITS, era or "auto", limits
+        )
 
     @property
     def strategy(self) -> Sessions:
@@ -185,15 +201,17 @@ class ProxyServer:
 
     def with_policy(self, policy: Policy) -> ProxyServer:
         """The same backend with another policy. Raises `ConfigError` for what is no policy."""
-        off = {name: wanted for name, wanted in policy.items() if name not in ("sessions", "forward", "pool", "era")}
+        off = {name: wanted for name, wanted in policy.items() if name not in _POLICIES}
         for name, wanted in off.items():
             if name not in attrs.fields_dict(Forwarding) or wanted is not None:
                 raise ConfigError(f"{name}={wanted!r} is no policy of a proxy; None switches a feature off")
         forward = _settings(Forwarding, policy.get("forward"), "forward") or self.forward
         forward = evolve(forward, **dict.fromkeys(off, False))
         sessions, pool = policy.get("sessions", self.sessions), policy.get("pool", self.pool)
-        era = policy.get("era", self.era)
-        return ProxyServer(self.target, self.name, sessions=sessions, forward=forward, pool=pool, era=era)
+        era, limits = policy.get("era", self.era), policy.get("limits", self.limits)
+        return ProxyServer(
+            self.target, self.name, sessions=sessions, forward=forward, pool=pool, era=era, limits=limits
+        )
 
     def run(self, *args: Any, **options: Any) -> NoReturn:
         """Raises `MountError`: a proxy is a description, and a server serves."""
@@ -216,7 +234,7 @@ class ProxyServer:
         return single or self.client is not None
 
 
-Settings = TypeVar("Settings", Forwarding, PoolLimits)
+Settings = TypeVar("Settings", Forwarding, PoolLimits, BackendLimits)
 
 
 def _settings(kind: type[Settings], given: Settings | Mapping[str, Any] | None, called: str) -> Settings | None:
@@ -421,7 +439,8 @@ def _written(target: str | os.PathLike[str]) -> tuple[Target, str]:
 
 
 def _program(stdio: StdioTransport) -> StdioServer:
-    return StdioServer(stdio.command, stdio.args, stdio.env, None if stdio.cwd is None else os.fspath(stdio.cwd))
+    cwd = None if stdio.cwd is None else os.fspath(stdio.cwd)
+    return StdioServer(stdio.command, stdio.args, stdio.env, cwd, limits=stdio.limits)
 
 
 def _name_of(transport: ClientTransport) -> str:

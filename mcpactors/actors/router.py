@@ -71,6 +71,7 @@ class RouterRef(ActorRef):
         "_root",
         "_there",
         "_version",
+        "budget_of",
         "examine",
         "gateway",
         "key",
@@ -93,6 +94,8 @@ class RouterRef(ActorRef):
         self._version = 0
         self.examine: Callable[[ActorRef, Sequence[Mapping[str, Any]]], None] = lambda ref, tools: None
         """Shown the tools of an actor before they are published, whenever they are not what they were; may remount."""
+        self.budget_of: Callable[[ActorRef], float | None] = lambda ref: None
+        """Seconds that a list waits for an actor which has a budget of its own."""
         self.key = token_bytes(16)
         """Seals the cursors of this run."""
         self.gateway = token_hex(8)
@@ -343,7 +346,9 @@ class RouterActor(Actor):
                 if ref.down is not None and self._ref.listing(ref, kind) is not None:
                     raise ref.unavailable()  # what it had stands in for it, and nobody waits
                 patient = for_call and ref.state == "starting" and ref.down is None
-                outcome = await ref.ask(Request(CATALOG, {"kind": kind}), self._start if patient else self._budget)
+                outcome = await ref.ask(
+                    Request(CATALOG, {"kind": kind}), self._start if patient else self._budget_of(ref)
+                )
             except MCPActorsError as error:
                 outcome = Failure.of(error)
             if isinstance(outcome, Result):
@@ -358,6 +363,10 @@ class RouterActor(Actor):
                 for ref in asked:
                     nursery.start_soon(ask, ref)
         return answers, sorted(missing, key=lambda row: str(row["actor"]))
+
+    def _budget_of(self, ref: ActorRef) -> CallDeadlines:
+        own = self._ref.budget_of(ref)
+        return self._budget if own is None else CallDeadlines(idle=own, total=own)
 
     def _missing(self, ref: ActorRef, kind: Kind, why: Failure) -> dict[str, Any]:
         """A row of `mcpactors/missing`: who, why, what stands in the list instead; and seconds, where there are any.

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from typing import Any, Final, get_args
 
 from attrs import Attribute
+from attrs.validators import optional
 
-__all__ = ["LARGEST", "number", "one_of", "whole"]
+__all__ = ["LARGEST", "a", "none_or", "number", "one_of", "whole"]
 
 LARGEST: Final = sys.float_info.max
 
@@ -45,6 +46,16 @@ def one_of(words: Any) -> Validator:
     """One of the words of a `Literal`."""
     choices = get_args(words)
     return _checked(lambda value: isinstance(value, str) and value in choices, f"one of {', '.join(choices)}")
+
+
+def a(kind: type) -> Validator:
+    """A value of this class."""
+    return _checked(lambda value: isinstance(value, kind), f"{kind.__name__}(...)")
+
+
+def none_or(check: Validator) -> Validator:
+    """None, or what passes this check."""
+    return optional(check)
 
 
 def _checked(fits: Callable[[Any], bool], expected: str) -> Validator:

@@ -16,6 +16,7 @@ import trio
 from mcp.server.lowlevel import Server
 from starlette.routing import Match, Route
 
+from mcpactors.runtime.policy import DEFAULT_CLIENTS, ClientLimits
 from mcpactors.transports.http_cors import shared_with_pages
 from mcpactors.transports.http_exchange import STOPPING, ASGIApp, Receive, Scope, Send
 from mcpactors.transports.http_guard import Names, names_of, refusal
@@ -43,6 +44,7 @@ async def serve_http(
     ssl_context: ssl.SSLContext | None = None,
     uds: str | os.PathLike[str] | None = None,
     websocket: bool = False,
+    clients: ClientLimits = DEFAULT_CLIENTS,
 ) -> AsyncIterator[str]:
     """Serve an endpoint while the block lasts; yields its URL, with the port that was really bound.
 
@@ -59,7 +61,7 @@ async def serve_http(
     names = names_of(None if uds is not None else host, tuple(allowed_hosts), tuple(allowed_origins))
     app = _app(manager, path, routes, SSEFront(server, drain=limits.drain), names)
     if websocket:
-        app = _with_websocket(server, path, limits.drain, app)
+        app = _with_websocket(server, path, limits.drain, clients, app)
     app = _guarded(names, app)
     stopping = trio.Event()
 
@@ -98,10 +100,12 @@ def _app(manager: Sessions, path: str, routes: Callable[[], Iterable[Route]], ss
     return app
 
 
-def _with_websocket(server: Server[Any], path: str, drain: float, app: ASGIApp) -> ASGIApp:
+def _with_websocket(server: Server[Any], path: str, drain: float, clients: ClientLimits, app: ASGIApp) -> ASGIApp:
+    limits = WebSocketLimits(message=clients.body)
+
     async def either(scope: Scope, receive: Receive, send: Send) -> None:
         if wants_websocket(scope) and _is_endpoint(scope, path):
-            await serve_websocket(server, scope, send, WebSocketLimits(), drain)
+            await serve_websocket(server, scope, send, limits, drain, clients)
         else:
             await app(scope, receive, send)
 

@@ -30,6 +30,7 @@ from mcpactors.errors import (
     UNAVAILABLE,
     BackendStartError,
 )
+from mcpactors.runtime.policy import DEFAULT_BACKEND, BackendLimits
 from mcpactors.transports.event_stream import Event, EventReader, EventTooLong, portions
 from mcpactors.transports.http_ask import GET_FIELDS, POST_FIELDS, Ask, Awaited
 from mcpactors.transports.http_endpoint import Endpoint
@@ -54,7 +55,6 @@ __all__ = ["HTTPDispatcher", "Turn", "http_dispatcher"]
 
 logger = logging.getLogger("mcpactors")
 
-BODY_LIMIT: Final = 16 * 1024 * 1024
 """Bytes of one JSON reply, and of one event."""
 TELL_TIMEOUT: Final = 10.0
 """Seconds for what we tell or answer a backend, which it has only to accept."""
@@ -87,6 +87,7 @@ async def http_dispatcher(
     ssl_context: ssl.SSLContext | None = None,
     steadfast: bool = False,
     turn: Turn = trio.lowlevel.checkpoint,
+    taken: BackendLimits = DEFAULT_BACKEND,
 ) -> AsyncIterator[HTTPDispatcher]:
     """What speaks to the backend at `url`; `headers` go with every request there and nowhere else.
 
@@ -96,7 +97,7 @@ async def http_dispatcher(
     whenever some of a stream has been taken. Raises `BackendStartError`: the URL is none.
     """
     endpoint = Endpoint(url, headers or {}, client, ssl_context)
-    dispatcher = HTTPDispatcher(endpoint, steadfast, turn)
+    dispatcher = HTTPDispatcher(endpoint, steadfast, turn, taken)
     try:
         yield dispatcher
     finally:
@@ -113,6 +114,7 @@ class HTTPDispatcher:
     _endpoint: Endpoint
     _steadfast: bool = False
     _turn: Turn = trio.lowlevel.checkpoint
+    _taken: BackendLimits = DEFAULT_BACKEND
     name: str = field(default=Factory(lambda self: str(self._endpoint), takes_self=True), init=False)
     """What the backend is called in errors."""
     renews: bool = field(default=True, init=False)
@@ -310,7 +312,7 @@ class HTTPDispatcher:
             if kind != "application/json":
                 expected = "where JSON or an event stream was expected"
                 raise strange(self.name, f"answered with {kind or 'a body of no stated type'} {expected}")
-            said = read_message(await body_of(self.name, answer, BODY_LIMIT))
+            said = read_message(await body_of(self.name, answer, self._taken.message), self._taken)
             done = True
         finally:
             await answer.aclose(done=done)
@@ -322,7 +324,7 @@ class HTTPDispatcher:
         """The result on a stream, which may be cut and resumed where the backend numbers its events (2025-11-25)."""
         if ask.method == "initialize":
             self._session = answer.fields.get("mcp-session-id") or None
-        reader = EventReader(BODY_LIMIT)
+        reader = EventReader(self._taken.message)
         tries = 0
         while True:
             said, why, seen = None, "ended the stream of a call before its reply was there", reader.last_id
@@ -362,7 +364,7 @@ class HTTPDispatcher:
         if not event.data or event.kind != b"message":
             return None
         try:
-            said = read_message(event.data)
+            said = read_message(event.data, self._taken)
             if "method" in said:
                 await self._heard.take(said, ask, may_ask=ask is None or not ask.modern)
             elif ask is not None:
@@ -378,7 +380,7 @@ class HTTPDispatcher:
 
     async def _hear_aside(self, opened: trio.Event) -> None:
         """The stream beside the calls: opened again whenever it ends, from where it ended."""
-        reader, wait, had = EventReader(BODY_LIMIT), RETRY, False
+        reader, wait, had = EventReader(self._taken.message), RETRY, False
         with self._aside:
             while True:
                 begun = trio.current_time()

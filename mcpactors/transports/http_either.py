@@ -24,6 +24,7 @@ from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
 from mcp.shared.transport_context import TransportContext
 
 from mcpactors.errors import BackendStartError
+from mcpactors.runtime.policy import DEFAULT_BACKEND, BackendLimits
 from mcpactors.transports.http_client import HTTPDispatcher, Turn, http_dispatcher
 from mcpactors.transports.http_heard import OnRequest
 from mcpactors.transports.sse_client import sse_client
@@ -47,10 +48,11 @@ async def either_dispatcher(
     ssl_context: ssl.SSLContext | None = None,
     steadfast: bool = False,
     turn: Turn = trio.lowlevel.checkpoint,
+    taken: BackendLimits = DEFAULT_BACKEND,
 ) -> AsyncIterator[EitherDispatcher]:
     """As `http_dispatcher`, for a URL that may be that of an HTTP+SSE stream."""
-    opened = http_dispatcher(url, headers, client, ssl_context=ssl_context, steadfast=steadfast, turn=turn)
-    old = partial(sse_client, url, headers, client, ssl_context=ssl_context, connect_timeout=OLD_TIMEOUT)
+    opened = http_dispatcher(url, headers, client, ssl_context=ssl_context, steadfast=steadfast, turn=turn, taken=taken)
+    old = partial(sse_client, url, headers, client, ssl_context=ssl_context, connect_timeout=OLD_TIMEOUT, taken=taken)
     async with opened as http:
         yield EitherDispatcher(http, old)
 

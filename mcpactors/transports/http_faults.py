@@ -25,12 +25,12 @@ from mcpactors.errors import (
     SessionForgotten,
     SessionInDoubt,
 )
+from mcpactors.runtime.policy import DEFAULT_BACKEND, BackendLimits
 from mcpactors.transports.framing import WHY, too_deep, too_many
 from mcpactors.transports.http_pool import Answer, AnswerLost
 from mcpactors.transports.strict import fault, long_id
 
 __all__ = [
-    "NESTING",
     "PARTS",
     "Unreadable",
     "body_of",
@@ -48,7 +48,6 @@ __all__ = [
     "strange",
 ]
 
-NESTING: Final = 128
 PARTS: Final = 250_000
 """Of one reply, and of one event, as `too_many` counts them."""
 ERROR_LIMIT: Final = 64 * 1024
@@ -105,12 +104,12 @@ def kind_of(fields: Mapping[str, str]) -> str:
     return fields.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def read_message(data: bytes) -> dict[str, Any]:
+def read_message(data: bytes, taken: BackendLimits = DEFAULT_BACKEND) -> dict[str, Any]:
     """The JSON object that a body or an event is: one that all parsers read alike (F62). Raises `Unreadable`."""
     if too_many(data, PARTS):
         raise Unreadable(f"JSON of more than {PARTS} parts")
-    if too_deep(data, NESTING):
-        raise Unreadable(f"JSON that nests deeper than {NESTING}")
+    if too_deep(data, taken.depth):
+        raise Unreadable(f"JSON that nests deeper than {taken.depth}")
     try:
         said = from_json(data, allow_inf_nan=False)
     except ValueError as error:
@@ -118,7 +117,7 @@ def read_message(data: bytes) -> dict[str, Any]:
     if not isinstance(said, dict) or said.get("jsonrpc") != "2.0":
         raise Unreadable("JSON that is no JSON-RPC 2.0 message")
     identity = said.get("id")
-    wrong = "long_id" if isinstance(identity, int | str) and long_id(identity) else fault(data)
+    wrong = "long_id" if isinstance(identity, int | str) and long_id(identity, taken.id) else fault(data)
     if wrong is not None:
         raise Unreadable(f"a message that cannot be taken: {WHY[wrong]}")
     return said

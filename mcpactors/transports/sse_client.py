@@ -22,6 +22,7 @@ from pydantic_core import from_json, to_json
 from trio.abc import ReceiveStream, SendStream
 
 from mcpactors.errors import CONNECTION_CLOSED, REQUEST_TIMEOUT, UNAVAILABLE, BackendStartError
+from mcpactors.runtime.policy import DEFAULT_BACKEND, BackendLimits
 from mcpactors.transports.duplex import connected
 from mcpactors.transports.event_stream import Event, EventReader, EventTooLong, portions
 from mcpactors.transports.http_ask import GET_FIELDS, POST_FIELDS
@@ -41,7 +42,6 @@ POST_TIMEOUT: Final = 30.0
 """Seconds for a message, which the backend has only to accept; its answer comes on the stream."""
 POSTS: Final = 64
 """Requests that may be on their way at one time."""
-LIMITS: Final = StdioLimits()
 
 
 @asynccontextmanager
@@ -52,6 +52,7 @@ async def sse_client(
     *,
     ssl_context: ssl.SSLContext | None = None,
     connect_timeout: float = CONNECT_TIMEOUT,
+    taken: BackendLimits = DEFAULT_BACKEND,
 ) -> AsyncIterator[Streams]:
     """Connect to the stream at `url`; `headers` go with every request there and nowhere else.
 
@@ -65,7 +66,7 @@ async def sse_client(
     stream = Endpoint(url, headers or {}, client, ssl_context)
     posts: Endpoint | None = None
     try:
-        arrivals = _Arrivals(str(stream))
+        arrivals = _Arrivals(str(stream), taken.message)
         try:
             with trio.fail_after(connect_timeout):
                 answer = await _open(stream)
@@ -77,7 +78,7 @@ async def sse_client(
             nursery.start_soon(posts.run)
             nursery.start_soon(arrivals.run, answer)
             leaving = _Posts(str(stream), posts, arrivals, nursery)
-            async with connected(str(stream), arrivals, leaving, LIMITS, serving=False) as both:
+            async with connected(str(stream), arrivals, leaving, StdioLimits.of(taken), serving=False) as both:
                 yield both
             nursery.cancel_scope.cancel()
     finally:
@@ -118,12 +119,16 @@ class _Arrivals(ReceiveStream):
     """The backend's messages, a line each; and what we say in its stead of messages that could not be posted."""
 
     name: str
-    _reader: EventReader = field(factory=lambda: EventReader(LIMITS.line), init=False)
+    longest: int
+    _reader: EventReader = field(init=False)
     _early: list[Event] = field(factory=list, init=False)
     _wrong: str | None = field(default=None, init=False)
     _lines: tuple[trio.MemorySendChannel[bytes], trio.MemoryReceiveChannel[bytes]] = field(
         factory=lambda: trio.open_memory_channel[bytes](0), init=False
     )
+
+    def __attrs_post_init__(self) -> None:
+        self._reader = EventReader(self.longest)
 
     async def endpoint(self, answer: Answer) -> str:
         """What the first event says. Raises `BackendStartError`."""

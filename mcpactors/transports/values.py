@@ -17,14 +17,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from mcpactors.errors import BackendStartError, ConfigError
+from mcpactors.runtime.policy import DEFAULT_BACKEND, BackendLimits
 from mcpactors.transports.framing import StderrTail
 from mcpactors.transports.http_either import EitherDispatcher, either_dispatcher
 from mcpactors.transports.http_streams import http_client
 from mcpactors.transports.sse_client import sse_client
-from mcpactors.transports.stdio import stdio_client
+from mcpactors.transports.stdio import StdioLimits, stdio_client
 from mcpactors.transports.streams import Streams
 from mcpactors.transports.websocket_client import websocket_client
 
@@ -41,6 +42,7 @@ __all__ = [
     "UvStdioTransport",
     "UvxStdioTransport",
     "WSTransport",
+    "limited",
 ]
 
 Place = str | os.PathLike[str]
@@ -102,6 +104,8 @@ class StdioTransport(ProgramTransport):
     args: tuple[str, ...] = field(default=(), converter=_texts)
     env: Mapping[str, str] = field(default=None, converter=_variables, repr=_names_only)
     cwd: Place | None = None
+    limits: BackendLimits | None = None
+    """What is taken of it, and how its process is ended; None: as the mount or the runtime says."""
 
     @property
     def stdio(self) -> StdioTransport:
@@ -111,7 +115,8 @@ class StdioTransport(ProgramTransport):
         path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
         env = {"PATH": path, **self.env}  # as if our virtual environment were activated: `python` is our Python
         cwd = None if self.cwd is None else os.fspath(self.cwd)
-        return stdio_client(self.command, self.args, env=env, cwd=cwd, stderr=stderr)
+        limits = StdioLimits.of(self.limits or DEFAULT_BACKEND)
+        return stdio_client(self.command, self.args, env=env, cwd=cwd, stderr=stderr, limits=limits)
 
 
 @frozen
@@ -220,11 +225,12 @@ class StreamableHttpTransport:
     headers: Mapping[str, str] = field(default=None, converter=_variables, repr=_names_only)
     client: Any = field(default=None, repr=False)
     ssl_context: ssl.SSLContext | None = field(default=None, repr=False)
+    limits: BackendLimits | None = None
 
     @property
     def is_plain(self) -> bool:
         """Whether an entry of a config can say as much."""
-        return self.client is None and self.ssl_context is None
+        return self.client is None and self.ssl_context is None and self.limits is None
 
     def connect(self, stderr: StderrTail | None = None) -> Opened:
         return http_client(lambda turn: self._wire(steadfast=True, turn=turn))
@@ -234,7 +240,8 @@ class StreamableHttpTransport:
         return self._wire()
 
     def _wire(self, **how: Any) -> AbstractAsyncContextManager[EitherDispatcher]:
-        return either_dispatcher(self.url, self.headers, self.client, ssl_context=self.ssl_context, **how)
+        taken = self.limits or DEFAULT_BACKEND
+        return either_dispatcher(self.url, self.headers, self.client, ssl_context=self.ssl_context, taken=taken, **how)
 
 
 @frozen
@@ -247,9 +254,10 @@ class SSETransport:
     url: str
     headers: Mapping[str, str] = field(default=None, converter=_variables, repr=_names_only)
     ssl_context: ssl.SSLContext | None = field(default=None, repr=False)
+    limits: BackendLimits | None = None
 
     def connect(self, stderr: StderrTail | None = None) -> Opened:
-        return sse_client(self.url, self.headers, ssl_context=self.ssl_context)
+        return sse_client(self.url, self.headers, ssl_context=self.ssl_context, taken=self.limits or DEFAULT_BACKEND)
 
 
 @frozen
@@ -262,9 +270,19 @@ class WSTransport:
     url: str
     headers: Mapping[str, str] = field(default=None, converter=_variables, repr=_names_only)
     ssl_context: ssl.SSLContext | None = field(default=None, repr=False)
+    limits: BackendLimits | None = None
 
     def connect(self, stderr: StderrTail | None = None) -> Opened:
-        return websocket_client(self.url, self.headers, ssl_context=self.ssl_context)
+        taken = self.limits or DEFAULT_BACKEND
+        return websocket_client(self.url, self.headers, ssl_context=self.ssl_context, taken=taken)
+
+
+def limited(transport: ClientTransport, limits: BackendLimits) -> ClientTransport:
+    """The transport with these limits, where it is one of ours and does not say any itself."""
+    ours = transport.stdio if isinstance(transport, ProgramTransport) else transport
+    if isinstance(ours, StdioTransport | StreamableHttpTransport | SSETransport | WSTransport) and ours.limits is None:
+        return evolve(ours, limits=limits)
+    return ours
 
 
 @define(eq=False)

@@ -21,16 +21,15 @@ from wsproto.events import AcceptConnection, RejectConnection, Request
 from wsproto.utilities import ProtocolError
 
 from mcpactors.errors import BackendStartError
+from mcpactors.runtime.policy import DEFAULT_BACKEND, BackendLimits
 from mcpactors.transports.duplex import connected
 from mcpactors.transports.http_pool import reason_of
 from mcpactors.transports.stdio_streams import StdioLimits
 from mcpactors.transports.streams import Streams
 from mcpactors.transports.websocket import MCP, Incoming, Outgoing, WebSocket, WebSocketLimits
 
-__all__ = ["LIMITS", "websocket_client"]
+__all__ = ["websocket_client"]
 
-_MIB: Final = 1024 * 1024
-LIMITS: Final = WebSocketLimits(message=16 * _MIB)
 CONNECT_TIMEOUT: Final = 10.0
 HEAD_LIMIT: Final = 64 * 1024
 _END: Final = b"\r\n\r\n"
@@ -51,7 +50,7 @@ async def websocket_client(
     headers: Mapping[str, str] | None = None,
     *,
     ssl_context: ssl.SSLContext | None = None,
-    limits: WebSocketLimits = LIMITS,
+    taken: BackendLimits = DEFAULT_BACKEND,
     connect_timeout: float = CONNECT_TIMEOUT,
 ) -> AsyncIterator[Streams]:
     """Connect to a ws:// or wss:// endpoint; `headers` go with the handshake. Yields the streams from and to it.
@@ -65,10 +64,10 @@ async def websocket_client(
     place = _Place(url, headers or {}, ssl_context)
     try:
         with trio.fail_after(connect_timeout):
-            socket = await place.open(limits)
+            socket = await place.open(WebSocketLimits(message=taken.message))
     except trio.TooSlowError:
         raise BackendStartError(f"{place}: no WebSocket within {connect_timeout:g} s; check its URL") from None
-    lines = StdioLimits(line=limits.message)
+    lines = StdioLimits.of(taken)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(socket.tend)
         async with connected(str(place), Incoming(socket, str(place)), Outgoing(socket), lines, serving=False) as both:

@@ -146,7 +146,7 @@ class Forest:
                 self.settings.restart,
             )
         )
-        router.examine = self._examine
+        router.examine, router.budget_of = self._examine, self._budget_of
         tree = Tree(router, Mounts(check_target), main)
         self._hear(tree.mounts)
         return tree
@@ -263,7 +263,7 @@ class Forest:
     def _start(self, handle: MountHandle, identity: object, name: str) -> Running:
         free = self._free(name)
         target = handle.target
-        mailbox = Mailbox(free, capacity=self.settings.mailbox)
+        mailbox = Mailbox(free, capacity=self.settings.mailbox, control_capacity=self.settings.control)
         if handle.catalog is not None:
             ref, make = self._snapshot(handle, mailbox)
             running = self.running[id(identity)] = Running(ref, identity, target)
@@ -285,7 +285,14 @@ class Forest:
         restart, start_timeout = self.settings.restart, self.settings.start_timeout
         if isinstance(config, StdioServer | HTTPServer | ModuleServer):
             restart, start_timeout = config.restart or restart, config.start_timeout or start_timeout
-        self.supervisor.start_child(ChildSpec(running.ref, make, restart, start_timeout, running.last_words))
+            running.list_budget = config.list_budget
+
+        def begin() -> Actor:
+            actor = make()
+            actor.concurrency = self.settings.in_flight
+            return actor
+
+        self.supervisor.start_child(ChildSpec(running.ref, begin, restart, start_timeout, running.last_words))
         return running
 
     def _snapshot(self, handle: MountHandle, mailbox: Mailbox) -> tuple[ActorRef, Callable[[], Actor]]:
@@ -407,6 +414,10 @@ class Forest:
         info, running = self.supervisor.info(ref.name), self._running_as(ref)
         stalls = self._watchdog.stalls[ref.name] if self._watchdog is not None else 0
         return evolve(info, stalls=stalls) if running is None else running.row(info, stalls)
+
+    def _budget_of(self, ref: ActorRef) -> float | None:
+        running = self._running_as(ref)
+        return running.list_budget if running is not None else None
 
     def _running_as(self, ref: ActorRef) -> Running | None:
         return next((each for each in self.running.values() if each.ref is ref), None)

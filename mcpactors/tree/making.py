@@ -72,9 +72,11 @@ def proxy(target: ProxyServer, running: Running, ground: Ground, tell: Tell) -> 
             "era": "legacy" if "protocolVersion" in said else "modern",  # only `initialize` has that in its result
         }
 
-    inside = partial(ground.open_runtime, settings=evolve(settings, subreaper=False))
+    limits = target.limits or settings.backends
+    clients = evolve(settings.clients, in_flight=max(settings.clients.in_flight, settings.in_flight))  # many clients
+    inside = partial(ground.open_runtime, settings=evolve(settings, subreaper=False, clients=clients))
     backend = Backend(
-        connect=connector(target, running.stderr, inside),
+        connect=connector(target, running.stderr, inside, limits),
         timeout=said.timeout if said is not None else None,
         tags=said.tags if said is not None else (),
         over_http=isinstance(where, SDKTransport | ClientFactory | StreamableHttpTransport)
@@ -82,6 +84,7 @@ def proxy(target: ProxyServer, running: Running, ground: Ground, tell: Tell) -> 
         sessions=target.strategy,
         forward=target.forward,
         limits=target.pool,
+        taken=limits,
         start_timeout=said.start_timeout if said and said.start_timeout else settings.start_timeout,
         admit=tell.said,
         changed=tell.changed,

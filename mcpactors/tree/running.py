@@ -41,6 +41,8 @@ class Running:
     definitions: Definitions = field(factory=Definitions)
     policies: set[ChangePolicy] = field(factory=set)
     """What its mounts say about tools that change."""
+    list_budget: float | None = None
+    """Seconds that a list waits for it, where its config says so."""
     threads: ThreadLimit | None = None
     """Of a server of this process: how many threads its sync handlers may be in."""
     said: Mapping[str, Any] = field(factory=dict)
