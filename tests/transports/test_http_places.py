@@ -14,12 +14,13 @@ import httpx
 import pytest
 import trio
 
-from mcpactors import Server, open_runtime
+from mcpactors import Client, Server, StreamableHttpTransport, open_runtime
 from mcpactors.cli import main as main_of_cli
 from mcpactors.errors import ConfigError
 from mcpactors.transports.http_host import HostLimits, serve
 from mcpactors.transports.http_listen import listening, tls_context
 from tests.processes import serve as run_serve
+from tests.seeds import seen
 from tests.transports.http_raw import HANG, answer, echo
 
 trustme: Any = pytest.importorskip("trustme", reason="the test extra has trustme, which makes certificates")
@@ -126,6 +127,18 @@ async def test_a_unix_socket_serves_our_own_user_under_any_host_and_goes_with_th
                         origin = {"Origin": "http://evil.example"}
                         assert (await client.get("/custom", headers=origin)).status_code == 403
             assert not path.exists()
+
+
+async def test_a_client_connects_at_a_unix_socket_through_a_client_of_httpx_in_both_eras(tmp_path: Path) -> None:
+    path, main = tmp_path / "mcp.sock", Server("main")
+    main.tool("echo")(lambda text: str(text))
+    async with open_runtime(main) as runtime, runtime.serve_http(uds=path):
+        for mode in ("auto", "legacy"):
+            async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(path))) as own:
+                with trio.fail_after(HANG):
+                    where = StreamableHttpTransport("http://localhost/mcp", client=own)
+                    async with Client(where, mode=mode) as client:
+                        assert await seen.call(client, "echo", text="there") == "there"
 
 
 async def test_the_socket_file_of_a_server_that_was_killed_is_replaced_and_nothing_else_is(tmp_path: Path) -> None:
