@@ -22,7 +22,7 @@ from mcpactors.transports.http_exchange import STOPPING, ASGIApp, Receive, Scope
 from mcpactors.transports.http_guard import Names, names_of, refusal
 from mcpactors.transports.http_host import HostLimits, serve
 from mcpactors.transports.http_listen import listening
-from mcpactors.transports.http_sessions import Sessions
+from mcpactors.transports.http_sessions import SessionLimits, Sessions
 from mcpactors.transports.sse_server import SSEFront
 from mcpactors.transports.websocket import WebSocketLimits
 from mcpactors.transports.websocket_server import serve_websocket, wants_websocket
@@ -51,15 +51,15 @@ async def serve_http(
     `routes()` gives what is served beside it, asked anew for every request to another path. Whose requests are served
     `http_guard.names_of` says; `uds` is the path of a Unix socket to serve at instead of host and port. `websocket`:
     who asks the endpoint for a WebSocket gets one. Clients of the old HTTP+SSE transport find their stream at /sse.
-    Leaving the block drains: streams of changes end in good order, calls in flight have `limits.drain` seconds to be
-    answered.
+    `limits` are of connections and requests, `clients` of what is in them. Leaving the block drains: streams of changes
+    end in good order, calls in flight have `limits.drain` seconds to be answered.
 
     Raises:
         ConfigError: the address cannot be bound, or what is allowed is no host or origin.
     """
-    manager = Sessions(server)
+    manager = Sessions(server, SessionLimits(clients))
     names = names_of(None if uds is not None else host, tuple(allowed_hosts), tuple(allowed_origins))
-    app = _app(manager, path, routes, SSEFront(server, drain=limits.drain), names)
+    app = _app(manager, path, routes, SSEFront(server, drain=limits.drain, clients=clients), names)
     if websocket:
         app = _with_websocket(server, path, limits.drain, clients, app)
     app = _guarded(names, app)

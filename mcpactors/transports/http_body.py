@@ -17,9 +17,8 @@ from mcpactors.runtime.policy import DEFAULT_CLIENTS, ClientLimits
 from mcpactors.transports.framing import salvage_id, too_deep, too_many
 from mcpactors.transports.strict import Fault, fault, long_id
 
-__all__ = ["BODY_LIMIT", "PARTS", "BadBody", "error_body", "read_body"]
+__all__ = ["PARTS", "BadBody", "error_body", "read_body"]
 
-BODY_LIMIT: Final = DEFAULT_CLIENTS.body
 PARTS: Final = 100_000
 """Of what a client says, whichever transport it comes by, as `too_many` counts them."""
 _WHY: Final[Mapping[Fault, tuple[int, str]]] = {
