@@ -9,6 +9,7 @@ import mcpactors.starting as _starting  # noqa: F401  # first: what follows take
 from mcpactors.client import Client, MemoryTransport, infer_transport
 from mcpactors.config import HTTPServer, MCPConfig, ModuleServer, StdioServer, load_config, parse_config
 from mcpactors.errors import BackendStartError, ConfigError, MCPActorsError, MirroredComponent
+from mcpactors.foreign import session_state
 from mcpactors.host import Runtime, load_snapshot, open_runtime, save_snapshot
 from mcpactors.mirrored import LocalCopy, Mirrored
 from mcpactors.mounts import CatalogDiff, MountHandle
@@ -18,7 +19,7 @@ from mcpactors.runtime.reply import CallDeadlines
 from mcpactors.runtime.restart import RestartLimit, RestartPolicy
 from mcpactors.runtime.supervisor import ActorInfo
 from mcpactors.runtime.visibility import ToolOverride
-from mcpactors.server import Server, create_proxy, session_state
+from mcpactors.server import Server, create_proxy
 from mcpactors.serving import serve_until_told as _serve_until_told  # noqa: F401  # what Server.run() does
 from mcpactors.settings import RuntimeSettings
 from mcpactors.targets import ProxyServer

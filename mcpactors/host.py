@@ -25,6 +25,7 @@ from mcpactors.config import Isolation, MCPConfig, load_config
 from mcpactors.errors import BackendStartError, MCPActorsError, NameConflict, NamespaceError
 from mcpactors.isolation import placed
 from mcpactors.mounts import Catalog, CatalogDiff, MountHandle, below, make_handle
+from mcpactors.routes import routes_of
 from mcpactors.runtime.clients import Clients
 from mcpactors.runtime.definitions import ChangePolicy
 from mcpactors.runtime.mailbox import ActorRef
@@ -33,7 +34,7 @@ from mcpactors.runtime.routing import Conflict, Mount, tell_conflicts
 from mcpactors.runtime.supervisor import ActorInfo
 from mcpactors.runtime.visibility import ToolOverride
 from mcpactors.runtime.watchdog import Watchdog, watchdog
-from mcpactors.server import Server, routes_of
+from mcpactors.server import Server
 from mcpactors.settings import RuntimeSettings
 from mcpactors.snapshots import load_snapshot, save_snapshot
 from mcpactors.targets import called, check_target

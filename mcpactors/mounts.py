@@ -19,7 +19,7 @@ from mcpactors.runtime.routing import Listing
 from mcpactors.runtime.supervisor import ActorInfo, ChildState
 from mcpactors.runtime.visibility import SHOW_ALL, ToolOverride, Visibility
 
-__all__ = ["Catalog", "CatalogDiff", "Live", "MountHandle", "Mounts", "below", "itself"]
+__all__ = ["Catalog", "CatalogDiff", "Copier", "Live", "MountHandle", "Mounts", "below", "itself"]
 
 Catalog = Mapping[Kind, Listing]
 Fits = Callable[[object], object]
@@ -51,6 +51,12 @@ class Live(Protocol):
     async def refresh(self) -> CatalogDiff: ...
     def changed_tools(self) -> tuple[ToolChange, ...]: ...
     def approve(self, tools: tuple[str, ...]) -> tuple[str, ...]: ...
+
+
+class Copier(Protocol):
+    """What a runtime does for an import."""
+
+    async def take_copy(self, handle: MountHandle) -> CatalogDiff: ...
 
 
 class Mounts:

@@ -23,21 +23,32 @@ MAY_IMPORT = {
     "config": "errors runtime",
     "mounts": "errors runtime",
     "mirrored": "errors runtime mounts",
+    "foreign": "runtime",
     "targets": "errors config runtime mounts transports",
+    "routes": "foreign targets",
     "isolation": "errors config targets",
-    "server": "errors config runtime mounts mirrored targets isolation",
+    "components": "errors runtime mounts mirrored targets routes",
+    "server": "errors config runtime mounts mirrored targets isolation components",
     "runtime": "errors runtime",
     "snapshots": "errors runtime mounts",
     "actors": "errors runtime server actors",
     "transports": "errors runtime transports",
     "backends": "errors config runtime targets transports",
     "settings": "errors runtime",
-    "tree": "errors config settings runtime mounts snapshots targets isolation server actors transports backends tree",
-    "host": "errors config settings runtime mounts snapshots targets isolation server actors transports backends tree",
+    "tree": (
+        "errors config settings runtime mounts snapshots foreign targets isolation server actors transports "
+        "backends tree"
+    ),
+    "host": (
+        "errors config settings runtime mounts snapshots targets routes isolation server actors transports "
+        "backends tree"
+    ),
     "client": "errors config runtime targets server transports backends host",
     "example": "",
     "testing": "errors settings runtime mounts snapshots targets server actors transports config host testing",
-    "__init__": "errors config settings runtime mounts mirrored targets server transports host client serving starting",
+    "__init__": (
+        "errors config settings runtime mounts mirrored foreign targets server transports host client serving starting"
+    ),
     "voice": "",
     "starting": "",
     "serving": "errors settings server host voice",
