@@ -15,6 +15,7 @@ import trio
 from mcp.client import Client
 from mcp.server.mcpserver import Context
 from mcp.shared.exceptions import MCPError
+from pydantic import BaseModel
 
 from mcpactors import Runtime, RuntimeSettings, Server, open_runtime
 
@@ -40,6 +41,10 @@ def saying(text: str) -> Callable[[], Any]:
     return say
 
 
+async def nothing() -> str:
+    return "nothing"
+
+
 def living(name: str, lives: list[str], may_start: trio.Event | None = None) -> Server:
     """A server that notes when its lifespan begins and ends, and whose tool says what the lifespan gave."""
 
@@ -58,6 +63,57 @@ def living(name: str, lives: list[str], may_start: trio.Event | None = None) -> 
         return str(ctx.request_context.lifespan_context["of"])
 
     return server
+
+
+class Name(BaseModel):
+    name: str
+
+
+def contextual() -> Server:
+    """A server whose tools report, log, read, and ask their user, its model and its roots."""
+    server = Server("context")
+
+    @server.tool
+    async def work(ctx: Context) -> str:
+        await ctx.report_progress(1, 2, "half")
+        await ctx.warning("careful")
+        [contents] = await ctx.read_resource("data://x")
+        return str(contents.content)
+
+    @server.tool
+    async def greet(ctx: Context) -> str:
+        answer = await ctx.elicit("Who?", Name)
+        return answer.data.name if answer.action == "accept" else answer.action
+
+    @server.tool
+    async def think(ctx: Context) -> str:
+        message = types.SamplingMessage(role="user", content=types.TextContent(text="x"))
+        result = await ctx.session.create_message([message], max_tokens=9, related_request_id=ctx.request_id)
+        assert isinstance(result.content, types.TextContent)
+        return result.content.text
+
+    @server.tool
+    async def where(ctx: Context) -> list[str]:
+        return [str(root.uri) for root in (await ctx.session.list_roots()).roots]
+
+    server.resource("data://x")(nothing)
+    return server
+
+
+def noting(notes: list[str], name: str) -> Any:
+    """Middleware that notes the beginning and the end of what is neither a list nor an introduction."""
+
+    async def middleware(ctx: Any, call_next: Any) -> Any:
+        if ctx.method.endswith("/list") or ctx.method in ("initialize", "server/discover"):
+            return await call_next(ctx)
+        params = ctx.params or {}
+        notes.append(f"{name} > {ctx.method} {params.get('name') or params.get('uri')}")
+        try:
+            return await call_next(ctx)
+        finally:
+            notes.append(f"{name} <")
+
+    return middleware
 
 
 @asynccontextmanager
