@@ -7,7 +7,8 @@ import mcpactors.starting as _starting  # noqa: F401  # first: what follows take
 
 # isort: split
 from mcpactors.client import Client, MemoryTransport, infer_transport
-from mcpactors.config import HTTPServer, MCPConfig, ModuleServer, StdioServer, load_config, parse_config
+from mcpactors.config import HTTPServer, MCPConfig, ModuleServer, StdioServer
+from mcpactors.configfile import load_config, parse_config
 from mcpactors.errors import BackendStartError, ConfigError, MCPActorsError, MirroredComponent
 from mcpactors.foreign import session_state
 from mcpactors.host import Runtime, load_snapshot, open_runtime, save_snapshot

@@ -19,7 +19,8 @@ from mcp.client import Client as SDKClient
 from mcp.client import ClientSession
 from mcp.server.lowlevel import Server as LowLevelServer
 
-from mcpactors.config import MCPConfig, ModuleServer, parse_config
+from mcpactors.config import MCPConfig, ModuleServer
+from mcpactors.configfile import parse_config
 from mcpactors.errors import BackendStartError, ConfigError, MountError
 from mcpactors.runtime.policy import DEFAULT_BACKEND, BackendLimits, Era, OfEra
 from mcpactors.targets import ClientFactory, Composite, ProxyServer, describe, transport_of

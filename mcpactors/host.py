@@ -21,7 +21,8 @@ from starlette.routing import Route
 
 from mcpactors.actors.backend import RootsChanged, SessionEnded
 from mcpactors.backends import example_config
-from mcpactors.config import Isolation, MCPConfig, load_config
+from mcpactors.config import Isolation, MCPConfig
+from mcpactors.configfile import load_config
 from mcpactors.errors import BackendStartError, MCPActorsError, NameConflict, NamespaceError
 from mcpactors.isolation import placed
 from mcpactors.mounts import Catalog, CatalogDiff, MountHandle, below, make_handle

@@ -34,7 +34,8 @@ from mcp.server.lowlevel import Server as LowLevelServer
 from mcp_types.version import LATEST_MODERN_VERSION
 from starlette.routing import Route
 
-from mcpactors.config import HTTPServer, MCPConfig, ModuleServer, ServerConfig, StdioServer, load_config, parse_config
+from mcpactors.config import HTTPServer, MCPConfig, ModuleServer, ServerConfig, StdioServer
+from mcpactors.configfile import load_config, parse_config
 from mcpactors.errors import ConfigError, MountError
 from mcpactors.mounts import Mounts
 from mcpactors.runtime.policy import (

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mcpactors.config import HTTPServer, MCPConfig, ModuleServer, StdioServer, load_config, parse_config, unstructure
+from mcpactors.config import HTTPServer, MCPConfig, ModuleServer, StdioServer, unstructure
+from mcpactors.configfile import load_config, parse_config
 from mcpactors.errors import ConfigError
 from mcpactors.runtime.policy import Forwarding, PoolLimits
 from mcpactors.runtime.restart import RestartPolicy
@@ -249,7 +250,10 @@ REFERENCE = "is no variable; write ${NAME} or ${NAME:-default}, or $${ for a pla
         ({"command": "x", "forward": {"log": True}}, FORWARD),
         ({"command": "x", "forward": None}, ".forward: expected an object, got null"),
         ({"url": "http://x", "pool": {"clients": 0}}, ".pool.clients: expected an integer >= 1 and <= 10000, got 0"),
-        ({"url": "http://x", "pool": {"spares": 10**9}}, ".pool.spares: expected an integer >= 0 and <= 10000, got 1000000000"),
+        (
+            {"url": "http://x", "pool": {"spares": 10**9}},
+            ".pool.spares: expected an integer >= 0 and <= 10000, got 1000000000",
+        ),
         ({"url": "http://x", "pool": {"idle": "5m"}}, ".pool.idle: expected a finite number >= 0, got '5m'"),
         ({"module": "x", "restart": {"intensity": -1}}, ".restart.intensity: expected an integer >= 0, got -1"),
         (

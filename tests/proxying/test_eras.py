@@ -19,7 +19,7 @@ from mcp.shared.exceptions import MCPError
 
 from mcpactors import Client, ProxyServer, create_proxy, open_runtime
 from mcpactors.actors.rounds import could_not_ask
-from mcpactors.config import parse_config
+from mcpactors.configfile import parse_config
 from mcpactors.errors import BackendStartError, ConfigError
 from mcpactors.runtime.reply import Failure, Outcome, Result
 from tests.backends.asking import in_memory, make

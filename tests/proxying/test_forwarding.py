@@ -13,7 +13,7 @@ import trio.testing
 from mcp.server.lowlevel import Server
 
 from mcpactors import create_proxy, open_runtime
-from mcpactors.config import parse_config
+from mcpactors.configfile import parse_config
 from mcpactors.runtime.hops import HOPS
 from mcpactors.transports.http import serve_http
 from tests.backends.remembering import make
