@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Final, Literal
 
@@ -149,28 +149,23 @@ class Supervisor:
     async def stop_child(self, name: str) -> None:
         """Stop a child for good: calls in flight and waiting ones fail, its lifespan is left. Idempotent."""
         child = self._children.get(name)
-        if child is None:
-            return
-        if child.ended.is_set():  # by itself, for good: it was kept only to be told of
-            del self._children[name]
-            return
-        self._ask_to_stop(child)
-        with trio.move_on_after(STOP_PATIENCE) as patience:
-            await child.ended.wait()
-        if patience.cancelled_caught:
-            logger.warning("actor %s does not end within %g s of being stopped", name, STOP_PATIENCE)
+        if child is not None:
+            self._ask_to_stop(child)
+            await _ended([child], trio.current_time() + STOP_PATIENCE)
 
     async def stop_all(self) -> None:
         """Stop every child, and wait for them: the youngest first, as in OTP, each once the one after it has ended.
 
         Where that takes longer than `IN_ORDER`, the rest is stopped at once, still the youngest first.
         """
-        in_order = trio.current_time() + IN_ORDER
-        async with trio.open_nursery() as nursery:
-            for name, child in reversed(list(self._children.items())):
-                nursery.start_soon(self.stop_child, name)
-                with trio.CancelScope(deadline=in_order):
-                    await child.ended.wait()
+        children = list(reversed(self._children.values()))
+        with trio.move_on_after(IN_ORDER):  # one for all, and no task for any: there may be ten thousand
+            for child in children:
+                self._ask_to_stop(child)
+                await child.ended.wait()
+        for child in children:
+            self._ask_to_stop(child)
+        await _ended(children, trio.current_time() + STOP_PATIENCE)
 
     def state_of(self, name: str) -> ChildState:
         """The child's state; "stopped" for one that is not there."""
@@ -195,6 +190,10 @@ class Supervisor:
         )
 
     def _ask_to_stop(self, child: _Child) -> None:
+        if child.ended.is_set():
+            if self._children.get(child.spec.ref.name) is child:  # ended by itself: it was kept only to be told of
+                del self._children[child.spec.ref.name]
+            return
         if child.stopping:
             return
         child.stopping = True
@@ -332,6 +331,18 @@ class Supervisor:
     def _turn_away(self, child: _Child) -> None:
         """Calls to a child that is down fail at once, saying who, since when, why, and what is to be expected."""
         child.spec.ref.refuse(child.spec.ref.unavailable)
+
+
+async def _ended(children: Iterable[_Child], deadline: float) -> None:
+    """Wait until all of them have ended; of those that have not by then, the log is told."""
+    with trio.move_on_at(deadline):
+        for child in children:
+            if not child.ended.is_set():
+                await child.ended.wait()
+    for child in children:
+        if not child.ended.is_set():
+            name = child.spec.ref.name
+            logger.warning("actor %s does not end within %g s of being stopped", name, STOP_PATIENCE)
 
 
 def _said(error: BaseException) -> str:
