@@ -59,8 +59,8 @@ class OldSession:
         return request("GET", fields=self.fields | ({} if after is None else {"Last-Event-ID": after}))
 
 
-async def open_session(host: Hosted, user: Mapping[str, str] = {}) -> OldSession:
-    hello = {"id": 0, "method": "initialize", "params": HELLO}
+async def open_session(host: Hosted, user: Mapping[str, str] = {}, capabilities: Mapping[str, Any] = {}) -> OldSession:
+    hello = {"id": 0, "method": "initialize", "params": {**HELLO, "capabilities": capabilities}}
     reply = await host.ask(request("POST", hello, user))
     assert reply.status == 200, reply
     session = OldSession(host, reply.fields["mcp-session-id"], user)

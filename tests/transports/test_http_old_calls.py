@@ -1,0 +1,155 @@
+"""Calls of one session of the old era beside each other, and what a session costs that has none."""
+
+from __future__ import annotations
+
+import gc
+import json
+import tracemalloc
+from typing import Any
+
+import pytest
+import trio
+from mcp.server.mcpserver import Context
+from mcp_types.version import LATEST_MODERN_VERSION as NEW
+
+from mcpactors import Server
+from tests.transports.http_old import OldSession, call, endpoint, open_session, request
+from tests.transports.http_raw import HANG, RawClient
+from tests.transports.test_http_sessions import Holding, data
+
+pytestmark = pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprecationWarning")
+MIB = 1024 * 1024
+FEW, MANY = 50, 300
+META = {
+    "io.modelcontextprotocol/protocolVersion": NEW,
+    "io.modelcontextprotocol/clientCapabilities": {},
+    "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
+}
+
+
+async def rest_of(client: RawClient) -> list[dict[str, Any]]:
+    """What still comes on a stream that was begun, up to its end."""
+    said = await client.until(b"\r\n0\r\n\r\n")
+    return [json.loads(line[6:]) for line in said.split(b"\r\n") if line.startswith(b"data: {")]
+
+
+async def test_f21_a_stream_that_nobody_reads_holds_up_no_other_call_of_its_session() -> None:
+    main, told = Server("main"), trio.Event()
+
+    @main.tool
+    async def flood(ctx: Context) -> str:
+        for _ in range(30):
+            await ctx.session.send_log_message("info", "x" * MIB, related_request_id=ctx.request_id)
+        told.set()
+        return "flooded"
+
+    @main.tool
+    def echo() -> str:
+        return "heard"
+
+    with trio.fail_after(HANG):
+        async with endpoint(main) as host:
+            session = await open_session(host)
+            async with host.client() as client:
+                await session.begin(client, call(1, "flood"))
+                await told.wait()
+                for identity in range(2, 22):
+                    assert b"heard" in (await session.post(call(identity, "echo"))).body
+
+
+async def test_f22_a_call_that_its_client_cancels_ends_its_stream_with_that_error() -> None:
+    main = Holding()
+    with trio.fail_after(HANG):
+        async with endpoint(main) as host:
+            session = await open_session(host)
+            async with host.client() as client:
+                await session.begin(client, call(1, "hold"))
+                await main.began.wait()
+                given_up = {"method": "notifications/cancelled", "params": {"requestId": 1}}
+                assert (await session.post(given_up)).status == 202
+                [said] = await rest_of(client)
+                assert (said["id"], said["error"]["code"]) == (1, -32800)
+            assert (await session.post(call(1, "big"))).status == 200
+
+
+async def test_a_session_that_its_client_ends_takes_its_calls_and_its_questions_with_it() -> None:
+    main, gone = Server("main"), trio.Event()
+
+    @main.tool
+    async def ask(ctx: Context) -> str:
+        try:
+            await ctx.session.list_roots()
+        finally:
+            gone.set()
+        return "answered"
+
+    with trio.fail_after(HANG):
+        async with endpoint(main) as host:
+            session = await open_session(host, capabilities={"roots": {}})
+            async with host.client() as client, host.client() as listening:
+                await listening.write(session.stream())
+                await listening.until(b"\r\n\r\n")
+                await session.begin(client, call(1, "ask"))
+                await client.until(b"roots/list")
+                assert (await host.ask(request("DELETE", fields=session.fields))).status == 200
+                await gone.wait()
+                assert await rest_of(client) == []
+                assert await listening.until(b"0\r\n\r\n") == b"0\r\n\r\n"
+            assert (await session.post(call(2, "ask"))).status == 404
+
+
+@pytest.mark.parametrize("era", ["old", "new"])
+async def test_f12_a_result_that_has_no_json_is_an_error_and_the_next_call_is_answered(era: str) -> None:
+    main = Server("main")
+
+    @main.tool
+    def half() -> str:
+        return "\ud800"
+
+    @main.tool
+    def whole() -> str:
+        return "\U0001f600\u2028"
+
+    async def said(session: OldSession, identity: int, tool: str) -> dict[str, Any]:
+        asked = call(identity, tool)
+        if era == "old":
+            return data(await session.post(asked))[-1]
+        asked["params"]["_meta"] = META
+        fields = {"Mcp-Protocol-Version": NEW, "Mcp-Method": "tools/call", "Mcp-Name": tool}
+        return json.loads((await session.host.ask(request("POST", asked, fields))).body)
+
+    async with endpoint(main) as host:
+        session = await open_session(host)
+        failed = await said(session, 1, "half")
+        assert (failed["id"], failed["error"]["code"]) == (1, -32603)
+        assert (await said(session, 2, "whole"))["result"]["content"][0]["text"] == "\U0001f600\u2028"
+
+
+async def test_f43_a_session_that_nothing_runs_on_has_no_task_and_takes_less_than_24_kib() -> None:
+    async with endpoint(Holding()) as host, host.client() as client:
+
+        async def open_many(count: int) -> None:
+            for _ in range(count):
+                hello = {
+                    "protocolVersion": "2025-11-25",
+                    "capabilities": {},
+                    "clientInfo": {"name": "a", "version": "1"},
+                }
+                await client.write(request("POST", {"id": 0, "method": "initialize", "params": hello}))
+                identity = (await client.reply()).fields["mcp-session-id"]
+                fields = {"Mcp-Session-Id": identity, "Mcp-Protocol-Version": "2025-11-25"}
+                await client.write(request("POST", {"method": "notifications/initialized"}, fields))
+                assert (await client.reply()).status == 202
+
+        tracemalloc.start()
+        try:
+            await open_many(FEW)
+            gc.collect()
+            tasks, before = trio.lowlevel.current_statistics().tasks_living, tracemalloc.get_traced_memory()[0]
+            await open_many(MANY)
+            gc.collect()
+            each = (tracemalloc.get_traced_memory()[0] - before) / MANY
+        finally:
+            tracemalloc.stop()
+        assert each < 24 * 1024
+        assert trio.lowlevel.current_statistics().tasks_living <= tasks + 1
