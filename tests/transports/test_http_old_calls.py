@@ -110,7 +110,7 @@ async def test_f12_a_result_that_has_no_json_is_an_error_and_the_next_call_is_an
     def whole() -> str:
         return "\U0001f600\u2028"
 
-    async def said(session: OldSession, identity: int, tool: str) -> dict[str, Any]:
+    async def said(session: OldSession, identity: int, tool: str) -> Any:
         asked = call(identity, tool)
         if era == "old":
             return data(await session.post(asked))[-1]
