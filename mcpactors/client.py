@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self
 
 import trio
+from anyio.abc import ObjectSendStream
 from attrs import frozen
 from mcp.client import Client as SDKClient
 from mcp.client import ClientSession
@@ -192,7 +193,7 @@ class Client(SDKClient):
         return self._tail.tail()
 
 
-class _Counting:
+class _Counting(ObjectSendStream[SessionMessage]):
     """A write stream that says of each request through how many gateways it came: the client may be a tool's."""
 
     def __init__(self, inner: WriteStream[SessionMessage]) -> None:
@@ -208,12 +209,6 @@ class _Counting:
 
     async def aclose(self) -> None:
         await self._inner.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.aclose()
 
 
 def _reason(error: BaseException) -> str:

@@ -17,16 +17,10 @@ from mcpactors.errors import InvalidParams, MCPActorsError, MirroredComponent, N
 from mcpactors.mounts import Catalog, MountHandle, Mounts, make_handle
 from mcpactors.runtime.naming import KEYS, KINDS, Kind, Namespace
 from mcpactors.runtime.routing import Listing, Place, Step
-from mcpactors.runtime.visibility import Rule, ToolOverride, tags_of, with_tags, without_tags
+from mcpactors.runtime.visibility import COMPONENTS, Rule, ToolOverride, tags_of, with_tags, without_tags
 
 __all__ = ["Copies", "LocalCopy", "Mirrored", "find_mirrored", "refuse_mirrored"]
 
-WORDS: Final[Mapping[Kind, str]] = {
-    "tools": "tool",
-    "prompts": "prompt",
-    "resources": "resource",
-    "templates": "template",
-}
 ADDED_BY: Final[Mapping[Kind, str]] = {
     "tools": "add_tool",
     "prompts": "add_prompt",
@@ -269,7 +263,9 @@ async def find_mirrored(
                     return found
     if missing is not None:
         raise missing
-    raise NotFound(f"nothing that is mounted here has the {WORDS[kinds[0]]} {key!r}; only such a one can be copied")
+    raise NotFound(
+        f"nothing that is mounted here has the {COMPONENTS[kinds[0]]} {key!r}; only such a one can be copied"
+    )
 
 
 async def _catalog(handle: MountHandle, mounts: Mounts, taken: Callable[[MountHandle], Awaitable[None]]) -> Catalog:
@@ -292,5 +288,5 @@ def _seen(handle: MountHandle, kind: Kind, item: Mapping[str, Any], key: str) ->
             origin = _Origin(kind, own, key, handle.target, called, handle.namespace, override, listed)
             meta = without_tags(listed).get("_meta") or {}
             said = (listed.get("name", key), listed.get("title"), listed.get("description"))
-            return Mirrored(origin, WORDS[kind], key, *said, tags_of(listed), meta, listed)
+            return Mirrored(origin, COMPONENTS[kind], key, *said, tags_of(listed), meta, listed)
     return None

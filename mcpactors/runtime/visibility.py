@@ -14,6 +14,7 @@ from attrs import field, frozen
 from mcpactors.errors import InvalidParams
 
 __all__ = [
+    "COMPONENTS",
     "SHOW_ALL",
     "TAGS_KEY",
     "Component",
@@ -29,12 +30,13 @@ TAGS_KEY: Final = "mcpactors/tags"
 _FASTMCP: Final = ("fastmcp", "_fastmcp")
 
 Component: TypeAlias = Literal["tool", "prompt", "resource", "template"]
-_COMPONENT: Final[Mapping[str, Component]] = {
+COMPONENTS: Final[Mapping[str, Component]] = {
     "tools": "tool",
     "prompts": "prompt",
     "resources": "resource",
     "templates": "template",
 }
+"""What one of a kind is called where it is shown or hidden."""
 
 
 def tags_of(item: Mapping[str, Any]) -> frozenset[str]:
@@ -86,8 +88,8 @@ def _frozen(values: Iterable[str]) -> frozenset[str]:
 
 def _components(values: Iterable[str] | None) -> frozenset[str] | None:
     words = _words(values)
-    if words is not None and not words <= set(_COMPONENT.values()):
-        raise InvalidParams(f"components are {', '.join(_COMPONENT.values())}; got {values!r:.80}")
+    if words is not None and not words <= set(COMPONENTS.values()):
+        raise InvalidParams(f"components are {', '.join(COMPONENTS.values())}; got {values!r:.80}")
     return words
 
 
@@ -123,7 +125,7 @@ class Visibility:
         """Whether the component is visible. Without rules everything is."""
         if not self.rules:
             return True
-        component, tags, visible = _COMPONENT[kind], tags_of(item), True
+        component, tags, visible = COMPONENTS[kind], tags_of(item), True
         for rule in self.rules:
             if rule.fits(component, name, tags):
                 visible = rule.show

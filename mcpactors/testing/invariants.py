@@ -11,10 +11,9 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import trio
+from anyio.abc import ObjectReceiveStream, ObjectSendStream
 from attrs import define, field, frozen
 from mcp.shared.message import SessionMessage
 from mcp_types.jsonrpc import JSONRPCError, JSONRPCMessage, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse
@@ -118,15 +117,13 @@ def _key(request_id: object) -> tuple[type, object]:
     return type(request_id), request_id  # 1 and "1" are different ids
 
 
-class _HeardRead:
+class _HeardRead(ObjectReceiveStream[SessionMessage | Exception]):
     def __init__(self, inner: ReadStream[SessionMessage | Exception], endings: Endings) -> None:
         self._inner = inner
         self._endings = endings
 
     async def receive(self) -> SessionMessage | Exception:
-        return self._heard(await self._inner.receive())
-
-    def _heard(self, item: SessionMessage | Exception) -> SessionMessage | Exception:
+        item = await self._inner.receive()
         if isinstance(item, SessionMessage):
             self._endings.came(item.message)
         return item
@@ -134,23 +131,8 @@ class _HeardRead:
     async def aclose(self) -> None:
         await self._inner.aclose()
 
-    def __aiter__(self) -> Self:
-        return self
 
-    async def __anext__(self) -> SessionMessage | Exception:
-        return self._heard(await self._inner.__anext__())
-
-    async def __aenter__(self) -> Self:
-        await self._inner.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None:
-        return await self._inner.__aexit__(kind, error, traceback)
-
-
-class _HeardWrite:
+class _HeardWrite(ObjectSendStream[SessionMessage]):
     def __init__(self, inner: WriteStream[SessionMessage], endings: Endings) -> None:
         self._inner = inner
         self._endings = endings
@@ -161,15 +143,6 @@ class _HeardWrite:
 
     async def aclose(self) -> None:
         await self._inner.aclose()
-
-    async def __aenter__(self) -> Self:
-        await self._inner.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None:
-        return await self._inner.__aexit__(kind, error, traceback)
 
 
 # --- Nothing left behind (P9) ---------------------------------------------------------------------------------------

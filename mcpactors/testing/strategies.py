@@ -68,8 +68,6 @@ PARTS: Mapping[UriFormat, list[str]] = {
 }
 """Legal namespaces in each format of URIs."""
 
-TAGS = ["x", "y"]
-
 
 def names(*, hostile: bool = False) -> st.SearchStrategy[str]:
     """Names of tools and prompts. `hostile` ones too: too long, not ASCII, with what separates names elsewhere."""

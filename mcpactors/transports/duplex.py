@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import anyio
 import trio
+from anyio.abc import ObjectReceiveStream, ObjectSendStream
 from mcp.server.lowlevel import Server
 from mcp.shared.dispatcher import coerce_request_id
 from mcp.shared.message import ServerMessageMetadata, SessionMessage
@@ -99,7 +100,7 @@ async def close_written(
         await incoming.aclose()
 
 
-class Desk:
+class Desk(ObjectReceiveStream[SessionMessage | Exception]):
     """The read stream: takes what the client asks, and turns it away once this process is stopping."""
 
     def __init__(self, reader: StdioReader, writer: StdioWriter, metadata: ServerMessageMetadata | None) -> None:
@@ -124,15 +125,6 @@ class Desk:
         if not self.writer.owed.open:
             self._idle.set()
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> SessionMessage | Exception:
-        try:
-            return await self.receive()
-        except anyio.EndOfStream:
-            raise StopAsyncIteration from None
-
     async def receive(self) -> SessionMessage | Exception:
         while True:
             try:
@@ -150,14 +142,8 @@ class Desk:
     async def aclose(self) -> None:
         await self._reader.aclose()
 
-    async def __aenter__(self) -> Self:
-        return self
 
-    async def __aexit__(self, *exc: object) -> None:
-        await self.aclose()
-
-
-class Counter:
+class Counter(ObjectSendStream[SessionMessage]):
     """The write stream: passes on what can be written, and for a result that cannot, an error."""
 
     def __init__(self, desk: Desk) -> None:
@@ -178,12 +164,6 @@ class Counter:
 
     async def aclose(self) -> None:
         await self._desk.writer.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.aclose()
 
 
 # --- Ids: the SDK's dispatcher takes "1" for 1, and a client may use both at once -----------------------------------

@@ -55,7 +55,6 @@ __all__ = ["HTTPDispatcher", "Turn", "http_dispatcher"]
 
 logger = logging.getLogger("mcpactors")
 
-"""Bytes of one JSON reply, and of one event."""
 TELL_TIMEOUT: Final = 10.0
 """Seconds for what we tell or answer a backend, which it has only to accept."""
 LEAVE_TIMEOUT: Final = 2.0

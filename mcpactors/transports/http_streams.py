@@ -11,10 +11,11 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import count
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import anyio
 import trio
+from anyio.abc import ObjectReceiveStream, ObjectSendStream
 from attrs import define, field
 from mcp.shared.exceptions import MCPError
 from mcp.shared.jsonrpc_dispatcher import cancelled_request_id_from_params
@@ -59,7 +60,7 @@ async def http_client(open_wire: Callable[[Turn], Opened]) -> AsyncIterator[Stre
 
 
 @define(eq=False)
-class _Arrivals:
+class _Arrivals(ObjectReceiveStream[SessionMessage | Exception]):
     """The SDK's `ReadStream`, for one reading task."""
 
     _held: deque[SessionMessage] = field(factory=deque, init=False)
@@ -104,21 +105,6 @@ class _Arrivals:
         self._writers.unpark_all()
         await trio.lowlevel.checkpoint()
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> SessionMessage | Exception:
-        try:
-            return await self.receive()
-        except anyio.EndOfStream:
-            raise StopAsyncIteration from None
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.aclose()
-
 
 @define(eq=False)
 class _Asked:
@@ -129,7 +115,7 @@ class _Asked:
 
 
 @define(eq=False)
-class _Outgoing:
+class _Outgoing(ObjectSendStream[SessionMessage]):
     """The SDK's `WriteStream`."""
 
     _wire: EitherDispatcher
@@ -165,12 +151,6 @@ class _Outgoing:
     async def aclose(self) -> None:
         self._closed = True
         await trio.lowlevel.checkpoint()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.aclose()
 
     # --- To the server --------------------------------------------------------------------------------------------
 

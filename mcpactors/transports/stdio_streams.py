@@ -15,6 +15,7 @@ from typing import Final, Self
 
 import anyio
 import trio
+from anyio.abc import ObjectReceiveStream, ObjectSendStream
 from attrs import define, field, frozen
 from mcp.shared.message import SessionMessage
 from mcp_types.jsonrpc import (
@@ -98,7 +99,7 @@ class ReadStatistics:
 
 
 @define(eq=False)
-class StdioWriter:
+class StdioWriter(ObjectSendStream[SessionMessage]):
     """Messages to the peer: the SDK's `WriteStream`. What gathers while one write is under way goes in the next.
 
     `limit` is in bytes; one message more may be held than it allows. `owed` knows what is in flight.
@@ -189,12 +190,6 @@ class StdioWriter:
         self._work.set()
         self._room.unpark_all()
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
-
 
 def _line(message: JSONRPCMessage) -> bytes:
     return message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n"
@@ -217,7 +212,7 @@ def _parsed(line: bytes | LongLine, limits: StdioLimits) -> JSONRPCMessage | Ski
 
 
 @define(eq=False)
-class StdioReader:
+class StdioReader(ObjectReceiveStream[SessionMessage | Exception]):
     """Messages from the peer: the SDK's `ReadStream`, for one reading task. Reads `stdout` itself.
 
     What it drops it counts in `skipped`. With `serving` the peer is a client: it is told also of what nobody can tell
@@ -399,18 +394,3 @@ class StdioReader:
         self._closed = True
         await self.wake()
         await trio.lowlevel.checkpoint()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> SessionMessage | Exception:
-        try:
-            return await self.receive()
-        except anyio.EndOfStream:
-            raise StopAsyncIteration from None
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
