@@ -46,9 +46,10 @@ class RestartPolicy:
     """How a supervisor treats one child that ended. Times are in seconds; a wrong value raises ValueError naming it.
 
     More than `intensity` restarts within `period` give the child up. The wait before a restart doubles from
-    `backoff_initial` to `backoff_max`, give or take the share `jitter` of it; after `reset_after` of life it
-    begins at `backoff_initial` again. A child that was given up gets one probe after `probe_after`; one that could not
-    even be started gets its first after `probe_initial`, doubling to `probe_after`: what it needs may come up late.
+    `backoff_initial` to `backoff_max`, give or take the share `jitter` of it; after `reset_after` of a life in
+    which something was answered it begins at `backoff_initial` again. A child that was given up gets one probe after
+    `probe_after`; one that could not even be started gets its first after `probe_initial`, doubling to `probe_after`:
+    what it needs may come up late.
     A message that was in flight at `poison_after` crashes, never answered, is refused for `probe_after`; 0: none is.
     """
 
@@ -147,7 +148,7 @@ class Record:
     def after(self, now: float, lived: float | None, random: Callable[[], float]) -> tuple[Record, Wait]:
         """Decide about a child that is to be started again and ended at `now`.
 
-        `lived`: how many seconds it was up; None: it could not be started.
+        `lived`: how many seconds it was up and of use: 0 when it answered nothing; None: it could not be started.
         """
         policy, attempt, given_up = self.policy, self.attempt, self.given_up
         if lived is not None and lived >= policy.reset_after:

@@ -219,12 +219,15 @@ class Supervisor:
         spec, record = child.spec, Record.of(child.spec.policy)
         try:
             while not child.stopping:
+                answered = spec.ref.tally.answered
                 crashed = await self._live(child)
                 child.settled.set()
                 if child.stopping or not should_restart(spec.policy, "crash" if crashed else "normal"):
                     break
                 now = trio.current_time()
                 lived = now - child.since if child.state == "running" else None
+                if lived is not None and spec.ref.tally.answered == answered:
+                    lived = 0.0  # it was up, and of no use
                 record, wait = record.after(now, lived, self._jitter)
                 self._enter(child, wait.state)
                 if wait.state == "quarantined" or wait.seconds > SOON:

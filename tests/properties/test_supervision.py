@@ -19,9 +19,10 @@ from attrs import frozen
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from mcpactors.runtime.mailbox import ActorRef
 from mcpactors.runtime.restart import RestartLimit, RestartPolicy
 from mcpactors.runtime.supervisor import ChildSpec, ChildState, Supervisor
-from tests.runtime.actors import Scripted, assert_books_balance, make_ref, simulate
+from tests.runtime.actors import Scripted, ask, assert_books_balance, make_ref, simulate
 
 START_TIMEOUT = 4
 AT_ONCE = RestartLimit(burst=1_000_000, per_second=1e6)
@@ -40,19 +41,27 @@ def _no_log() -> Iterator[None]:
 
 @frozen
 class Life:
-    """How long a child takes to start, more than 4 s being too long; whether it can; how long it lives, how it ends."""
+    """How long a child takes to start, more than 4 s being too long; whether it can; how long it lives, how it ends;
+    whether it has answered anything then.
+    """
 
     start: int = 0
     starts: bool = True
     lasts: float = 0
     crashes: bool = True
+    answers: bool = True
 
 
 FOREVER = Life(lasts=1e9)
 
 lives = st.lists(
     st.builds(
-        Life, st.sampled_from([0, 0, 1, 9]), st.sampled_from([1, 1, 0]).map(bool), st.integers(0, 6), st.booleans()
+        Life,
+        st.sampled_from([0, 0, 1, 9]),
+        st.sampled_from([1, 1, 0]).map(bool),
+        st.integers(0, 6),
+        st.booleans(),
+        st.sampled_from([1, 1, 0]).map(bool),
     ),
     max_size=14,
 )
@@ -90,7 +99,7 @@ def reference(policy: RestartPolicy, trace: list[Life], jitter: list[float], sta
         crashed = life.crashes or not up
         if policy.restart == "temporary" or (policy.restart == "transient" and not crashed):
             break
-        if up and life.lasts >= policy.reset_after:
+        if up and life.answers and life.lasts >= policy.reset_after:
             waits, given_up = 0, False
         never_up = 0 if up else never_up
         restarts = [time for time in restarts if time >= now - policy.period] + [now]
@@ -105,7 +114,7 @@ def reference(policy: RestartPolicy, trace: list[Life], jitter: list[float], sta
     return [*said, (now, "stopped")]
 
 
-def lives_of(trace: list[Life]) -> Callable[[], AbstractAsyncContextManager[None]]:
+def lives_of(trace: list[Life], ref: ActorRef) -> Callable[[], AbstractAsyncContextManager[None]]:
     """The lifespan of a child that lives these lives, one after the other."""
     ahead = chain(trace, repeat(FOREVER))
 
@@ -117,6 +126,8 @@ def lives_of(trace: list[Life]) -> Callable[[], AbstractAsyncContextManager[None
             raise OSError
         async with trio.open_nursery() as nursery:
             nursery.start_soon(end, life, nursery.cancel_scope)
+            if life.answers and life.lasts >= 1:
+                nursery.start_soon(ask, ref)
             yield
             nursery.cancel_scope.cancel()
 
@@ -126,7 +137,7 @@ def lives_of(trace: list[Life]) -> Callable[[], AbstractAsyncContextManager[None
 async def history(policy: RestartPolicy, trace: list[Life], jitter: list[float], until: float) -> History:
     """What does happen until the child stops by itself, or is stopped at `until`."""
     ref, said, draws = make_ref(), History(), cycle(jitter)
-    lifespan = lives_of(trace)
+    lifespan = lives_of(trace, ref)
     async with trio.open_nursery() as nursery:
         supervisor = Supervisor(
             nursery, lambda ref, state: said.append((trio.current_time(), state)), lambda: next(draws), AT_ONCE
@@ -171,8 +182,12 @@ def drawn(seed: int) -> tuple[RestartPolicy, list[Life]]:
         probe_after=draw.randint(1, 20),
         probe_initial=draw.randint(1, 9),
     )
+
+    def likely() -> bool:
+        return draw.random() < 0.7
+
     trace = [
-        Life(draw.choice((0, 0, 1, 9)), draw.random() < 0.7, draw.randint(0, 6), draw.random() < 0.7)
+        Life(draw.choice((0, 0, 1, 9)), likely(), draw.randint(0, 6), likely(), likely())
         for _ in range(draw.randint(0, 8))
     ]
     return policy, trace
@@ -190,8 +205,9 @@ async def histories(traces: dict[str, tuple[RestartPolicy, list[Life]]], ends: d
             nursery, lambda ref, state: said[ref.name].append((trio.current_time(), state)), limit=AT_ONCE
         )
         for name, (policy, trace) in traces.items():
-            start = partial(Scripted, lifespan=lives_of(trace))
-            supervisor.start_child(ChildSpec(make_ref(name), start, policy, START_TIMEOUT))
+            ref = make_ref(name)
+            start = partial(Scripted, lifespan=lives_of(trace, ref))
+            supervisor.start_child(ChildSpec(ref, start, policy, START_TIMEOUT))
             nursery.start_soon(stop, name)
     return said
 
@@ -229,9 +245,10 @@ def test_f28_in_no_span_of_time_are_there_more_restarts_than_the_limiter_lets_th
                     starts.append(trio.current_time())
 
             for number, (at, times) in enumerate(children):
-                lifespan = lives_of([Life(lasts=at), *[Life()] * times])
+                ref = make_ref(str(number))
+                lifespan = lives_of([Life(lasts=at), *[Life()] * times], ref)
                 policy = RestartPolicy(intensity=50, backoff_initial=0.125, backoff_max=1)
-                supervisor.start_child(ChildSpec(make_ref(str(number)), partial(Scripted, lifespan=lifespan), policy))
+                supervisor.start_child(ChildSpec(ref, partial(Scripted, lifespan=lifespan), policy))
             await trio.sleep(500)
             await supervisor.stop_all()
         assert len(starts) == sum(1 + 1 + times for _, times in children)
@@ -251,8 +268,9 @@ def test_f28_ten_backends_that_die_at_once_come_back_a_few_at_a_time_each_and_al
                 nursery, lambda ref, state: ups.append(trio.current_time()) if state == "running" else None
             )
             for number in range(10):
-                lifespan = lives_of([Life(lasts=100)])
-                supervisor.start_child(ChildSpec(make_ref(str(number)), partial(Scripted, lifespan=lifespan)))
+                ref = make_ref(str(number))
+                lifespan = lives_of([Life(lasts=100)], ref)
+                supervisor.start_child(ChildSpec(ref, partial(Scripted, lifespan=lifespan)))
             await trio.sleep(110)
             await supervisor.stop_all()
         return ups[10:]

@@ -319,6 +319,16 @@ async def test_p8_child_is_back_to_normal_when_its_probe_has_lived_long_enough(a
         assert child.wire.made[-2:] == [began + 60, began + 60 + 20 + POLICY.backoff_initial]
 
 
+async def test_p8_child_that_answered_nothing_was_of_no_use_however_long_its_probe_has_lived(autojump_clock) -> None:
+    async with supervising() as supervisor:
+        child = Child(supervisor).start()
+        await child.crash(times=3)
+        await trio.sleep(60)
+        await child.wire.up.wait()
+        await child.crash(apart=1000)
+        assert child.state() == "quarantined"
+
+
 async def test_probe_whose_start_hangs_for_long_has_not_lived(autojump_clock) -> None:
     """`reset_after` is of useful life: a start that takes longer than that does not end a quarantine."""
 
@@ -342,6 +352,8 @@ async def test_waits_begin_anew_after_a_long_life(autojump_clock) -> None:
     async with supervising() as supervisor:
         child = Child(supervisor, policy).start()
         await child.crash(times=3)  # at 0, 1, 3; the next life begins at 7
+        await child.wire.up.wait()
+        await ask(child.ref)
         await child.crash(apart=20)
         await trio.sleep(5)
         assert child.wire.made == [0, 1, 3, 7, 28]
