@@ -15,11 +15,12 @@ from functools import partial
 from typing import Any, Final
 
 import trio
+from attrs import evolve
 
 from mcpactors.errors import ConfigError, MCPActorsError
 from mcpactors.host import MountHandle, example_config, load_config, open_runtime, tls_context
 from mcpactors.serving import Told, first_error, serve_until_told, tell
-from mcpactors.settings import RuntimeSettings
+from mcpactors.settings import settings_of
 from mcpactors.starting import INTERRUPTED, loaded
 from mcpactors.voice import Voice, say
 
@@ -87,9 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--drain",
         type=_seconds,
-        default=30.0,
         metavar="SECONDS",
-        help="how long calls in flight may take to end after SIGTERM or Ctrl-C; default: %(default)g",
+        help="how long calls in flight may take to end after SIGTERM or Ctrl-C; default: 30, or what the file says",
     )
     serve.add_argument(
         "--log-level",
@@ -145,9 +145,12 @@ async def _serve_until_told(options: argparse.Namespace) -> int:
         tell(warning)
     if not config.servers:
         raise ConfigError(f"{options.config} has no servers; add one under mcpServers")
-    told = Told(options.drain)
+    settings = evolve(settings_of(config), subreaper=True)
+    if options.drain is not None:
+        settings = evolve(settings, drain=options.drain)
+    told = Told(settings.drain)
     with told.by_signals():
-        async with open_runtime("mcpactors", settings=RuntimeSettings(drain=options.drain, subreaper=True)) as runtime:
+        async with open_runtime("mcpactors", settings=settings) as runtime:
             mounted = runtime.mount_config(config)
             http = None if options.transport == "stdio" else _http(options)
             await serve_until_told(runtime, told, http, partial(_tell_what_came_up, mounted, options.uds))

@@ -188,17 +188,21 @@ def module_server(text: str) -> ModuleServer:
 class MCPConfig:
     """What a file says: `servers` by name in file order, disabled ones included; `extra`, unknown top-level fields.
 
+    `settings` are those of the runtime that serves the file, as written there but with variables expanded; what they
+    mean `settings_of` says. Who embeds a runtime has its own, and these are not looked at.
+
     Two are equal when they mean the same, wherever they came from. (Seed 002 "Configuration-Based Proxies"; C6.)
     """
 
     servers: Mapping[str, ServerConfig] = field(factory=dict, converter=_frozen_map)
+    settings: Mapping[str, Any] = field(factory=dict, converter=_frozen_map, repr=_keys_only, kw_only=True)
     extra: Mapping[str, Any] = field(factory=dict, converter=_frozen_map, repr=_keys_only)
     source: str | None = field(default=None, eq=False)
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """One line for each thing that is allowed and probably not meant: misspelt fields, timeouts in milliseconds."""
-        found = [(join("", key), nearest(key, ["mcpServers"])) for key in self.extra]
+        found = [(join("", key), nearest(key, ["mcpServers", "settings"])) for key in self.extra]
         lines: list[str] = []
         for name, server in self.servers.items():
             path = join("mcpServers", name)
@@ -231,7 +235,8 @@ def unstructure(config: MCPConfig) -> dict[str, Any]:
             raw["module"] = f"{server.module}:{server.attribute}"
         servers[name] = {key: _plain(value, key in _EXPANDED_FIELDS) for key, value in raw.items()}
         servers[name] |= {key: value for key, value in server.extra.items() if key not in raw}
-    return {"mcpServers": servers, **config.extra}
+    settings = {"settings": _plain(config.settings, True)} if config.settings else {}
+    return {"mcpServers": servers, **settings, **config.extra}
 
 
 def _settings(policy: Any) -> dict[str, Any]:
@@ -243,6 +248,6 @@ def _settings(policy: Any) -> dict[str, Any]:
 def _plain(value: Any, escaped: bool) -> Any:
     if isinstance(value, str):
         return value.replace("${", "$${") if escaped else value
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return [_plain(item, escaped) for item in value]
     return {key: _plain(item, escaped) for key, item in value.items()} if isinstance(value, Mapping) else value

@@ -42,6 +42,7 @@ from mcpactors.written import (
     boolean,
     config_error,
     expand,
+    expand_all,
     fold,
     join,
     nearest,
@@ -233,8 +234,15 @@ def parse_config(
         raise config_error(source, problems(error, "mcpServers")) from None  # the lines say all that the group does
     if misnamed := list(_misnamed(servers)):
         raise config_error(source, misnamed)
-    extra = {key: value for key, value in mapping.items() if key != "mcpServers"}
-    return MCPConfig(servers, extra, source)
+    settings = mapping.get("settings", {})
+    if not isinstance(settings, Mapping):
+        raise config_error(source, [f"settings: expected an object, got {show(settings)}"])
+    try:
+        settings = expand_all(settings, environ)
+    except Problem as problem:
+        raise config_error(source, problems(problem, "settings")) from None
+    extra = {key: value for key, value in mapping.items() if key not in ("mcpServers", "settings")}
+    return MCPConfig(servers, extra, source, settings=settings)
 
 
 def load_config(path: str | os.PathLike[str], *, environ: Mapping[str, str] = os.environ) -> MCPConfig:

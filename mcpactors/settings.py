@@ -5,8 +5,11 @@ Rule: values and their defaults only; who reads one carries it out.
 
 from __future__ import annotations
 
+from typing import Final
+
 from attrs import field, frozen
 
+from mcpactors.config import MCPConfig
 from mcpactors.runtime.checks import a, none_or, number, one_of, whole
 from mcpactors.runtime.definitions import ChangePolicy
 from mcpactors.runtime.hops import HOP_LIMIT
@@ -22,8 +25,11 @@ from mcpactors.runtime.policy import (
 from mcpactors.runtime.reply import CallDeadlines
 from mcpactors.runtime.restart import RestartLimit, RestartPolicy
 from mcpactors.runtime.routing import ConflictPolicy
+from mcpactors.written import Problem, block, config_error, problems
 
-__all__ = ["RuntimeSettings"]
+__all__ = ["RuntimeSettings", "settings_of"]
+
+KEY_BYTES: Final = 32
 
 
 @frozen(kw_only=True)
@@ -80,3 +86,22 @@ class RuntimeSettings:
 
     Endpoints that share them can go on with each other's calls to modern backends; a parked call lives in one process.
     """
+
+    @state_keys.validator
+    def _check_state_keys(self, attribute: object, value: object) -> None:
+        texts = value if isinstance(value, tuple) else ()
+        if value != texts or not all(isinstance(key, str) and len(key.encode()) >= KEY_BYTES for key in texts):
+            raise ValueError(f"state_keys: expected texts of {KEY_BYTES} bytes or more")  # and never shown
+
+
+def settings_of(config: MCPConfig) -> RuntimeSettings:
+    """What a config file says under `settings`, the rest as it is anyway.
+
+    Raises:
+        ConfigError: the first thing that is wrong there, with its path.
+    """
+    try:
+        settings: RuntimeSettings = block(config.settings, RuntimeSettings)
+    except Problem as problem:
+        raise config_error(config.source or "<config>", problems(problem, "settings")) from None
+    return settings

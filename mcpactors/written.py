@@ -33,6 +33,7 @@ __all__ = [
     "camel",
     "config_error",
     "expand",
+    "expand_all",
     "fold",
     "is_address",
     "is_header_value",
@@ -213,11 +214,28 @@ def one_of(words: Any, value: object, _: object) -> Any:
     raise Problem(f"expected {'one of ' if len(get_args(words)) > 1 else ''}{choices}, got {show(value)}")
 
 
+def expand_all(value: Any, environ: Mapping[str, str], at: str = "") -> Any:
+    """JSON with every text in it expanded. Raises `Problem`."""
+    try:
+        if isinstance(value, str):
+            return expand(value, environ)
+    except Problem as problem:
+        raise Problem(str(problem), at) from None
+    if isinstance(value, list | tuple):
+        return [expand_all(item, environ, f"{at}[{number}]") for number, item in enumerate(value)]
+    if isinstance(value, Mapping):
+        return {key: expand_all(item, environ, at + under(key)) for key, item in value.items()}
+    return value
+
+
 def block(value: Any, cls: Any) -> Any:
-    """A block of settings of ours: nothing is unknown in it, and a feature may be switched off by `null`, too."""
+    """A block of settings of ours: nothing is unknown in it, and a feature may be switched off by `null`, too.
+
+    A setting whose default is such a block is one itself; a list stands for a tuple.
+    """
     if not isinstance(value, Mapping):
         raise Problem(f"expected an object, got {show(value)}")
-    names = [attribute.name for attribute in attrs.fields(cls)]
+    names = attrs.fields_dict(cls)
     given: dict[str, Any] = {}
     for key, setting in value.items():
         name = snake(string(key))
@@ -229,6 +247,12 @@ def block(value: Any, cls: Any) -> Any:
             raise Problem("is there under two spellings; keep only one", at=under(key))
         if cls is Forwarding and not isinstance(setting, bool | None):
             raise Problem(f"expected true or false, got {show(setting)}", at=under(key))
+        if attrs.has(type(names[name].default)):
+            try:
+                setting = block(setting, type(names[name].default))
+            except Problem as problem:
+                raise Problem(str(problem), under(key) + problem.at) from None
+        setting = tuple(setting) if isinstance(setting, list) else setting
         given[name] = setting if cls is not Forwarding else bool(setting)
     try:
         return cls(**given)

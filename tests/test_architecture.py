@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "actors": "errors runtime server actors",
     "transports": "errors runtime transports",
     "backends": "errors config configfile runtime targets transports",
-    "settings": "errors runtime",
+    "settings": "errors runtime written config",
     "tree": (
         "errors config settings runtime mounts snapshots foreign targets isolation server actors transports "
         "backends tree"
