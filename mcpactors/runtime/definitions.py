@@ -28,6 +28,7 @@ REMEMBERED: Final = 10_000
 """Tools of one actor whose first definition is kept; the oldest go first."""
 
 _Digests = Mapping[str, bytes]
+_encoded: Final = json.JSONEncoder(sort_keys=True, default=repr).encode
 
 
 @frozen
@@ -78,11 +79,7 @@ class Definitions:
 
 
 def _digests(tool: Mapping[str, Any]) -> _Digests:
-    return {
-        key: hashlib.sha256(json.dumps(tool[key], sort_keys=True, default=repr).encode()).digest()
-        for key in COMPARED
-        if tool.get(key) is not None
-    }
+    return {key: hashlib.sha256(_encoded(tool[key]).encode()).digest() for key in COMPARED if tool.get(key) is not None}
 
 
 def _change(name: str, before: _Digests, after: _Digests) -> ToolChange:

@@ -30,6 +30,7 @@ from mcp_types.jsonrpc import (
     jsonrpc_message_adapter,
 )
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from mcpactors.runtime.policy import DEFAULT_BACKEND, BackendLimits
 from mcpactors.transports.flood import DROPPED, FEW, LOGS_KEPT, SAID, SKIPPED, Allowance, cost, thinned
@@ -203,11 +204,12 @@ def _parsed(line: bytes | LongLine, limits: StdioLimits) -> JSONRPCMessage | Ski
         return wrong
     if not line.startswith(_JSON):
         return why_not_json(line)
-    try:
-        message = jsonrpc_message_adapter.validate_json(line, by_name=False)
-    except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)[0]["type"]
-        return why_not_json(line) if found == "json_invalid" else "not_jsonrpc"
+    try:  # not `validate_json`, which reads the whole line anew for each kind of message that it may be
+        message = jsonrpc_message_adapter.validate_python(from_json(line), by_name=False)
+    except ValidationError:
+        return "not_jsonrpc"
+    except ValueError:
+        return why_not_json(line)
     return fault(line) or message
 
 
