@@ -15,7 +15,7 @@ from mcpactors.host import Runtime, load_snapshot, open_runtime, save_snapshot
 from mcpactors.mirrored import LocalCopy, Mirrored
 from mcpactors.mounts import CatalogDiff, MountHandle
 from mcpactors.runtime.naming import add_resource_prefix, has_resource_prefix, remove_resource_prefix
-from mcpactors.runtime.policy import Forwarding, PoolLimits
+from mcpactors.runtime.policy import BackendLimits, CallLimits, ClientLimits, Forwarding, PoolLimits
 from mcpactors.runtime.reply import CallDeadlines
 from mcpactors.runtime.restart import RestartLimit, RestartPolicy
 from mcpactors.runtime.supervisor import ActorInfo
@@ -38,10 +38,13 @@ from mcpactors.transports.values import (
 
 __all__ = [
     "ActorInfo",
+    "BackendLimits",
     "BackendStartError",
     "CallDeadlines",
+    "CallLimits",
     "CatalogDiff",
     "Client",
+    "ClientLimits",
     "ConfigError",
     "Forwarding",
     "HTTPServer",

@@ -5,12 +5,13 @@ Rule: values and their defaults only; who reads one carries it out.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from attrs import field, frozen
 
 from mcpactors.config import MCPConfig
-from mcpactors.runtime.checks import a, none_or, number, one_of, whole
+from mcpactors.runtime.checks import a, flag, none_or, number, one_of, whole
 from mcpactors.runtime.definitions import ChangePolicy
 from mcpactors.runtime.hops import HOP_LIMIT
 from mcpactors.runtime.naming import UriFormat
@@ -30,6 +31,10 @@ from mcpactors.written import Problem, block, config_error, problems
 __all__ = ["RuntimeSettings", "settings_of"]
 
 KEY_BYTES: Final = 32
+
+
+def _texts(given: Iterable[str]) -> tuple[str, ...]:
+    return tuple(given)
 
 
 @frozen(kw_only=True)
@@ -72,7 +77,7 @@ class RuntimeSettings:
     """Threads that the sync handlers of one server of this process may be in; a call that finds none free waits."""
     stall: float | None = field(default=0.2, validator=none_or(number(0, above=True)))
     """Seconds within which the log says who keeps the loop from turning; None: nobody watches."""
-    subreaper: bool = False
+    subreaper: bool = field(default=False, validator=flag)
     """Whether all that descends from this process is the runtime's to reap and to end, also when it is killed (Linux).
 
     It concerns the whole process, so that one which embeds a runtime has to ask for it: docs/closing.md.
@@ -81,16 +86,15 @@ class RuntimeSettings:
     """Gateways that a call may have come through before it comes here; beyond, it goes round in a circle."""
     parked: int = field(default=256, validator=whole(0))
     """Calls of modern clients that may wait for their clients' answers at one time."""
-    state_keys: tuple[str, ...] = field(default=(), repr=False)
+    state_keys: tuple[str, ...] = field(default=(), converter=_texts, repr=False)
     """Secrets of 32 bytes or more that seal `requestState`: the first seals, all open. None: made for this process.
 
     Endpoints that share them can go on with each other's calls to modern backends; a parked call lives in one process.
     """
 
     @state_keys.validator
-    def _check_state_keys(self, attribute: object, value: object) -> None:
-        texts = value if isinstance(value, tuple) else ()
-        if value != texts or not all(isinstance(key, str) and len(key.encode()) >= KEY_BYTES for key in texts):
+    def _check_state_keys(self, attribute: object, value: tuple[object, ...]) -> None:
+        if not all(isinstance(key, str) and len(key.encode()) >= KEY_BYTES for key in value):
             raise ValueError(f"state_keys: expected texts of {KEY_BYTES} bytes or more")  # and never shown
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final, get_args
 from attrs import Attribute
 from attrs.validators import optional
 
-__all__ = ["LARGEST", "a", "none_or", "number", "one_of", "whole"]
+__all__ = ["LARGEST", "a", "flag", "none_or", "number", "one_of", "whole"]
 
 LARGEST: Final = sys.float_info.max
 
@@ -56,6 +56,11 @@ def a(kind: type) -> Validator:
 def none_or(check: Validator) -> Validator:
     """None, or what passes this check."""
     return optional(check)
+
+
+def flag(settings: Any, attribute: Attribute[Any], value: Any) -> None:
+    """True or False."""
+    _checked(lambda value: isinstance(value, bool), "true or false")(settings, attribute, value)
 
 
 def _checked(fits: Callable[[Any], bool], expected: str) -> Validator:

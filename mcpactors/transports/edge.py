@@ -67,7 +67,7 @@ from mcpactors.transports.changes import LISTS_TOLD, Changes, Listener, Teller, 
 from mcpactors.transports.http_exchange import STOPPING
 from mcpactors.transports.parking import OpenCall, Parking, Spawn
 from mcpactors.transports.shaping import for_legacy
-from mcpactors.transports.turns import Turns
+from mcpactors.transports.turns import Turns, TurnsOfAll
 
 __all__ = ["Face", "Surroundings", "edge_server"]
 
@@ -83,7 +83,6 @@ URI_LENGTH: Final = 8192
 UNWATCH_DEADLINES: Final = CallDeadlines(idle=5, total=5)
 _CALLER: Final = "mcpactors.caller"
 _CHANGES: Final = "mcpactors.changes"
-_TURNS: Final = "mcpactors.turns"
 _session_numbers = count(1)
 
 _Context = ServerRequestContext[Any, Any]
@@ -182,6 +181,7 @@ class _Edge:
         self._ref = ref
         self._surroundings = surroundings
         self._deadlines = deadlines
+        self._turns = TurnsOfAll(surroundings.in_flight, deadlines.idle)
         self._own = face.own
         self._completes = face.completions
         self._stamp = {"name": face.name, "version": face.version}
@@ -238,23 +238,24 @@ class _Edge:
 
     async def _in_turn(self, ctx: _Context, caller: Caller, params: Mapping[str, Any]) -> HandlerResult:
         """A call, once it is its turn among those of its connection."""
-        turns = self._turns_of(ctx.session._connection)
+        turns = self._turns.of(ctx.session._connection)
+        if turns is None:
+            return await self._begin(ctx, caller, params, None)
         try:
             await turns.take()
         except MCPActorsError as error:
             raise MCPError(error.code, error.message, error.data) from error
         try:
-            if caller.revision in MODERN_PROTOCOL_VERSIONS:
-                return await self._sealed(ctx, partial(self._call_in_rounds, caller))
-            return await self._call(ctx, Request(ctx.method, params, caller), turns)
+            return await self._begin(ctx, caller, params, turns)
         finally:
             turns.give_back()
 
-    def _turns_of(self, connection: Connection) -> Turns:
-        turns: Turns | None = connection.state.get(_TURNS)
-        if turns is None:
-            turns = connection.state[_TURNS] = Turns(self._surroundings.in_flight, self._deadlines.idle)
-        return turns
+    async def _begin(
+        self, ctx: _Context, caller: Caller, params: Mapping[str, Any], turns: Turns | None
+    ) -> HandlerResult:
+        if caller.revision in MODERN_PROTOCOL_VERSIONS:
+            return await self._sealed(ctx, partial(self._call_in_rounds, caller))
+        return await self._call(ctx, Request(ctx.method, params, caller), turns)
 
     async def _introduce(self, ctx: _Context) -> None:
         own = self._own()

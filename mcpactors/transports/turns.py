@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import final
+from weakref import WeakKeyDictionary
 
 import trio
+from mcp.server.connection import Connection, NotifyOnlyOutbound
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from mcpactors.errors import Overloaded
 
-__all__ = ["Turns"]
+__all__ = ["Turns", "TurnsOfAll"]
 
 
 @final
@@ -59,3 +62,29 @@ class Turns:
             yield
         finally:
             self._taken += 1
+
+
+@final
+class TurnsOfAll:
+    """The turns of each connection, for as long as it lasts."""
+
+    def __init__(self, most: int, patience: float) -> None:
+        self._most = most
+        self._patience = patience
+        self._known: WeakKeyDictionary[object, Turns] = WeakKeyDictionary()
+
+    def of(self, connection: Connection) -> Turns | None:
+        """Those of an old session, or of the stream that requests of a modern client come on.
+
+        None: it is a request by itself, as over HTTP, where a client's connection has one at a time; or of a client in
+        memory, which is this program's own.
+        """
+        line: object = connection
+        if connection.protocol_version in MODERN_PROTOCOL_VERSIONS:
+            line = connection.outbound
+            if not isinstance(line, NotifyOnlyOutbound):
+                return None
+        turns = self._known.get(line)
+        if turns is None:
+            turns = self._known[line] = Turns(self._most, self._patience)
+        return turns
