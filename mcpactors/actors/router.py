@@ -93,7 +93,7 @@ class RouterRef(ActorRef):
         self._recent: dict[Kind, dict[int, Sequence[Mapping[str, Any]]]] = {kind: {0: ()} for kind in KINDS}
         self._version = 0
         self.examine: Callable[[ActorRef, Sequence[Mapping[str, Any]]], None] = lambda ref, tools: None
-        """Shown the tools of an actor before they are published, whenever they are not what they were; may remount."""
+        """Shown those tools of an actor that are not what they were, before they are published; may remount."""
         self.budget_of: Callable[[ActorRef], float | None] = lambda ref: None
         """Seconds that a list waits for an actor which has a budget of its own."""
         self.key = token_bytes(16)
@@ -154,8 +154,8 @@ class RouterRef(ActorRef):
             return
         if kind == "tools":
             for ref, listing in news.items():
-                if known.get(ref, _NOTHING).items != listing.items:
-                    self.examine(ref, listing.items)
+                if others := _others(known.get(ref, _NOTHING).items, listing.items):
+                    self.examine(ref, others)
         listings = {**known, **news}
         if any(known.get(ref, _NOTHING).items != listing.items for ref, listing in news.items()):
             before = self.table.of(kind)
@@ -438,6 +438,14 @@ class RouterActor(Actor):
         answers = [(kind, (await self._ask(kind, [ref]))[0]) for kind in KINDS]
         for kind, answer in answers:  # all at once, so that clients are told of resources and templates together
             self._learn(kind, answer)
+
+
+def _others(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """What is listed now, and was not, or not so."""
+    if not before or before == now:
+        return () if before else now
+    known = {str(item.get("name")): item for item in before}
+    return [item for item in now if known.get(str(item.get("name"))) != item]
 
 
 def _not_found(address: Address, known: Iterable[str]) -> NotFound:
