@@ -29,6 +29,7 @@ from mcpactors import (
 )
 from mcpactors.errors import BackendStartError, ConfigError
 from mcpactors.transports.http_listen import tls_context
+from tests.processes import PATIENCE
 from tests.processes import serve as run_serve
 from tests.seeds import seen
 from tests.transports.http_raw import HANG
@@ -59,13 +60,13 @@ def folder(authority: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @asynccontextmanager
-async def echoing(folder: Path) -> AsyncIterator[str]:
+async def echoing(folder: Path, patience: float = HANG) -> AsyncIterator[str]:
     """An endpoint with one tool, over TLS; yields its https URL."""
     main = Server("main")
     main.tool("echo")(lambda text: str(text))
     async with open_runtime(main) as runtime:
         async with runtime.serve_http(port=0, ssl_context=tls_context(folder / "chain.pem"), websocket=True) as url:
-            with trio.fail_after(HANG):
+            with trio.fail_after(patience):
                 yield url
 
 
@@ -120,7 +121,7 @@ async def test_d1_a_config_says_which_authority_is_trusted(folder: Path) -> None
 async def test_d1_serve_connects_to_whom_its_config_or_its_environment_vouches_for(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with echoing(folder) as url:
+    async with echoing(folder, 4 * PATIENCE) as url:  # each process has some of its own
         config = {
             "given": {"url": url, "ca": str(folder / "ca.pem")},
             "socket": {"url": url.replace("https", "wss", 1), "ca": str(folder / "ca.pem")},
