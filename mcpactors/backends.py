@@ -22,8 +22,9 @@ from mcp.server.lowlevel import Server as LowLevelServer
 from mcpactors.config import MCPConfig, ModuleServer
 from mcpactors.configfile import parse_config
 from mcpactors.errors import BackendStartError, ConfigError, MountError
+from mcpactors.meaning import ClientFactory, Composite, transport_of
 from mcpactors.runtime.policy import DEFAULT_BACKEND, BackendLimits, Era, OfEra
-from mcpactors.targets import ClientFactory, Composite, ProxyServer, describe, transport_of
+from mcpactors.targets import ProxyServer, describe
 from mcpactors.transports.framing import StderrTail
 from mcpactors.transports.memory import memory_client
 from mcpactors.transports.streams import Streams

@@ -25,11 +25,13 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from mcpactors.backends import load_server
 from mcpactors.config import MCPConfig, ModuleServer
 from mcpactors.errors import BackendStartError, ConfigError, MCPActorsError
+from mcpactors.foreign import low_level
 from mcpactors.host import need_trio, open_runtime
+from mcpactors.meaning import Composite, as_config, transport_of
 from mcpactors.runtime.hops import HOPS, passed
 from mcpactors.runtime.policy import Era
 from mcpactors.server import Server, create_proxy
-from mcpactors.targets import Composite, as_config, called, low_level, transport_of
+from mcpactors.targets import called
 from mcpactors.transports.framing import StderrTail
 from mcpactors.transports.memory import memory_client
 from mcpactors.transports.streams import Streams, WriteStream

@@ -1,4 +1,4 @@
-"""What is needed of the SDK's servers, and of what wraps one, that has no public name.
+"""Servers that are not ours: which object is one, and what is needed of it that has no public name.
 
 Rule: the private names of servers that are not ours are used in this file only.
 """
@@ -6,18 +6,66 @@ Rule: the private names of servers that are not ours are used in this file only.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from mcp.server import MCPServer
+from mcp.server.lowlevel import Server as LowLevelServer
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.tools import Tool
 from mcp.server.subscriptions import SubscriptionBus
 from mcp.shared._callable_inspection import is_async_callable
 from starlette.routing import Route
 
+from mcpactors.errors import ConfigError, MountError
 from mcpactors.runtime.threads import in_thread
 
-__all__ = ["bus_of", "routes_given", "session_state", "sync_handlers_in_threads"]
+__all__ = [
+    "bus_of",
+    "low_level",
+    "refuse_asyncio",
+    "routes_given",
+    "session_state",
+    "sync_handlers_in_threads",
+    "wrapped",
+]
+
+_WRAPPED_AS: Final = ("_lowlevel_server", "_mcp_server")
+"""Where the SDK's `MCPServer` and FastMCP's servers keep the low-level server; neither has a public name for it."""
+
+
+def low_level(target: object) -> LowLevelServer[Any]:
+    """The SDK's low-level server in `target`: itself, or the one that it wraps.
+
+    Raises:
+        MountError: there is none.
+    """
+    server = wrapped(target)
+    if server is None:
+        raise MountError(
+            f"{type(target).__name__} cannot be mounted: it is neither an mcp.server.MCPServer, a low-level Server nor "
+            "an object that wraps one; for a URL, a program or a config use create_proxy(...)"
+        )
+    return server
+
+
+def wrapped(target: object) -> LowLevelServer[Any] | None:
+    """As `low_level`; None where there is none."""
+    if isinstance(target, LowLevelServer):
+        return target
+    found = (getattr(target, attribute, None) for attribute in _WRAPPED_AS)
+    return next((server for server in found if isinstance(server, LowLevelServer)), None)
+
+
+def refuse_asyncio(target: object) -> None:
+    """Raise `ConfigError` for what of FastMCP can only run on asyncio."""
+    modules = [kind.__module__ for kind in type(target).__mro__]
+    if any(module.startswith("fastmcp.client") for module in modules):
+        raise ConfigError(
+            f"FastMCP's {type(target).__name__} needs asyncio; give what it connects to (a URL, a script, a config), "
+            "or a transport or Client of mcpactors or of the SDK"
+        )
+    if any(module.startswith("fastmcp.server.providers.proxy") for module in modules):
+        raise ConfigError("a proxy of FastMCP needs asyncio; give create_proxy(...) what it is a proxy of")
 
 
 def session_state(ctx: Context[Any, Any]) -> dict[str, Any]:

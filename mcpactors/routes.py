@@ -14,7 +14,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from mcpactors.foreign import routes_given
-from mcpactors.targets import Composite, ProxyServer
+from mcpactors.meaning import Composite
+from mcpactors.targets import ProxyServer
 
 __all__ = ["endpoint", "routes_of"]
 

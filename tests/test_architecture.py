@@ -25,9 +25,10 @@ MAY_IMPORT = {
     "configfile": "errors runtime written config",
     "mounts": "errors runtime",
     "mirrored": "errors runtime mounts",
-    "foreign": "runtime",
-    "targets": "errors config configfile runtime mounts transports",
-    "routes": "foreign targets",
+    "foreign": "errors runtime",
+    "meaning": "errors config configfile mounts foreign transports",
+    "targets": "errors config runtime foreign meaning transports",
+    "routes": "foreign meaning targets",
     "isolation": "errors config targets",
     "components": "errors runtime mounts mirrored targets routes",
     "server": "errors config runtime mounts mirrored targets isolation components",
@@ -35,19 +36,19 @@ MAY_IMPORT = {
     "snapshots": "errors runtime mounts",
     "actors": "errors runtime server actors",
     "transports": "errors runtime transports",
-    "backends": "errors config configfile runtime targets transports",
+    "backends": "errors config configfile runtime meaning targets transports",
     "settings": "errors runtime written config",
     "tree": (
-        "errors config settings runtime mounts snapshots foreign targets isolation server actors transports "
-        "backends tree"
+        "errors config settings runtime mounts snapshots foreign meaning targets isolation server actors "
+        "transports backends tree"
     ),
     "host": (
         "errors config configfile settings runtime mounts snapshots targets routes isolation server actors "
         "transports backends tree"
     ),
-    "client": "errors config runtime targets server transports backends host",
+    "client": "errors config runtime foreign meaning targets server transports backends host",
     "example": "",
-    "testing": "errors settings runtime mounts snapshots targets server actors transports config host testing",
+    "testing": "errors settings runtime mounts foreign targets server transports config host testing",
     "__init__": (
         "errors config configfile settings runtime mounts mirrored foreign targets server transports host client "
         "serving starting"

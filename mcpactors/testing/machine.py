@@ -20,12 +20,13 @@ from mcp.shared.uri_template import InvalidUriTemplate, UriTemplate
 from mcp_types import PromptReference, ResourceTemplateReference, Tool
 
 from mcpactors.errors import MountCycle
+from mcpactors.foreign import low_level
 from mcpactors.host import Runtime, open_runtime
 from mcpactors.runtime.naming import KEYS, Kind, UriFormat
 from mcpactors.runtime.visibility import tags_of
 from mcpactors.server import Server
 from mcpactors.settings import RuntimeSettings
-from mcpactors.targets import ProxyServer, low_level
+from mcpactors.targets import ProxyServer
 from mcpactors.testing.changes import (
     Add,
     Change,

@@ -17,7 +17,8 @@ from mcpactors.actors.local import LocalActor, LocalServer
 from mcpactors.actors.proxy import ProxyActor
 from mcpactors.backends import Open, connector
 from mcpactors.config import HTTPServer, StdioServer
-from mcpactors.foreign import bus_of, sync_handlers_in_threads
+from mcpactors.foreign import bus_of, low_level, sync_handlers_in_threads
+from mcpactors.meaning import ClientFactory
 from mcpactors.mounts import Copier
 from mcpactors.runtime.actor import Actor
 from mcpactors.runtime.clients import Clients
@@ -25,7 +26,7 @@ from mcpactors.runtime.naming import Kind
 from mcpactors.runtime.threads import ThreadLimit
 from mcpactors.server import Server
 from mcpactors.settings import RuntimeSettings
-from mcpactors.targets import ClientFactory, ProxyServer, low_level
+from mcpactors.targets import ProxyServer
 from mcpactors.transports.framing import StderrTail
 from mcpactors.transports.values import SDKTransport, StreamableHttpTransport
 from mcpactors.tree.running import Running

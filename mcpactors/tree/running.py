@@ -14,13 +14,14 @@ from attrs import define, evolve, field
 from mcp.server.lowlevel import Server as LowLevelServer
 
 from mcpactors.actors.router import RouterRef
+from mcpactors.foreign import low_level
 from mcpactors.mounts import MountHandle, Mounts, itself
 from mcpactors.runtime.definitions import ChangePolicy, Definitions
 from mcpactors.runtime.mailbox import ActorRef
 from mcpactors.runtime.supervisor import ActorInfo
 from mcpactors.runtime.threads import ThreadLimit
 from mcpactors.runtime.visibility import SHOW_ALL, Rule, Visibility
-from mcpactors.targets import ProxyServer, called, low_level
+from mcpactors.targets import ProxyServer, called
 from mcpactors.transports.framing import StderrTail
 
 __all__ = ["Running", "Tree", "identity_of", "name_of", "source_of"]

@@ -20,9 +20,9 @@ from mcpactors.actors.backend import SessionEnded
 from mcpactors.actors.rounds import answer_rounds
 from mcpactors.config import StdioServer
 from mcpactors.errors import OVERLOADED, BackendMisbehaved, MailboxFull
+from mcpactors.meaning import transport_of
 from mcpactors.runtime.policy import BackendLimits
 from mcpactors.runtime.reply import Outcome, Replies, Result
-from mcpactors.targets import transport_of
 from mcpactors.transports.event_stream import EventReader, EventTooLong
 from mcpactors.transports.http_faults import Unreadable, read_message
 from mcpactors.transports.stdio import StdioLimits
