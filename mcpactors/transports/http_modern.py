@@ -12,14 +12,9 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
-import anyio
-import trio
 from attrs import define, field
 from mcp.server.connection import Connection
 from mcp.server.lowlevel import Server
-from mcp.server.runner import modern_error_data, serve_one
-from mcp.shared.dispatcher import CallOptions
-from mcp.shared.exceptions import NoBackChannelError
 from mcp.shared.inbound import (
     ERROR_CODE_HTTP_STATUS,
     MCP_PARAM_HEADER_PREFIX,
@@ -33,15 +28,14 @@ from mcp.shared.inbound import (
 )
 from mcp.shared.message import ServerMessageMetadata
 from mcp.shared.transport_context import TransportContext
-from mcp_types import HEADER_MISMATCH, INVALID_REQUEST, ErrorData, JSONRPCNotification, JSONRPCRequest, RequestId
+from mcp_types import HEADER_MISMATCH, INVALID_REQUEST, JSONRPCNotification, JSONRPCRequest, RequestId
 from pydantic import ValidationError
 from starlette.requests import Request
 
-from mcpactors.errors import INTERNAL_ERROR
+from mcpactors.transports.answering import Channel, Message, Serving, notification, unwritable
 from mcpactors.transports.http_exchange import Send
 from mcpactors.transports.http_outlet import COMMENT, EVENT_FIELDS, Outlet, as_event
 from mcpactors.transports.http_reply import as_json, respond
-from mcpactors.transports.http_session import Serving
 
 __all__ = ["answer_modern"]
 
@@ -53,8 +47,8 @@ _INVALID_BODY: Final = InboundLadderRejection(
 )
 
 
-async def answer_modern(serving: Serving, said: Any, request: Request, send: Send) -> None:
-    """Answer a POST that may be answered with JSON and with events; `said` is its body."""
+async def answer_modern(serving: Serving, said: Any, request: Request, send: Send, comment: float) -> None:
+    """Answer a POST that may be answered with JSON and with events. `said` is its body; `comment`: see `Outlet`."""
     if isinstance(said, dict) and "id" not in said:
         await _acknowledge(said, request, send)
         return
@@ -67,100 +61,60 @@ async def answer_modern(serving: Serving, said: Any, request: Request, send: Sen
     if isinstance(judged, InboundLadderRejection):
         await _reject(send, asked.id, judged)
         return
-    call = _Call(asked.id, request, Outlet(serving.comment))
+    outlet = Outlet(comment)
+
+    async def tell(method: str, params: Mapping[str, Any] | None) -> None:
+        try:
+            outlet.put(as_event(as_json(notification(method, params))))
+        except ValueError as error:
+            logger.warning("%s cannot be written as JSON: %s", method, error)
+        await outlet.room()
+
+    transport = TransportContext(kind="streamable-http", can_send_request=False, headers=request.headers)
+    channel = Channel(transport, asked.id, ServerMessageMetadata(request_context=request), tell)
+    call = _Call(channel, outlet)
     serving.nursery.start_soon(call.run, serving, asked, judged)
-    await call.follow(send)
+    await call.follow(request, send)
 
 
 @define(eq=False)
 class _Call:
-    """The SDK's `DispatchContext` of one request: what it tells goes out on its response."""
+    """A request that runs, and its response."""
 
-    request_id: RequestId
-    _request: Request
+    _channel: Channel
     _outlet: Outlet
-    _scope: trio.CancelScope = field(factory=trio.CancelScope, init=False)
-    _status: int = field(default=200, init=False)
-    _json: bytes = field(default=b"", init=False)
-
-    @property
-    def transport(self) -> TransportContext:
-        return TransportContext(kind="streamable-http", can_send_request=False, headers=self._request.headers)
-
-    @property
-    def message_metadata(self) -> ServerMessageMetadata:
-        return ServerMessageMetadata(request_context=self._request)
-
-    @property
-    def can_send_request(self) -> bool:
-        return False
-
-    @property
-    def cancel_requested(self) -> anyio.Event:
-        """Nobody waits for it: who is cancelled is cancelled."""
-        return anyio.Event()
-
-    async def send_raw_request(
-        self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
-    ) -> dict[str, Any]:
-        raise NoBackChannelError(method)
-
-    async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:
-        said = {"jsonrpc": "2.0", "method": method}
-        try:
-            self._outlet.put(as_event(as_json(said if params is None else {**said, "params": params})))
-        except ValueError as error:
-            logger.warning("%s cannot be written as JSON: %s", method, error)
-        await self._outlet.room()
-
-    async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
-        """A client that wants to be told has a token, and is told by `notify`."""
-
-    # --- Its two tasks ----------------------------------------------------------------------------------------------
+    _answer: Message = field(factory=dict, init=False)
 
     async def run(self, serving: Serving, asked: JSONRPCRequest, route: InboundModernRoute) -> None:
         """Find the answer."""
         connection = Connection.from_envelope(route.protocol_version, route.client_info, route.client_capabilities)
-        with self._scope:
-            try:
-                result = await serve_one(
-                    serving.server,
-                    self,
-                    asked.method,
-                    asked.params,
-                    connection=connection,
-                    lifespan_state=serving.state,
-                )
-            except Exception as error:
-                self._fail(modern_error_data(error))
-            else:
-                try:
-                    self._json = as_json({"jsonrpc": "2.0", "id": self.request_id, "result": result})
-                except ValueError as error:
-                    logger.warning("the answer to %s cannot be written as JSON: %s", asked.method, error)
-                    unsaid = "the result cannot be written as JSON (no valid Unicode?)"
-                    self._fail(ErrorData(code=INTERNAL_ERROR, message=unsaid))
+        with self._channel.scope:
+            self._answer = await serving.answer_modern(connection, self._channel, asked)
         self._outlet.end()
 
-    async def follow(self, send: Send) -> None:
+    async def follow(self, request: Request, send: Send) -> None:
         """Send it, and what is told before. The client's leaving, and whatever else ends this, cancels the call."""
-        receive, outlet = self._request.receive, self._outlet
+        receive, outlet = request.receive, self._outlet
         try:
             if not await outlet.stirred(receive):
                 return
             if outlet.over:
-                await respond(send, self._status, self._json)
+                await respond(send, *self._whole())
                 return
             if not outlet.waiting:
                 outlet.put(COMMENT)
             await send({"type": "http.response.start", "status": 200, "headers": EVENT_FIELDS})
-            await outlet.feed(receive, send, lambda: as_event(self._json))
+            await outlet.feed(receive, send, lambda: as_event(self._whole()[1]))
         finally:
-            self._scope.cancel()
+            self._channel.scope.cancel()
             outlet.leave()
 
-    def _fail(self, error: ErrorData) -> None:
-        self._status, self._json = _failed(self.request_id, error)
+    def _whole(self) -> tuple[int, bytes]:
+        try:
+            return _status(self._answer), as_json(self._answer)
+        except ValueError as error:
+            unsaid = unwritable(self._answer, error)
+            return _status(unsaid), as_json(unsaid)
 
 
 # --- What may be answered without having run ------------------------------------------------------------------------
@@ -208,11 +162,10 @@ async def _acknowledge(said: Mapping[str, Any], request: Request, send: Send) ->
 
 
 async def _reject(send: Send, identity: RequestId | None, why: InboundLadderRejection) -> None:
-    error = ErrorData(code=why.code, message=why.message, data=why.data)
-    await respond(send, *_failed(identity, error))
+    error = {"code": why.code, "message": why.message}
+    said = {"jsonrpc": "2.0", "id": identity, "error": error if why.data is None else {**error, "data": why.data}}
+    await respond(send, _status(said), as_json(said))
 
 
-def _failed(identity: RequestId | None, error: ErrorData) -> tuple[int, bytes]:
-    """The status and the body that tell of an error."""
-    said = {"jsonrpc": "2.0", "id": identity, "error": error.model_dump(by_alias=True, mode="json", exclude_none=True)}
-    return ERROR_CODE_HTTP_STATUS.get(error.code, 200), as_json(said)
+def _status(said: Mapping[str, Any]) -> int:
+    return ERROR_CODE_HTTP_STATUS.get(said["error"]["code"], 200) if "error" in said else 200

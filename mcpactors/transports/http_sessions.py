@@ -35,12 +35,13 @@ from starlette.requests import Request
 
 from mcpactors.errors import OVERLOADED
 from mcpactors.runtime.policy import DEFAULT_CLIENTS, ClientLimits
+from mcpactors.transports.answering import Serving
 from mcpactors.transports.http_body import BadBody, read_body
 from mcpactors.transports.http_events import STANDALONE, EventLimits, EventLog
 from mcpactors.transports.http_exchange import Receive, Scope, Send
 from mcpactors.transports.http_modern import answer_modern
 from mcpactors.transports.http_reply import refuse, respond, whole_body
-from mcpactors.transports.http_session import Serving, Session
+from mcpactors.transports.http_session import Session
 
 __all__ = ["SessionLimits", "Sessions"]
 
@@ -93,7 +94,7 @@ class Sessions:
         async with self.server.lifespan(self.server) as state:
             try:
                 async with trio.open_nursery() as nursery:
-                    self._serving = Serving(self.server, state, nursery, self.limits.clients.comment)
+                    self._serving = Serving(self.server, state, nursery)
                     nursery.start_soon(self._forget_idle)
                     yield
                     nursery.cancel_scope.cancel()
@@ -126,7 +127,7 @@ class Sessions:
         elif not all(check_accept_headers(request)):
             await respond(send, 406, fields=())
         else:
-            await answer_modern(self._serving, said, request, send)
+            await answer_modern(self._serving, said, request, send, self.limits.clients.comment)
 
     # --- The old era ------------------------------------------------------------------------------------------------
 
@@ -161,7 +162,9 @@ class Sessions:
             raise _Refusal(400, "Bad Request: Missing session ID")
         if len(self._open) >= self.limits.clients.sessions:
             raise _Refusal(503, "Too many open sessions", INTERNAL_ERROR)
-        session = Session(uuid4().hex, _principal(request), self.log.session(), self._serving)
+        session = Session(
+            uuid4().hex, _principal(request), self.log.session(), self.limits.clients.comment, self._serving
+        )
         self._open[session.id] = session
         return session
 

@@ -22,7 +22,7 @@ from starlette.requests import Request
 from trio.abc import ReceiveStream, SendStream
 
 from mcpactors.runtime.policy import DEFAULT_CLIENTS, ClientLimits
-from mcpactors.transports.duplex import serve_duplex
+from mcpactors.transports.duplex_server import serve_duplex
 from mcpactors.transports.http_body import PARTS, BadBody, read_body
 from mcpactors.transports.http_exchange import STOPPING, Receive, Scope, Send
 from mcpactors.transports.http_outlet import COMMENT, EVENT_FIELDS, as_event

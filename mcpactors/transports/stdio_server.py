@@ -16,7 +16,7 @@ from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
 
 from mcpactors.runtime.policy import DEFAULT_CLIENTS, ClientLimits
-from mcpactors.transports.duplex import serve_duplex
+from mcpactors.transports.duplex_server import serve_duplex
 from mcpactors.transports.http_body import PARTS
 from mcpactors.transports.stdio_streams import StdioLimits
 

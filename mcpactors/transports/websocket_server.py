@@ -22,7 +22,7 @@ from wsproto.connection import ConnectionType
 from wsproto.utilities import generate_accept_token
 
 from mcpactors.runtime.policy import DEFAULT_CLIENTS, ClientLimits
-from mcpactors.transports.duplex import serve_duplex
+from mcpactors.transports.duplex_server import serve_duplex
 from mcpactors.transports.http_body import PARTS
 from mcpactors.transports.http_exchange import STOPPING, UPGRADE, Scope, Send
 from mcpactors.transports.stdio_streams import StdioLimits
