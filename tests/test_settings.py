@@ -59,78 +59,66 @@ PROMISED = {
 }
 """promises.md, "Defaults"."""
 
-LIMITS = "tests/composition/test_limits.py"
-FRONT = "tests/end_to_end/test_limits.py"
 SHOWN = {
-    "deadlines.idle": "tests/runtime/test_deadlines.py::test_silent_callee_is_cancelled_when_the_idle_time_is_over",
-    "deadlines.total": "tests/runtime/test_deadlines.py::test_total_time_is_the_time_without_an_open_question",
-    "deadlines.question": "tests/bridge/test_parked.py::test_a_call_that_nobody_comes_back_for_is_cancelled_at_its_"
-    "expiry_and_not_before",
-    "calls.notices": f"{LIMITS}::test_p5_a_caller_that_does_not_read_has_so_many_notices_and_loses_the_oldest",
-    "calls.progress": f"{LIMITS}::test_p5_progress_comes_so_often_a_second_and_the_last_always",
-    "clients.in_flight": f"{LIMITS}::test_so_many_calls_of_one_connection_run_and_the_next_come_in_their_turn",
-    "clients.body": f"{FRONT}::test_a_body_a_depth_and_an_id_are_taken_at_their_limits_and_not_beyond",
-    "clients.line": "tests/transports/test_stdio_server.py::"
-    "test_f7_to_f12_a_line_that_cannot_be_read_is_answered_and_the_session_lives",
-    "clients.depth": f"{FRONT}::test_a_body_a_depth_and_an_id_are_taken_at_their_limits_and_not_beyond",
-    "clients.id": f"{FRONT}::test_a_body_a_depth_and_an_id_are_taken_at_their_limits_and_not_beyond",
-    "clients.head_timeout": "tests/transports/test_http_deadlines.py::"
-    "test_f19_a_head_that_drips_is_given_up_in_time_however_busily_it_drips",
-    "clients.sessions": "tests/transports/test_http_sessions.py::"
-    "test_f43_there_are_so_many_sessions_and_no_more_until_one_ends",
-    "clients.session_idle": "tests/transports/test_http_sessions.py::"
-    "test_f43_a_session_that_nobody_uses_for_long_is_forgotten",
-    "clients.comment": "tests/transports/test_http_endpoint.py::"
-    "test_a_stream_on_which_nothing_happens_has_a_comment_every_15_s",
-    "backends.message": f"{LIMITS}::test_what_a_backend_says_is_taken_at_its_limits_and_not_beyond",
-    "backends.depth": f"{LIMITS}::test_what_a_backend_says_is_taken_at_its_limits_and_not_beyond",
-    "backends.id": f"{LIMITS}::test_what_a_backend_says_is_taken_at_its_limits_and_not_beyond",
-    "backends.rounds": f"{LIMITS}::test_a_backend_may_ask_in_so_many_rounds_with_a_state_so_long",
-    "backends.state": f"{LIMITS}::test_a_backend_may_ask_in_so_many_rounds_with_a_state_so_long",
-    "backends.exit_grace": "tests/transports/test_stdio.py::"
-    "test_a_child_that_ignores_the_closing_of_stdin_gets_sigterm",
-    "backends.term_grace": "tests/transports/test_stdio.py::"
-    "test_f46_the_default_ladder_takes_at_most_three_and_a_half_seconds",
-    "list_budget": "tests/composition/test_lists.py::"
-    "test_b13_a_list_takes_no_longer_than_its_budget_and_names_who_is_missing",
-    "start_timeout": "tests/runtime/test_supervisor.py::"
-    "test_child_whose_start_hangs_is_cancelled_at_its_timeout_and_tried_again",
-    "restart.restart": "tests/runtime/test_restart.py::test_child_is_restarted_as_otp_says",
-    "restart.intensity": "tests/runtime/test_restart.py::test_sixth_restart_in_thirty_seconds_gives_up_by_default",
-    "restart.period": "tests/runtime/test_restart.py::test_p7_restart_exactly_one_period_ago_still_counts",
-    "restart.backoff_initial": "tests/runtime/test_restart.py::"
-    "test_backoff_doubles_from_a_tenth_of_a_second_to_thirty_seconds_by_default",
-    "restart.backoff_max": "tests/runtime/test_restart.py::"
-    "test_backoff_doubles_from_a_tenth_of_a_second_to_thirty_seconds_by_default",
-    "restart.jitter": "tests/runtime/test_restart.py::test_jitter_is_a_share_of_the_wait_either_way",
-    "restart.reset_after": "tests/runtime/test_supervisor.py::"
-    "test_p8_child_that_answered_nothing_was_of_no_use_however_long_its_probe_has_lived",
-    "restart.probe_after": "tests/runtime/test_supervisor.py::test_p8_quarantined_child_gets_one_probe_and_no_more",
-    "restart.probe_initial": "tests/runtime/test_storms.py::"
-    "test_the_waits_of_a_child_that_cannot_be_started_double_up_to_a_minute_by_default",
-    "restart.poison_after": "tests/runtime/test_poison.py::"
-    "test_f29_the_same_message_kills_its_actor_twice_and_the_third_is_refused",
-    "restart_limit.burst": "tests/runtime/test_storms.py::test_a_limit_lets_a_burst_through_and_then_so_many_a_second",
-    "restart_limit.per_second": "tests/runtime/test_storms.py::"
-    "test_a_limit_lets_a_burst_through_and_then_so_many_a_second",
-    "drain": "tests/composition/test_mounting.py::"
-    "test_b2_a_call_that_outlasts_the_drain_time_is_failed_and_its_outcome_is_unknown",
-    "on_tool_change": "tests/blocking/test_changed_tools.py::test_f41_the_runtimes_own_policy_is_for_backends",
-    "on_conflict": "tests/composition/test_mounting.py::test_b7_a_conflict_is_won_by_policy_and_listed_with_both_names",
-    "resource_prefix_format": "tests/runtime/test_naming.py::test_protocol_format_puts_namespaces_before_the_scheme",
-    "page_size": f"{LIMITS}::test_a_list_has_so_many_items_in_a_page",
-    "mailbox": f"{LIMITS}::test_f25_so_many_requests_run_at_a_mount_so_many_wait_and_the_next_is_refused",
-    "control": f"{LIMITS}::test_f25_so_many_control_messages_wait_for_a_mount",
-    "in_flight": f"{LIMITS}::test_f25_so_many_requests_run_at_a_mount_so_many_wait_and_the_next_is_refused",
-    "threads": "tests/blocking/test_threads.py::"
-    "test_f58_a_blocked_call_ends_at_its_deadline_and_its_thread_keeps_its_place",
-    "stall": "tests/blocking/test_watchdog.py::test_f58_a_loop_that_turns_between_two_ticks_has_not_stalled",
-    "subreaper": "tests/faults/test_orphans.py::test_f47_with_a_subreaper_nobody_can_hide",
-    "hop_limit": "tests/composition/test_circles.py::test_eight_gateways_may_be_before_one_and_not_nine",
-    "parked": "tests/bridge/test_parked.py::test_as_many_calls_are_parked_as_may_and_the_next_question_is_refused",
-    "state_keys": "tests/test_settings.py::test_secrets_that_are_too_short_are_refused_and_never_shown",
+    "deadlines.idle": "test_silent_callee_is_cancelled_when_the_idle_time_is_over",
+    "deadlines.total": "test_total_time_is_the_time_without_an_open_question",
+    "deadlines.question": "test_a_call_that_nobody_comes_back_for_is_cancelled_at_its_expiry_and_not_before",
+    "calls.notices": "test_p5_a_caller_that_does_not_read_has_so_many_notices_and_loses_the_oldest",
+    "calls.progress": "test_p5_progress_comes_so_often_a_second_and_the_last_always",
+    "clients.in_flight": "test_so_many_calls_of_one_connection_run_and_the_next_come_in_their_turn",
+    "clients.body": "test_a_body_a_depth_and_an_id_are_taken_at_their_limits_and_not_beyond",
+    "clients.line": "test_f8_a_line_of_a_client_is_taken_at_its_limit_and_not_beyond",
+    "clients.depth": "test_a_body_a_depth_and_an_id_are_taken_at_their_limits_and_not_beyond",
+    "clients.id": "test_a_body_a_depth_and_an_id_are_taken_at_their_limits_and_not_beyond",
+    "clients.head_timeout": "test_f19_a_head_that_drips_is_given_up_in_time_however_busily_it_drips",
+    "clients.sessions": "test_f43_there_are_so_many_sessions_and_no_more_until_one_ends",
+    "clients.session_idle": "test_f43_a_session_that_nobody_uses_for_long_is_forgotten",
+    "clients.comment": "test_a_stream_on_which_nothing_happens_has_a_comment_every_15_s",
+    "backends.message": "test_what_a_backend_says_is_taken_at_its_limits_and_not_beyond",
+    "backends.depth": "test_what_a_backend_says_is_taken_at_its_limits_and_not_beyond",
+    "backends.id": "test_what_a_backend_says_is_taken_at_its_limits_and_not_beyond",
+    "backends.rounds": "test_a_backend_may_ask_in_so_many_rounds_with_a_state_so_long",
+    "backends.state": "test_a_backend_may_ask_in_so_many_rounds_with_a_state_so_long",
+    "backends.exit_grace": "test_a_child_that_ignores_the_closing_of_stdin_gets_sigterm",
+    "backends.term_grace": "test_f46_the_default_ladder_takes_at_most_three_and_a_half_seconds",
+    "list_budget": "test_b13_a_list_takes_no_longer_than_its_budget_and_names_who_is_missing",
+    "start_timeout": "test_child_whose_start_hangs_is_cancelled_at_its_timeout_and_tried_again",
+    "restart.restart": "test_child_is_restarted_as_otp_says",
+    "restart.intensity": "test_sixth_restart_in_thirty_seconds_gives_up_by_default",
+    "restart.period": "test_p7_restart_exactly_one_period_ago_still_counts",
+    "restart.backoff_initial": "test_backoff_doubles_from_a_tenth_of_a_second_to_thirty_seconds_by_default",
+    "restart.backoff_max": "test_backoff_doubles_from_a_tenth_of_a_second_to_thirty_seconds_by_default",
+    "restart.jitter": "test_jitter_is_a_share_of_the_wait_either_way",
+    "restart.reset_after": "test_p8_child_that_answered_nothing_was_of_no_use_however_long_its_probe_has_lived",
+    "restart.probe_after": "test_p8_quarantined_child_gets_one_probe_and_no_more",
+    "restart.probe_initial": "test_the_waits_of_a_child_that_cannot_be_started_double_up_to_a_minute_by_default",
+    "restart.poison_after": "test_f29_the_same_message_kills_its_actor_twice_and_the_third_is_refused",
+    "restart_limit.burst": "test_a_limit_lets_a_burst_through_and_then_so_many_a_second",
+    "restart_limit.per_second": "test_a_limit_lets_a_burst_through_and_then_so_many_a_second",
+    "drain": "test_b2_a_call_that_outlasts_the_drain_time_is_failed_and_its_outcome_is_unknown",
+    "on_tool_change": "test_f41_the_runtimes_own_policy_is_for_backends",
+    "on_conflict": "test_b7_a_conflict_is_won_by_policy_and_listed_with_both_names",
+    "resource_prefix_format": "test_protocol_format_puts_namespaces_before_the_scheme",
+    "page_size": "test_a_list_has_so_many_items_in_a_page",
+    "mailbox": "test_f25_so_many_requests_run_at_a_mount_so_many_wait_and_the_next_is_refused",
+    "control": "test_f25_so_many_control_messages_wait_for_a_mount",
+    "in_flight": "test_f25_so_many_requests_run_at_a_mount_so_many_wait_and_the_next_is_refused",
+    "threads": "test_f58_a_blocked_call_ends_at_its_deadline_and_its_thread_keeps_its_place",
+    "stall": "test_f58_a_loop_that_turns_between_two_ticks_has_not_stalled",
+    "subreaper": "test_f47_with_a_subreaper_nobody_can_hide",
+    "hop_limit": "test_eight_gateways_may_be_before_one_and_not_nine",
+    "parked": "test_as_many_calls_are_parked_as_may_and_the_next_question_is_refused",
+    "state_keys": "test_secrets_that_are_too_short_are_refused_and_never_shown",
 }
 """Where each is seen at its edge: so much is taken, and no more."""
+
+
+TESTS = {
+    found
+    for path in (ROOT / "tests").rglob("test_*.py")
+    if "node_modules" not in path.parts
+    for found in re.findall(r"^(?:async )?def (test_\w+)", path.read_text("utf-8"), re.MULTILINE)
+}
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -175,8 +163,7 @@ def test_the_table_in_the_docs_has_every_setting_with_its_default_and_no_other()
 
 @pytest.mark.parametrize("name", USUAL)
 def test_a_setting_is_shown_at_its_edge(name: str) -> None:
-    path, _, test = SHOWN[name].partition("::")
-    assert re.search(rf"^(?:async )?def {test}\(", (ROOT / path).read_text("utf-8"), re.MULTILINE)
+    assert SHOWN[name] in TESTS
 
 
 @pytest.mark.parametrize("wrong", [-1, float("nan"), "5", True, [5]])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -18,6 +20,10 @@ HEAD = {"content-type": "application/json", "accept": "application/json, text/ev
 CLIENTS = ClientLimits(body=2000, depth=10, id=40, sessions=1)
 
 
+INFO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
+HELLO = json.dumps({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": INFO}).encode()
+
+
 def ping(identity: str = "1", depth: int = 2, size: int = 0) -> bytes:
     inside = '{"x":' * (depth - 2) + "1" + "}" * (depth - 2)
     text = f'{{"jsonrpc":"2.0","id":"{identity}","method":"ping","params":{{"x":{inside},"y":"%s"}}}}'
@@ -25,18 +31,80 @@ def ping(identity: str = "1", depth: int = 2, size: int = 0) -> bytes:
 
 
 async def test_a_body_a_depth_and_an_id_are_taken_at_their_limits_and_not_beyond() -> None:
-    hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
-    first = json.dumps({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": hello}).encode()
     async with open_runtime(Server("main"), settings=RuntimeSettings(clients=CLIENTS)) as runtime:
         async with runtime.serve_http(port=0) as url, httpx.AsyncClient(headers=HEAD, timeout=30) as client:
-            session = {"mcp-session-id": (await client.post(url, content=first)).headers["mcp-session-id"]}
-            assert (await client.post(url, content=first)).status_code == 503
+            session = {"mcp-session-id": (await client.post(url, content=HELLO)).headers["mcp-session-id"]}
+            assert (await client.post(url, content=HELLO)).status_code == 503
             for good in (ping(size=2000), ping(depth=10), ping(identity="x" * 40)):
                 answer = await client.post(url, content=good, headers=session)
                 assert (answer.status_code, "result" in answer.text) == (200, True), good
             for bad, status in ((ping(size=2001), 413), (ping(depth=11), 400), (ping(identity="x" * 41), 400)):
                 answer = await client.post(url, content=bad, headers=session)
                 assert answer.status_code == status, bad
+
+
+async def test_d1_a_stream_on_which_nothing_happens_has_comments_as_often_as_is_set() -> None:
+    settings = RuntimeSettings(clients=ClientLimits(comment=0.05))
+    async with open_runtime(Server("main"), settings=settings) as runtime:
+        async with runtime.serve_http(port=0) as url, httpx.AsyncClient(headers=HEAD, timeout=30) as client:
+            session = {"mcp-session-id": (await client.post(url, content=HELLO)).headers["mcp-session-id"]}
+            head = "".join(f"{name}: {value}\r\n" for name, value in {**HEAD, **session, "host": "127.0.0.1"}.items())
+            async with await connect(url) as stream:
+                await stream.send_all(f"GET /mcp HTTP/1.1\r\n{head}\r\n".encode())
+                said = b""
+                with trio.fail_after(60):
+                    while said.count(b": ping") < 2:
+                        some = await stream.receive_some()
+                        assert some
+                        said += some
+
+
+async def connect(url: str) -> trio.SocketStream:
+    parts = urlsplit(url)
+    return await trio.open_tcp_stream(str(parts.hostname), parts.port or 0)
+
+
+async def test_f19_a_head_that_does_not_come_is_waited_for_as_long_as_is_set() -> None:
+    settings = RuntimeSettings(clients=ClientLimits(head_timeout=0.1))
+    async with open_runtime(Server("main"), settings=settings) as runtime, runtime.serve_http(port=0) as url:
+        async with await connect(url) as stream:
+            await stream.send_all(b"POST /mcp HTTP/1.1\r\n")
+            with trio.fail_after(ClientLimits().head_timeout - 1):
+                while await stream.receive_some():
+                    pass
+
+
+FRONT = """
+import trio
+from mcpactors import ClientLimits, RuntimeSettings, Server, open_runtime
+
+async def main():
+    async with open_runtime(Server("main"), settings=RuntimeSettings(clients=ClientLimits(line=2000))) as runtime:
+        await runtime.serve_stdio()
+
+trio.run(main)
+"""
+
+
+async def test_f8_a_line_of_a_client_is_taken_at_its_limit_and_not_beyond() -> None:
+    lines = (HELLO, ping(size=2000), ping("2", size=2001), ping("last"))
+    process = await trio.lowlevel.open_process([sys.executable, "-c", FRONT], stdin=PIPE, stdout=PIPE, stderr=PIPE)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        with trio.fail_after(60):
+            await process.stdin.send_all(b"".join(line + b"\n" for line in lines))
+            said = b""
+            while b'"last"' not in said:
+                said += await process.stdout.receive_some()
+    finally:
+        process.kill()
+        await process.wait()
+    answers = [json.loads(line) for line in said.splitlines()]
+    assert sorted(str(answer["id"]) for answer in answers if "result" in answer) == ["0", "1", "last"]
+    [refused] = [answer for answer in answers if "error" in answer]
+    assert refused["id"] == "2"
+    assert "too long (the limit is 2000)" in refused["error"]["message"]
 
 
 TALKER = """
