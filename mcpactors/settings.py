@@ -85,7 +85,7 @@ class RuntimeSettings:
     hop_limit: int = field(default=HOP_LIMIT, validator=whole(0))
     """Gateways that a call may have come through before it comes here; beyond, it goes round in a circle."""
     parked: int = field(default=256, validator=whole(0))
-    """Calls of modern clients that may wait for their clients' answers at one time."""
+    """Calls of modern clients that may wait for their clients' answers at one time; a quarter of them of one client."""
     state_keys: tuple[str, ...] = field(default=(), converter=_texts, repr=False)
     """Secrets of 32 bytes or more that seal `requestState`: the first seals, all open. None: made for this process.
 
