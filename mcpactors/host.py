@@ -49,7 +49,7 @@ from mcpactors.transports.parking import ParkedCall, Parking
 from mcpactors.transports.stdio_server import serve_stdio
 from mcpactors.tree.configured import Mounted, mount_config
 from mcpactors.tree.copies import listed
-from mcpactors.tree.face import face_of
+from mcpactors.tree.face import face_of, in_order
 from mcpactors.tree.forest import Forest
 from mcpactors.tree.making import Ground
 
@@ -247,7 +247,7 @@ class Runtime:
         """
         own: list[Route] = []
         namespaced: list[Route] = []
-        for namespace, _, source in self._forest.in_order():
+        for namespace, _, source in in_order(self._forest):
             for route in routes_of(source):
                 own.append(route)
                 if namespace:

@@ -11,13 +11,24 @@ from attrs import evolve
 from mcpactors.actors.paging import METHODS
 from mcpactors.actors.router import MISSING, RouterRef
 from mcpactors.errors import BackendStartError
+from mcpactors.mounts import Catalog, make_handle
 from mcpactors.runtime.mailbox import ActorRef, Request
 from mcpactors.runtime.methods import CATALOG
-from mcpactors.runtime.naming import Kind
+from mcpactors.runtime.naming import KINDS, Kind
 from mcpactors.runtime.reply import Failure
 from mcpactors.runtime.routing import Listing
+from mcpactors.tree.running import Tree
 
-__all__ = ["copied", "listed"]
+__all__ = ["copied", "copy_of", "listed"]
+
+
+async def copy_of(tree: Tree, target: object) -> Catalog:
+    """All that `target` offers, which is what this tree is of. Raises `BackendStartError`."""
+    if not tree.mounts:
+        tree.mounts.put(make_handle(tree.mounts, target, None))
+    for source in tree.mounts:
+        await source.settled()
+    return {kind: await listed(tree.router, kind) for kind in KINDS}
 
 
 async def listed(router: RouterRef, kind: Kind) -> Listing:

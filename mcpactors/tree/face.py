@@ -5,18 +5,19 @@ Rule: it reads; nothing here changes what runs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
 from mcpactors.mounts import MountHandle
 from mcpactors.runtime.mailbox import ActorRef
+from mcpactors.runtime.naming import Namespace
 from mcpactors.server import Server
 from mcpactors.transports.edge import Face
 from mcpactors.tree.forest import Forest, LiveMount
 from mcpactors.tree.running import Running, source_of
 
-__all__ = ["face_of"]
+__all__ = ["face_of", "in_order"]
 
 
 def face_of(forest: Forest, version: str) -> Face:
@@ -31,11 +32,19 @@ def face_of(forest: Forest, version: str) -> Face:
     )
 
 
+def in_order(forest: Forest) -> Iterator[tuple[Namespace, Running, object]]:
+    """Everything that is mounted, that which wins a conflict first."""
+    by_ref = {running.ref: running for running in forest.running.values()}
+    for place in forest.root.router.table.places:
+        if place.target in by_ref:
+            yield place.namespace, by_ref[place.target], by_ref[place.target].target
+
+
 def _instructions(forest: Forest) -> str | None:
     """What the servers say of their use, each under the namespace that its names have here."""
     paragraphs = [
         f"{namespace.outward('tools', '')}*: {text}" if namespace else text
-        for namespace, running, _ in sorted(forest.in_order(), key=lambda row: row[0].parts)
+        for namespace, running, _ in sorted(in_order(forest), key=lambda row: row[0].parts)
         if (text := _said(forest, running).get("instructions"))
     ]
     return "\n\n".join(dict.fromkeys(paragraphs)) or None

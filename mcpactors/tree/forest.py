@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
@@ -29,7 +29,7 @@ from mcpactors.runtime.actor import Actor
 from mcpactors.runtime.circles import refuse_own
 from mcpactors.runtime.definitions import ChangePolicy, ToolChange
 from mcpactors.runtime.mailbox import ActorRef, Mailbox
-from mcpactors.runtime.naming import KINDS, Kind, Namespace, validate_namespace
+from mcpactors.runtime.naming import KINDS, Kind, validate_namespace
 from mcpactors.runtime.routing import Listing, Mount
 from mcpactors.runtime.supervisor import ActorInfo, ChildSpec, ChildState, Supervisor
 from mcpactors.runtime.watchdog import Watchdog
@@ -37,9 +37,9 @@ from mcpactors.server import Server
 from mcpactors.snapshots import difference
 from mcpactors.targets import ProxyServer, check_target
 from mcpactors.tree import making
-from mcpactors.tree.copies import copied, listed
+from mcpactors.tree.copies import copied, copy_of
 from mcpactors.tree.making import Ground, Tell
-from mcpactors.tree.running import Running, Tree, identity_of, name_of, source_of
+from mcpactors.tree.running import Ear, Running, Tree, identity_of, name_of, source_of
 
 __all__ = ["Forest", "LiveMount"]
 
@@ -118,7 +118,7 @@ class Forest:
         self.running: dict[int, Running] = {}
         self._retiring: dict[int, Running] = {}
         self.sources: dict[MountHandle, Tree] = {}
-        self._heard: dict[Mounts, None] = {}
+        self._ear = Ear(self.reconcile)
         self._mounted: set[MountHandle] = set()
         self.configs: WeakKeyDictionary[MountHandle, ServerConfig] = WeakKeyDictionary()
         """What a config says of a mount, where it comes from one."""
@@ -136,34 +136,21 @@ class Forest:
     # --- From the description to actors ---------------------------------------------------------------------------
 
     def _new_tree(self, name: str, main: object | None) -> Tree:
-        router = RouterRef(self._free(name), self.settings.on_conflict, self.settings.resource_prefix_format)
-        self.supervisor.start_child(
-            ChildSpec(
-                router,
-                lambda: RouterActor(
-                    router, self.settings.list_budget, self.settings.page_size, self.settings.start_timeout
-                ),
-                self.settings.restart,
-            )
-        )
+        settings = self.settings
+        router = RouterRef(self._free(name), settings.on_conflict, settings.resource_prefix_format)
+        start = partial(RouterActor, router, settings.list_budget, settings.page_size, settings.start_timeout)
+        self.supervisor.start_child(ChildSpec(router, start, settings.restart))
         router.examine, router.budget_of = self._examine, self._budget_of
         tree = Tree(router, Mounts(check_target), main)
-        self._hear(tree.mounts)
+        self._ear.hear(tree.mounts)
         return tree
-
-    def _hear(self, mounts: Mounts) -> None:
-        if mounts not in self._heard:
-            self._heard[mounts] = None
-            mounts.listen(self.reconcile)
 
     def _hear_only(self, mounted: set[MountHandle]) -> None:
         """Forget what is not mounted any more: it may change without us."""
         needed = {tree.mounts for tree in self.trees()}
         for handle in mounted:
             needed |= {handle.on_it, handle.target.mounts} if isinstance(handle.target, Server) else {handle.on_it}
-        for mounts in [each for each in self._heard if each not in needed]:
-            mounts.forget(self.reconcile)
-            del self._heard[mounts]
+        self._ear.hear_only(needed)
 
     def reconcile(self) -> None:
         """Make what runs equal to what is described: start what is new, publish the trees, end what is gone."""
@@ -228,9 +215,9 @@ class Forest:
         handle.live = LiveMount(self, running, handle)
         inside = [] if handle.catalog is not None else sorted((*below(target), *handle.on_it, *more), key=self._rank)
         if handle.catalog is None:
-            self._hear(handle.on_it)
+            self._ear.hear(handle.on_it)
             if isinstance(target, Server):
-                self._hear(target.mounts)
+                self._ear.hear(target.mounts)
         deeper = "" if handle.name == f"{self.name}.own" else f"{running.ref.name}/"
         inner = (*above, identity)
         children = tuple(self._mount_of(child, inner, deeper, used, mounted, (), policy) for child in inside)
@@ -327,8 +314,7 @@ class Forest:
 
     async def close(self) -> None:
         """Stop every actor and let go of the description: it outlives this runtime."""
-        for mounts in self._heard:
-            mounts.forget(self.reconcile)
+        self._ear.hear_only(set())
         for running in self.running.values():
             running.forget()
         with trio.move_on_after(STOP_TIMEOUT, shield=True):
@@ -388,11 +374,7 @@ class Forest:
         """
         tree = self.tree_of(handle)
         try:
-            if not tree.mounts:
-                tree.mounts.put(make_handle(tree.mounts, handle.target, None))
-            for source in tree.mounts:
-                await source.settled()
-            copy = {kind: await listed(tree.router, kind) for kind in KINDS}
+            copy = await copy_of(tree, handle.target)
         except BaseException:  # a caller that gives up, too
             if handle.catalog is None and handle in self.sources:
                 self._drop_source(handle)
@@ -401,13 +383,6 @@ class Forest:
         before, handle.catalog = handle.copy_in(self.settings.resource_prefix_format) or _EMPTY, copy
         handle.by_format.clear()
         return difference(before, copy)
-
-    def in_order(self) -> Iterator[tuple[Namespace, Running, object]]:
-        """Everything that is mounted, that which wins a conflict first."""
-        by_ref = {running.ref: running for running in self.running.values()}
-        for place in self.root.router.table.places:
-            if place.target in by_ref:
-                yield place.namespace, by_ref[place.target], by_ref[place.target].target
 
     def info(self, ref: ActorRef) -> ActorInfo:
         """The supervisor's row of an actor, and what only we know of it."""

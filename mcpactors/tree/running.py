@@ -24,7 +24,7 @@ from mcpactors.runtime.visibility import SHOW_ALL, Rule, Visibility
 from mcpactors.targets import ProxyServer, called
 from mcpactors.transports.framing import StderrTail
 
-__all__ = ["Running", "Tree", "identity_of", "name_of", "source_of"]
+__all__ = ["Ear", "Running", "Tree", "identity_of", "name_of", "source_of"]
 
 logger = logging.getLogger("mcpactors")
 
@@ -97,6 +97,25 @@ class Tree:
     mounts: Mounts = field(factory=Mounts)
     main: object | None = None
     """The server whose components are the root's own."""
+
+
+class Ear:
+    """Hears changes of many mounts, each once however often it is asked to."""
+
+    def __init__(self, listener: Callable[[], None]) -> None:
+        self._listener = listener
+        self._heard: set[Mounts] = set()
+
+    def hear(self, mounts: Mounts) -> None:
+        if mounts not in self._heard:
+            self._heard.add(mounts)
+            mounts.listen(self._listener)
+
+    def hear_only(self, needed: set[Mounts]) -> None:
+        """Forget all others."""
+        for mounts in self._heard - needed:
+            mounts.forget(self._listener)
+        self._heard &= needed
 
 
 def identity_of(handle: MountHandle) -> object:
