@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from typing import Any, Final
+from functools import cache
+from typing import Any, Final, Self
 
 import trio
 from attrs import define, field
@@ -50,6 +51,30 @@ class _Answer:
             await self._response.aclose()
 
 
+class _Pieces:
+    """One piece, and no more."""
+
+    def __init__(self, piece: bytes) -> None:
+        self._left = [piece]
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._left:
+            raise StopAsyncIteration
+        return self._left.pop()
+
+
+@cache
+def _whole(byte_stream: type) -> Any:
+    """The client's stream of bytes, whose iteration is no generator.
+
+    A generator that a cancelled sending leaves half-way is one that trio warns of, when it is collected.
+    """
+    return type("Whole", (byte_stream,), {"__aiter__": lambda self: _Pieces(b"".join(self))})
+
+
 @define(eq=False)
 class ClientExchange:
     """An `Exchange` over a client. `origin` is a URL without a path; `owned`: the client is closed at the end."""
@@ -67,6 +92,8 @@ class ClientExchange:
             raise PoolClosed
         headers = {**self.fields, **fields}
         request = self.client.build_request(method, self.origin + target, headers=headers, content=body or None)
+        plain: Any = type(request.stream)
+        request.stream = _whole(plain)(body)
         try:
             response = await self.client.send(request, stream=True, follow_redirects=False)
         except Exception as error:

@@ -10,8 +10,7 @@ import httpx2
 import pytest
 from mcp.server.mcpserver import Context
 
-from mcpactors import Server, StreamableHttpTransport, create_proxy, open_runtime
-from mcpactors.errors import ConfigError
+from mcpactors import Client, Server, StreamableHttpTransport, create_proxy, open_runtime
 
 
 def speaking() -> Server:
@@ -68,7 +67,16 @@ async def test_a_backend_can_be_given_a_client_of_the_embedding_program(library:
     assert "POST" in {method for method, _ in seen}
 
 
-async def test_a_client_of_the_sdk_does_not_go_through_it() -> None:
-    async with httpx.AsyncClient() as own:
-        with pytest.raises(ConfigError, match="create_proxy"):
-            StreamableHttpTransport("http://127.0.0.1:1/mcp", client=own).connect()
+async def test_a_client_of_ours_goes_through_it_too() -> None:
+    seen: list[str] = []
+
+    async def note(request: httpx.Request) -> None:
+        seen.append(request.method)
+
+    async with open_runtime(speaking()) as behind, behind.serve_http(port=0) as url:
+        async with httpx.AsyncClient(event_hooks={"request": [note]}) as own:
+            async with Client(StreamableHttpTransport(url, client=own)) as client:
+                result = await client.call_tool("hello", {})
+                assert result.content[0].text == "hello"  # type: ignore[union-attr]
+            assert not own.is_closed
+    assert "POST" in seen
