@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import os
 import signal
 import statistics
@@ -38,7 +39,7 @@ HERE: Final = Path(__file__).parent
 OURS: Final = "mcpactors"
 THEIRS: Final = "FastMCP"
 ROUNDS: Final = 16
-QUICK: Final = 4
+QUICK: Final = 3
 THEIR_TURN: Final = 4
 """Rounds of which they have a turn in one."""
 TURN: Final = {"sibling": 0.5, "near": 0.3, "list": 0.15}
@@ -271,18 +272,20 @@ async def _take_turns(sickness: Sickness, children: Children, gateways: Gateways
 
 @frozen
 class Ratio:
-    """Of one percentile beside that of the well gateway, round by round."""
+    """Of one percentile beside that of other gateways, the mean of theirs, round by round."""
 
     rounds: Sequence[float]
 
     @classmethod
-    def of(cls, gateway: Gateway, well: Gateway, question: str, share: float) -> Ratio:
-        pairs = zip(gateway.turns[question], well.turns[question], strict=True)
-        return cls([_share(turn, share) / _share(other, share) for turn, other in pairs if turn and other])
+    def of(cls, gateway: Gateway, others: Sequence[Gateway], question: str, share: float) -> Ratio:
+        rounds = zip(gateway.turns[question], *(other.turns[question] for other in others), strict=True)
+        mean = statistics.geometric_mean
+        whole = [turns for turns in rounds if all(turns)]  # a turn may have been too short for its first call
+        return cls([_share(own, share) / mean(_share(well, share) for well in rest) for own, *rest in whole])
 
     @property
     def median(self) -> float:
-        return statistics.median(self.rounds)
+        return statistics.median(self.rounds or [math.nan])
 
     def __str__(self) -> str:
         several = len(self.rounds) > 1
@@ -325,10 +328,11 @@ def tell(report: Report, title: str, sickness: Sickness, gateways: Gateways) -> 
 
 
 def _claim_ratio(report: Report, title: str, name: str, gateways: Gateways) -> None:
-    """How a question fares, round by round: the sick gateway, and the second well one, beside the first."""
+    """How a question fares, round by round: one well gateway beside the other, and the sick one beside both."""
     lines = [(f"{WORDS[name]}: median of rounds (quartiles)", "p50 beside well", "p99 beside well")]
-    for how in (AGAIN, SICK):
-        p50, p99 = (Ratio.of(gateways[OURS, how], gateways[OURS, WELL], name, share) for share in (0.5, 0.99))
+    for how, others in ((AGAIN, [WELL]), (SICK, [WELL, AGAIN])):
+        wells = [gateways[OURS, other] for other in others]
+        p50, p99 = (Ratio.of(gateways[OURS, how], wells, name, share) for share in (0.5, 0.99))
         lines.append((how, str(p50), str(p99)))
         report.rows.append(
             {"table": title, "case": _case(OURS, name, how), "p50_rounds": p50.rounds, "p99_rounds": p99.rounds}
