@@ -54,14 +54,14 @@ Open = Callable[..., AbstractAsyncContextManager[Runs]]
 def connector(
     proxy: ProxyServer, stderr: StderrTail, open_runtime: Open, limits: BackendLimits = DEFAULT_BACKEND
 ) -> Connect:
-    """How to connect to a backend; `limits` where neither it nor its transport says others.
+    """How to connect to a backend; `limits` where its transport says no others.
 
     A server of ours is opened in a runtime of its own with all its mounts.
 
     Raises:
         MountError: by a transport that is not there yet.
     """
-    connect = _way(proxy, stderr, open_runtime, proxy.limits or limits)
+    connect = _way(proxy, stderr, open_runtime, limits)
     if proxy.era == "auto" or isinstance(proxy.target, ClientFactory):
         return connect
     return lambda: _of_era(connect, proxy.era)
@@ -105,7 +105,7 @@ def _made(
         found = describe(factory.make(), name)
         if isinstance(found, ProxyServer) and not isinstance(found.target, ClientFactory):
             found = found if proxy.era == "auto" else evolve(found, era=proxy.era)
-            return connector(found, stderr, open_runtime, limits)
+            return connector(found, stderr, open_runtime, found.limits or limits)
         raise BackendStartError(f"the client_factory of {name} gave several backends; it is to give one")
     except (ConfigError, MountError) as error:
         raise BackendStartError(f"the client_factory of {name} gave nothing that can be opened: {error}") from error
