@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -87,12 +87,13 @@ def _is_endpoint(scope: Scope, path: str) -> bool:
 def _app(manager: Sessions, path: str, routes: Callable[[], Iterable[Route]], sse: SSEFront, names: Names) -> ASGIApp:
     endpoint, old = shared_with_pages(names, manager.handle_request), shared_with_pages(names, sse)
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        if _is_endpoint(scope, path):
-            await endpoint(scope, receive, send)
-        elif await _beside(routes(), scope, receive, send):
+    def app(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        return (endpoint if _is_endpoint(scope, path) else beside)(scope, receive, send)
+
+    async def beside(scope: Scope, receive: Receive, send: Send) -> None:
+        if await _beside(routes(), scope, receive, send):
             return
-        elif sse.is_for(scope):
+        if sse.is_for(scope):
             await old(scope, receive, send)
         else:
             await _say(send, 404, f"nothing is served here; the MCP endpoint is {path}")
@@ -103,22 +104,18 @@ def _app(manager: Sessions, path: str, routes: Callable[[], Iterable[Route]], ss
 def _with_websocket(server: Server[Any], path: str, drain: float, clients: ClientLimits, app: ASGIApp) -> ASGIApp:
     limits = WebSocketLimits(message=clients.body)
 
-    async def either(scope: Scope, receive: Receive, send: Send) -> None:
+    def either(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if wants_websocket(scope) and _is_endpoint(scope, path):
-            await serve_websocket(server, scope, send, limits, drain, clients)
-        else:
-            await app(scope, receive, send)
+            return serve_websocket(server, scope, send, limits, drain, clients)
+        return app(scope, receive, send)
 
     return either
 
 
 def _guarded(names: Names, app: ASGIApp) -> ASGIApp:
-    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+    def guarded(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         refused = refusal(names, scope["headers"])
-        if refused is not None:
-            await _say(send, *refused)
-        else:
-            await app(scope, receive, send)
+        return app(scope, receive, send) if refused is None else _say(send, *refused)
 
     return guarded
 

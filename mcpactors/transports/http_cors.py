@@ -6,6 +6,7 @@ part, so there is no word of credentials. Custom routes have to say theirs thems
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Final
 
 from mcpactors.transports.http_exchange import ASGIApp, Message, Receive, Scope, Send
@@ -25,11 +26,11 @@ MAY_READ: Final = (b"access-control-expose-headers", b"Mcp-Session-Id, Retry-Aft
 def shared_with_pages(names: Names, app: ASGIApp) -> ASGIApp:
     """The application, for pages of the origins among `names`, too: their preflights are answered here."""
 
-    async def shared(scope: Scope, receive: Receive, send: Send) -> None:
+    def shared(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         page = page_named(names, scope["headers"])
-        if page is None:
-            await app(scope, receive, send)
-            return
+        return app(scope, receive, send) if page is None else with_page(page, scope, receive, send)
+
+    async def with_page(page: bytes, scope: Scope, receive: Receive, send: Send) -> None:
         ours = [(b"access-control-allow-origin", page), (b"vary", b"Origin")]
         asks = any(name == b"access-control-request-method" for name, _ in scope["headers"])
         if scope["method"] == "OPTIONS" and asks:

@@ -8,7 +8,7 @@ waits for no other. MCP 2025-11-25, basic/transports "Streamable HTTP". Promises
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -121,13 +121,13 @@ class Session:
         outlet = self._outlets.get(STANDALONE)
         return outlet is not None and not outlet.resumed
 
-    async def listen(self, receive: Receive, send: Send) -> None:
+    def listen(self, receive: Receive, send: Send) -> Awaitable[None]:
         """Send the stream beside the calls; whoever had it before has it no more."""
         self._end_outlet(STANDALONE)
         outlet = self._outlets[STANDALONE] = Outlet(self.comment)
-        await self._send(STANDALONE, outlet, receive, send)
+        return self._send(STANDALONE, outlet, receive, send)
 
-    async def resume(self, place: Place, receive: Receive, send: Send) -> None:
+    def resume(self, place: Place, receive: Receive, send: Send) -> Awaitable[None]:
         """Go on with a stream; whoever had it before has it no more."""
         outlet = Outlet(self.comment, resumed=True)
         for event in self.events.after(place):
@@ -137,7 +137,7 @@ class Session:
         else:
             self._end_outlet(place.key)
             self._outlets[place.key] = outlet
-        await self._send(place.key, outlet, receive, send)
+        return self._send(place.key, outlet, receive, send)
 
     async def _send(self, key: str | None, outlet: Outlet, receive: Receive, send: Send) -> None:
         try:

@@ -7,7 +7,7 @@ memory, and that is bounded by `SessionLimits`. MCP 2025-11-25, basic/transports
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 from uuid import uuid4
@@ -182,7 +182,7 @@ class Sessions:
             if message is not None:
                 await self._take(session, message, request, send)
             elif request.method == "GET":
-                await _listen(session, request, send)
+                await _stream(session, request, send)
             else:
                 await self._end(session)
                 await respond(send, 200, fields=[*_JSON, *session.fields])
@@ -220,17 +220,17 @@ class Sessions:
             await session.aclose()
 
 
-async def _listen(session: Session, request: Request, send: Send) -> None:
+def _stream(session: Session, request: Request, send: Send) -> Awaitable[None]:
+    """What answers a GET."""
     after = request.headers.get("last-event-id")
     if after is None and session.listens:
         raise _Refusal(409, "Conflict: Only one SSE stream is allowed per session")
     if after is None:
-        await session.listen(request.receive, send)
-        return
+        return session.listen(request.receive, send)
     place = session.events.place(after)
     if place is None:
         raise _Refusal(400, "what came after that event is not kept (any more)")
-    await session.resume(place, request.receive, send)
+    return session.resume(place, request.receive, send)
 
 
 def _principal(request: Request) -> AuthorizationContext | None:
