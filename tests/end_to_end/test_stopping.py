@@ -13,14 +13,18 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 import trio
 from attrs import define, field
 
+from benchmarks.sockets import over_http as over_http_session
+from benchmarks.sockets import over_websocket
 from tests.processes import PATIENCE, Served, alive, below, serve
 
+LEAVING = 60
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
 SERVER = """
@@ -274,3 +278,17 @@ async def test_p10_no_child_is_left(front: Open, tmp_path: Path) -> None:
         served.process.terminate()
         assert await served.ended() == 0
         assert not any(alive(pid) for pid in children)
+
+
+async def test_p10_clients_that_have_just_left_hold_up_no_stop(tmp_path: Path) -> None:
+    """Sessions with a stream open, and WebSockets; were one of them taken for a call in flight, it had a minute."""
+    async with serve(None, tmp_path, "--websocket", "--drain", str(2 * PATIENCE)) as served:
+        await served.said("connect a client with")
+        port = urlsplit(served.url).port
+        assert port is not None
+        connections = [await connect(port) for connect in (over_http_session, over_websocket) for _ in range(LEAVING)]
+        for connection in connections:
+            await connection.aclose()
+        served.process.terminate()
+        with trio.fail_after(PATIENCE):
+            assert await served.process.wait() == 0
