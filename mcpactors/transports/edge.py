@@ -1,9 +1,9 @@
 """Where a client meets the runtime: one client request becomes one `Envelope`, and what comes back becomes MCP of
 that client's revision. How a client is asked: asking.py. Where a modern one's calls wait for its answers: parking.py.
 
-Rule: the SDK's server machinery does the wire (both eras, sessions, header checks); its outermost middleware is ours
-and takes every request before a handler or a model sees it, so that what is relayed is relayed whole. Towards clients
-this is the only file that knows eras. The SDK's provisional surfaces `Server.middleware`, `ServerSession`'s request
+Rule: the transports have the wire (sessions, streams, header checks) and enter the SDK's server for each request; its
+outermost middleware is ours and takes every request before a handler or a model sees it, so that what is relayed is
+relayed whole. What a request means in its era is known here only. The SDK's provisional surfaces `Server.middleware`, `ServerSession`'s request
 channel and its connection's state are used in this file only.
 """
 

@@ -1,7 +1,7 @@
 """Streamable HTTP, the serving end.
 
-Rule: the protocol is the SDK's (session manager, both eras on one endpoint); this file connects it to our host
-(http_host.py), behind our guard (http_guard.py). The other end: http_client.py, and http_streams.py.
+Rule: what is spoken on the endpoint stands in http_sessions.py; this file connects it to our host (http_host.py),
+behind our guard (http_guard.py). The other end: http_client.py, and http_streams.py.
 """
 
 from __future__ import annotations
