@@ -14,6 +14,7 @@ import pytest
 
 from mcpactors import BackendLimits, ConfigError, RuntimeSettings, parse_config
 from mcpactors.cli import main
+from mcpactors.config import unstructure
 from mcpactors.configfile import load_config
 from mcpactors.settings import settings_of
 from mcpactors.written import camel
@@ -242,3 +243,11 @@ def test_a_server_of_a_file_has_limits_of_its_own() -> None:
     assert getattr(server, "limits") == BackendLimits(message=2000, exit_grace=0.5)  # noqa: B009
     with pytest.raises(ConfigError, match=r"mcpServers\.a\.limits\.message: expected an integer >= 1024, got 5"):
         parse_config({"mcpServers": {"a": {"command": "x", "limits": {"message": 5}}}})
+
+
+def test_settings_and_limits_are_written_as_they_are_read() -> None:
+    server = {"command": "x", "limits": {"message": 5000, "exitGrace": 0.5}, "listBudget": 9}
+    settings = {"drain": 5, "clients": {"inFlight": 3}, "stateKeys": ["$${x}" + "y" * 40]}
+    config = parse_config({"mcpServers": {"a": server}, "settings": settings})
+    assert parse_config(unstructure(config)) == config
+    assert unstructure(config)["settings"] == settings
