@@ -152,31 +152,35 @@ class Serving:
         """The SDK's server, for one message on a connection."""
         return ServerRunner(self.server, connection, self.state)
 
-    async def answer(self, connection: Connection, channel: Channel, said: JSONRPCRequest) -> Message:
-        """The response to a request of the old era."""
+    async def answer(self, connection: Connection, channel: Channel, said: JSONRPCRequest) -> Message | None:
+        """The response to a request of the old era; None: its scope was cancelled."""
+        answer: Message = {"jsonrpc": "2.0", "id": said.id}
         try:
-            result = await self.runner(connection).on_request(channel, said.method, said.params)
-        except Exception as error:
+            with channel.scope:
+                answer["result"] = await self.runner(connection).on_request(channel, said.method, said.params)
+        except Exception as error:  # outside of the scope: a failure and a cancellation may come as one group
             known = handler_exception_to_error_data(error)
             if known is None:
-                logger.exception("%s failed", said.method)
+                logger.error("%s failed", said.method, exc_info=error)
                 known = ErrorData(code=0, message=str(error))
-            return failed(said.id, known)
+            answer = failed(said.id, known)
         finally:
             channel.closed = True
-        return {"jsonrpc": "2.0", "id": said.id, "result": result}
+        return None if channel.scope.cancel_called else answer
 
-    async def answer_modern(self, connection: Connection, channel: Channel, said: JSONRPCRequest) -> Message:
-        """The response to a request of the modern era, with a connection of its own."""
+    async def answer_modern(self, connection: Connection, channel: Channel, said: JSONRPCRequest) -> Message | None:
+        """The response to a request of the modern era, with a connection of its own; None: its scope was cancelled."""
+        answer: Message = {"jsonrpc": "2.0", "id": said.id}
         try:
-            result = await serve_one(
-                self.server, channel, said.method, said.params, connection=connection, lifespan_state=self.state
-            )
+            with channel.scope:
+                answer["result"] = await serve_one(
+                    self.server, channel, said.method, said.params, connection=connection, lifespan_state=self.state
+                )
         except Exception as error:
-            return failed(said.id, modern_error_data(error))
+            answer = failed(said.id, modern_error_data(error))
         finally:
             channel.closed = True
-        return {"jsonrpc": "2.0", "id": said.id, "result": result}
+        return None if channel.scope.cancel_called else answer
 
 
 def notification(method: str, params: Mapping[str, Any] | None) -> Message:

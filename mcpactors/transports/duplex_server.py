@@ -203,21 +203,20 @@ class Desk:
 
     async def _answer(self, channel: Channel, said: JSONRPCRequest) -> None:
         """The task of a call."""
-        answer: Message | None = None
         try:
-            with channel.scope:
-                answer = await (self._modern_answer if self._modern else self._old_answer)(channel, said)
+            answer = await (self._modern_answer if self._modern else self._old_answer)(channel, said)
         except trio.Cancelled:
             with trio.move_on_after(LAST_WORD, shield=True):
                 await self._say(failed(said.id, CLOSED))
             raise
         finally:
-            del self._calls[said.id]
-        if answer is not None and not channel.scope.cancel_called:
+            if self._calls.get(said.id) is channel:  # a client may use the id of a call again that it has cancelled
+                del self._calls[said.id]
+        if answer is not None:
             await self._say(answer)
         self._look()
 
-    async def _old_answer(self, channel: Channel, said: JSONRPCRequest) -> Message:
+    async def _old_answer(self, channel: Channel, said: JSONRPCRequest) -> Message | None:
         if said.method != "initialize" and _has_envelope(said.params):
             what = (
                 "this connection serves the handshake protocol era; requests carrying the 2026-07-28 envelope are not"
@@ -225,7 +224,7 @@ class Desk:
             return failed(said.id, ErrorData(code=INVALID_REQUEST, message=f"{what} accepted on it"))
         return await self._serving.answer(self._connection, channel, said)
 
-    async def _modern_answer(self, channel: Channel, said: JSONRPCRequest) -> Message:
+    async def _modern_answer(self, channel: Channel, said: JSONRPCRequest) -> Message | None:
         if said.method == "initialize":
             what = "connection is serving the 2026-07-28 protocol; the initialize handshake is not accepted"
             data: dict[str, Any] = {"supported": list(MODERN_PROTOCOL_VERSIONS)}
@@ -239,7 +238,7 @@ class Desk:
             route.protocol_version, route.client_info, route.client_capabilities, outbound=self._outbound
         )
         answer = await self._serving.answer_modern(connection, channel, said)
-        self._served = self._served or "result" in answer
+        self._served = self._served or (answer is not None and "result" in answer)
         return answer
 
     # --- What it is told and asked ------------------------------------------------------------------------------------

@@ -3,8 +3,8 @@ that client's revision. How a client is asked: asking.py. Where a modern one's c
 
 Rule: the transports have the wire (sessions, streams, header checks) and enter the SDK's server for each request; its
 outermost middleware is ours and takes every request before a handler or a model sees it, so that what is relayed is
-relayed whole. What a request means in its era is known here only. The SDK's provisional surfaces `Server.middleware`, `ServerSession`'s request
-channel and its connection's state are used in this file only.
+relayed whole. What a request means in its era is known here only. The SDK's provisional surfaces `Server.middleware`,
+`ServerSession`'s request channel and its connection's state are used in this file only.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from mcp_types import HEADER_MISMATCH, INVALID_REQUEST, JSONRPCNotification, JSO
 from pydantic import ValidationError
 from starlette.requests import Request
 
-from mcpactors.transports.answering import Channel, Message, Serving, notification, unwritable
+from mcpactors.transports.answering import CLOSED, Channel, Message, Serving, failed, notification, unwritable
 from mcpactors.transports.http_exchange import Send
 from mcpactors.transports.http_outlet import COMMENT, EVENT_FIELDS, Outlet, as_event
 from mcpactors.transports.http_reply import as_json, respond
@@ -88,8 +88,8 @@ class _Call:
     async def run(self, serving: Serving, asked: JSONRPCRequest, route: InboundModernRoute) -> None:
         """Find the answer."""
         connection = Connection.from_envelope(route.protocol_version, route.client_info, route.client_capabilities)
-        with self._channel.scope:
-            self._answer = await serving.answer_modern(connection, self._channel, asked)
+        answer = await serving.answer_modern(connection, self._channel, asked)
+        self._answer = answer or failed(asked.id, CLOSED)  # which nobody reads: the client has left
         self._outlet.end()
 
     async def follow(self, request: Request, send: Send) -> None:

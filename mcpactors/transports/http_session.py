@@ -204,16 +204,13 @@ class Session:
 
     async def _answer(self, key: str, channel: Channel, said: JSONRPCRequest) -> None:
         """The task of a call."""
-        answer = failed(said.id, REQUEST_CANCELLED)
         try:
-            with channel.scope:
-                answer = await self._serving.answer(self.connection, channel, said)
-            if channel.scope.cancel_called:
-                answer = failed(said.id, REQUEST_CANCELLED)
+            answer = await self._serving.answer(self.connection, channel, said)
         finally:
             del self._calls[key]
             if self._quiet is not None and not self._calls:
                 self._quiet.set()
+        answer = answer or failed(said.id, REQUEST_CANCELLED)
         try:
             json = as_json(answer)
         except ValueError as error:

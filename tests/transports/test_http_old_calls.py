@@ -7,14 +7,17 @@ import json
 import tracemalloc
 from typing import Any
 
+import mcp_types as types
 import pytest
 import trio
+from mcp.server.lowlevel import Server as LowLevelServer
 from mcp.server.mcpserver import Context
 from mcp_types.version import LATEST_MODERN_VERSION as NEW
 
 from mcpactors import Server
+from mcpactors.transports.http_sessions import Sessions
 from tests.transports.http_old import OldSession, call, endpoint, open_session, request
-from tests.transports.http_raw import HANG, RawClient
+from tests.transports.http_raw import HANG, RawClient, hosted
 from tests.transports.test_http_sessions import Holding, data
 
 pytestmark = pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprecationWarning")
@@ -70,6 +73,35 @@ async def test_f22_a_call_that_its_client_cancels_ends_its_stream_with_that_erro
                 [said] = await rest_of(client)
                 assert (said["id"], said["error"]["code"]) == (1, -32800)
             assert (await session.post(call(1, "big"))).status == 200
+
+
+async def test_f59_a_call_that_fails_while_it_is_cancelled_harms_no_other_session() -> None:
+    began = trio.Event()
+
+    async def fail_when_cancelled() -> None:
+        began.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise ValueError("in the middle of it")
+
+    async def call_tool(ctx: Any, params: types.CallToolRequestParams) -> types.CallToolResult:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fail_when_cancelled)
+            await trio.sleep_forever()
+        raise AssertionError
+
+    sessions = Sessions(LowLevelServer("raw", on_call_tool=call_tool))
+    with trio.fail_after(HANG):
+        async with sessions.run(), hosted(sessions.handle_request) as host:
+            session, other = await open_session(host), await open_session(host)
+            async with host.client() as client:
+                await session.begin(client, call(1, "fails"))
+                await began.wait()
+                await session.post({"method": "notifications/cancelled", "params": {"requestId": 1}})
+                [said] = await rest_of(client)
+                assert said["error"]["code"] == -32800
+            assert (await other.post({"id": 1, "method": "ping"})).status == 200
 
 
 async def test_a_session_that_its_client_ends_takes_its_calls_and_its_questions_with_it() -> None:
