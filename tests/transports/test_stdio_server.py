@@ -146,3 +146,19 @@ async def test_f13_an_id_in_flight_is_refused_and_1_is_not_the_string_1() -> Non
         await wire.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}})
         await wire.send(call("c", "let_go", "kept"))
         assert set(await wire.answers(2)) == {("c", "gone"), ("1", "kept")}
+
+
+async def test_f13_f22_an_id_is_free_once_its_call_is_cancelled_and_used_again_at_once_it_is_the_new_calls() -> None:
+    ids = range(1, 21)  # which task is first, the one that ends or the one that reads on, is drawn for each
+    async with front() as wire:
+        await wire.send(*(call(number, "wait", f"old {number}") for number in ids))
+        await wire.send(call("a", "let_go", "old 20"))
+        assert set(await wire.answers(2)) == {("a", "gone"), (20, "old 20")}
+        again = []
+        for number in ids[:-1]:
+            given_up = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": number}}
+            again += [given_up, call(number, "wait", f"new {number}")]
+        await wire.send(*again)
+        for number in ids[:-1]:
+            await wire.send(call("b", "let_go", f"new {number}"))
+            assert set(await wire.answers(2)) == {("b", "gone"), (number, f"new {number}")}
