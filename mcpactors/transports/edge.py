@@ -47,7 +47,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from mcpactors.errors import InvalidParams, MCPActorsError
 from mcpactors.runtime.circles import asked_for_gateways, with_gateways
 from mcpactors.runtime.clients import ClientLine
-from mcpactors.runtime.hops import HOP_LIMIT, arrived
+from mcpactors.runtime.hops import HOP_LIMIT, arrived, hops_of
 from mcpactors.runtime.mailbox import ActorRef, Caller, Envelope, Request
 from mcpactors.runtime.methods import not_found_code, outward_error, outward_result
 from mcpactors.runtime.policy import DEFAULT_CALLS, DEFAULT_CLIENTS, CallLimits
@@ -237,8 +237,11 @@ class _Edge:
         return result
 
     async def _in_turn(self, ctx: _Context, caller: Caller, params: Mapping[str, Any]) -> HandlerResult:
-        """A call, once it is its turn among those of its connection."""
-        turns = self._turns.of(ctx.session._connection)
+        """A call, once it is its turn among those of its connection; one that a gateway of ours sends had it there.
+
+        A gateway may have one connection for all its clients: they would wait for each other's calls.
+        """
+        turns = self._turns.of(ctx.session._connection) if not hops_of(params) else None
         if turns is None:
             return await self._begin(ctx, caller, params, None)
         try:

@@ -15,7 +15,16 @@ from mcp.server.mcpserver import Context
 from mcp.shared.exceptions import MCPError
 from pydantic import BaseModel
 
-from mcpactors import CallDeadlines, CallLimits, ClientLimits, Runtime, RuntimeSettings, Server, open_runtime
+from mcpactors import (
+    CallDeadlines,
+    CallLimits,
+    ClientLimits,
+    Runtime,
+    RuntimeSettings,
+    Server,
+    create_proxy,
+    open_runtime,
+)
 from mcpactors.actors.backend import SessionEnded
 from mcpactors.actors.rounds import answer_rounds
 from mcpactors.config import StdioServer
@@ -110,6 +119,28 @@ async def test_so_many_calls_of_one_connection_run_and_the_next_come_in_their_tu
         gates.gate("d").set()
     assert sorted(callers.ended) == ["a", "b", "c", "d"]
     assert not [ended for ended in callers.ended.values() if isinstance(ended, MCPError)]
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_p6_clients_of_a_gateway_before_this_one_do_not_wait_for_each_others_turns(
+    mode: str, autojump_clock
+) -> None:
+    gates = Gates()
+    settings = RuntimeSettings(clients=ClientLimits(in_flight=2))
+    async with over_streams(gates.server, mode, settings) as (_, gateway), trio.open_nursery() as nursery:
+        before = RuntimeSettings(clients=ClientLimits(in_flight=2))
+        async with over_streams(create_proxy(gateway), mode, before) as (runtime, client):
+            callers = Callers(client, nursery)
+            await callers.call("a", "b", "c")
+            assert gates.begun == ["a", "b"]
+            async with another(runtime, mode) as other, trio.open_nursery() as theirs:
+                await Callers(other, theirs).call("other")
+                assert gates.begun == ["a", "b", "other"]
+                gates.gate("other").set()
+            for key in "abc":
+                gates.gate(key).set()
+            await trio.testing.wait_all_tasks_blocked()
+            assert sorted(callers.ended) == ["a", "b", "c"]
 
 
 async def test_a_call_whose_turn_does_not_come_is_refused_and_told_to_come_again(autojump_clock) -> None:
