@@ -39,7 +39,7 @@ from mcpactors.transports.http_exchange import Receive, Send
 from mcpactors.transports.http_outlet import EVENT_FIELDS, Outlet
 from mcpactors.transports.http_reply import as_json
 
-__all__ = ["Session"]
+__all__ = ["Session", "key_of"]
 
 logger = logging.getLogger("mcpactors.http")
 
@@ -49,6 +49,11 @@ REQUEST_CANCELLED: Final = ErrorData(code=-32800, message="Request cancelled")
 """The answer to a request that its client has cancelled: this era ends a stream by an answer only."""
 CLOSE: Final = 5.0
 _TRANSPORT: Final = TransportContext(kind="streamable-http", can_send_request=True)
+
+
+def key_of(identity: RequestId) -> str:
+    """What a request and its stream are known by: 1 and "1" are two, and neither is STANDALONE."""
+    return repr(identity)
 
 
 @define(eq=False)
@@ -84,7 +89,7 @@ class Session:
 
     async def call(self, said: JSONRPCRequest, request: Request, send: Send, *, resumable: bool) -> None:
         """Begin a call and send its stream, until it is answered or the client leaves. Its id is free."""
-        key = str(said.id)
+        key = key_of(said.id)
         self.events.ask(key, keep=said.method != "initialize")  # whose client has no session to ask again in
         metadata = ServerMessageMetadata(request_context=request)
         outlet = self._outlets[key] = Outlet(self.comment)
@@ -100,7 +105,7 @@ class Session:
     async def hear(self, said: JSONRPCNotification, request: Request) -> None:
         """Take a notification."""
         if said.method == CANCELLED and (given_up := cancelled_request_id_from_params(said.params)) is not None:
-            channel = self._calls.get(str(given_up))
+            channel = self._calls.get(key_of(given_up))
             if channel is not None:
                 channel.scope.cancel()
         channel = self._channel(STANDALONE, None, ServerMessageMetadata(request_context=request))

@@ -37,11 +37,11 @@ from mcpactors.errors import OVERLOADED
 from mcpactors.runtime.policy import DEFAULT_CLIENTS, ClientLimits
 from mcpactors.transports.answering import Serving
 from mcpactors.transports.http_body import BadBody, read_body
-from mcpactors.transports.http_events import STANDALONE, EventLimits, EventLog
+from mcpactors.transports.http_events import EventLimits, EventLog
 from mcpactors.transports.http_exchange import Receive, Scope, Send
 from mcpactors.transports.http_modern import answer_modern
 from mcpactors.transports.http_reply import refuse, respond, whole_body
-from mcpactors.transports.http_session import Session
+from mcpactors.transports.http_session import Session, key_of
 
 __all__ = ["SessionLimits", "Sessions"]
 
@@ -251,9 +251,8 @@ def _message(said: Any, request: Request) -> JSONRPCMessage:
 
 
 def _check_free(session: Session, identity: RequestId, most: int) -> None:
-    """Of ids, 1 and "1" are one."""
-    key, asked = str(identity), session.events.asked
-    if key in asked or key == STANDALONE:
+    asked = session.events.asked
+    if key_of(identity) in asked:
         raise _Refusal(400, f"the id {identity!r} is that of a request in flight", id=identity)
     if len(asked) >= most:
         raise _Refusal(503, "more requests are unanswered than a session may have", OVERLOADED, identity)

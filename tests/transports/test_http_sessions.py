@@ -159,7 +159,7 @@ async def test_d4_what_is_not_kept_any_more_is_refused_and_nobody_waits_for_it(l
         assert (refused.status, json.loads(refused.body)["error"]["code"]) == (400, -32600)
 
 
-async def test_f13_an_id_in_flight_is_refused_and_free_again_after_the_answer() -> None:
+async def test_f13_an_id_in_flight_is_refused_and_free_again_after_the_answer_and_1_is_not_the_string_1() -> None:
     main = Holding()
     with trio.fail_after(HANG):
         async with endpoint(main) as host:
@@ -167,10 +167,13 @@ async def test_f13_an_id_in_flight_is_refused_and_free_again_after_the_answer() 
             async with host.client() as client:
                 await session.begin(client, call(1, "hold"))
                 await main.began.wait()
-                for again in (1, "1", "_GET_stream"):
-                    refused = await session.post(call(again, "big"))
-                    assert refused.status == 400
-                    assert json.loads(refused.body) | {"error": 0} == {"jsonrpc": "2.0", "id": again, "error": 0}
+                refused = await session.post(call(1, "big"))
+                assert refused.status == 400
+                assert json.loads(refused.body) | {"error": 0} == {"jsonrpc": "2.0", "id": 1, "error": 0}
+                for other in ("1", "_GET_stream"):
+                    given_up = {"method": "notifications/cancelled", "params": {"requestId": other}}
+                    assert (await session.post(given_up)).status == 202
+                    assert f'"id":"{other}","result"'.encode() in (await session.post(call(other, "big"))).body
                 unaccepted = request("POST", call(7, "big"), session.fields).replace(b"text/event-stream", b"text/x")
                 assert (await host.ask(unaccepted)).status == 406
                 assert (await session.post(call(7, "big"))).status == 200
