@@ -15,11 +15,12 @@ from mcp.client.sse import sse_client as sdk_sse_client
 from mcpactors import Client, Runtime, Server, create_proxy, open_runtime
 from mcpactors.errors import BackendStartError
 from mcpactors.transports.sse_client import sse_client
+from mcpactors.transports.sse_server import SSEFront
 from mcpactors.transports.values import SSETransport
 from tests.transports.http_old import HELLO, call, request
-from tests.transports.http_raw import HANG, RawClient, Reply, connected
+from tests.transports.http_raw import HANG, RawClient, Reply, connected, hosted
 from tests.transports.http_scripted import ACCEPTED, Asked, Peer, chunk, error, reply, result, scripted, stream_head
-from tests.transports.test_http_sessions import Holding
+from tests.transports.test_http_sessions import Holding, as_user
 
 
 @asynccontextmanager
@@ -67,6 +68,21 @@ async def test_d1_an_old_client_gets_its_stream_and_its_answers_on_it() -> None:
         pretty = json.dumps({"jsonrpc": "2.0", **call(2, "big")}, indent=1).encode()
         assert (await ask(port, request("POST", pretty, path=where))).status == 202
         assert (await next_message(client))["id"] == 2
+
+
+async def test_f35_who_posts_to_the_stream_of_another_principal_finds_none() -> None:
+    anna, ping = {"X-User": "anna"}, {"id": 1, "method": "ping"}
+    with trio.fail_after(HANG):
+        async with open_runtime(Holding()) as runtime, hosted(as_user(SSEFront(runtime.server))) as host:
+            async with host.client() as client:
+                await client.write(request("GET", fields=anna, path="/sse"))
+                await client.until(b"data: ")
+                where = (await client.until(b"\r\n")).decode().strip()
+                for user in ({"X-User": "bert"}, {}):
+                    foreign, none = [await host.ask(request("POST", ping, user, to)) for to in (where, where[:-32])]
+                    assert (foreign.status, foreign.body) == (none.status, none.body)
+                    assert foreign.status == 404
+                assert (await host.ask(request("POST", ping, anna, where))).status == 202
 
 
 async def test_what_cannot_be_posted_is_refused_and_the_session_lives() -> None:
