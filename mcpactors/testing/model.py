@@ -310,7 +310,7 @@ class Model:
         if isinstance(change, MountBelow) and mount.copy is None:
             child = self.servers[change.child % len(self.servers)]
             return self._put_unless_cyclic(ModelMount(child, change.namespace), mount.below)
-        if isinstance(change, Refresh) and mount.copy is not None:
+        if isinstance(change, Refresh) and mount.copy is not None and self._runs(mount):
             self._copy(mount)
         if isinstance(change, Unmount) or (isinstance(change, Rename) and mount.copy is None):
             self._take_out(mount)
@@ -336,6 +336,10 @@ class Model:
         mount.copy = {
             kind: [Seen(seen.name, seen.name, seen.tags, True, mount) for seen in found] for kind, found in rows.items()
         }
+
+    def _runs(self, mount: ModelMount) -> bool:
+        """Whether it is somewhere below the root; an import on a server that nothing runs is not taken anew."""
+        return mount in self._described(self.servers[0], self.beside, [])
 
     def _described(
         self, server: ModelServer, more: Sequence[ModelMount], found: list[ModelServer | ModelMount]

@@ -28,6 +28,7 @@ from mcpactors.testing import (
     MountOn,
     MountSpec,
     Offer,
+    Refresh,
     Remove,
     Rename,
     ServerSpec,
@@ -55,6 +56,26 @@ class Oldest(CompositionMachine):
 def test_mcpactors_is_what_the_model_says(machine: type[CompositionMachine]) -> None:
     share = STEPS if machine is CompositionMachine else settings(STEPS, max_examples=8)
     run_state_machine_as_test(machine, settings=share)
+
+
+class Beside(CompositionMachine):
+    def servers(self) -> list[Server]:
+        return [Server("main"), Server("beside"), Server("source")]
+
+
+def test_an_import_that_nothing_runs_yet_is_not_taken_anew() -> None:
+    state = Beside()
+    state.begin(tree=None)
+    try:
+        state.make(Import(1, 2))
+        state.make(Add(2, Offer("tools", "late")))
+        state.make(Refresh(0))
+        state.make(MountOn(0, 1))
+        state.lists_and_calls_are_as_the_model_says()
+        state.make(Refresh(0))
+        state.lists_and_calls_are_as_the_model_says()
+    finally:
+        state.teardown()
 
 
 # --- What it finds --------------------------------------------------------------------------------------------------
