@@ -10,6 +10,7 @@ from typing import Any
 import mcp_types as types
 import pytest
 import trio
+import trio.testing
 from mcp.server.lowlevel import Server as LowLevelServer
 from mcp.server.mcpserver import Context
 from mcp_types.version import LATEST_MODERN_VERSION as NEW
@@ -58,6 +59,36 @@ async def test_f21_a_stream_that_nobody_reads_holds_up_no_other_call_of_its_sess
                 await told.wait()
                 for identity in range(2, 22):
                     assert b"heard" in (await session.post(call(identity, "echo"))).body
+
+
+@pytest.mark.parametrize("era", ["legacy", "modern"])
+async def test_f21_of_what_one_call_says_and_nobody_reads_so_much_waits_and_no_more(era: str) -> None:
+    main, told = Server("main"), trio.Event()
+
+    @main.tool
+    async def flood(ctx: Context) -> str:
+        for _ in range(400):
+            await ctx.session.send_log_message("info", "x" * (MIB // 4), related_request_id=ctx.request_id)
+            await trio.testing.wait_all_tasks_blocked()  # whoever would take it has taken it
+        told.set()
+        return "flooded"
+
+    with trio.fail_after(HANG):
+        async with endpoint(main) as host, host.client() as client:
+            session = await open_session(host)
+            if era == "legacy":
+                await session.begin(client, call(1, "flood"))
+            else:
+                asked = call(1, "flood")
+                asked["params"]["_meta"] = META | {"io.modelcontextprotocol/logLevel": "info"}
+                fields = {"Mcp-Protocol-Version": NEW, "Mcp-Method": "tools/call", "Mcp-Name": "flood"}
+                await client.write(request("POST", asked, fields))
+            tracemalloc.start()
+            try:
+                await told.wait()  # the tool itself is not held up: the oldest of what it says is dropped
+                assert tracemalloc.get_traced_memory()[1] < 40 * MIB
+            finally:
+                tracemalloc.stop()
 
 
 async def test_f22_a_call_that_its_client_cancels_ends_its_stream_with_that_error() -> None:
