@@ -1,4 +1,4 @@
-"""Which seeds a simulation runs: other ones on each Python, so that CI's two runs of one test are twice the schedules.
+"""Which seeds a simulation runs: other ones on each Python, so that runs on two of them are twice the schedules.
 
 Rule: the same ones each time on the same Python. A failure names its seed, which `simulate` replays on any.
 """

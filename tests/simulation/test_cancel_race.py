@@ -1,6 +1,6 @@
 """F22: a call is cancelled before it starts, while it runs, between its result and the write of it, and after.
 
-Rule: 10^4 calls in each of CI's two runs, others in each: 4,000 by clients that show the wire, through a whole runtime,
+Rule: 10^4 calls, others on each Python: 4,000 by clients that show the wire, through a whole runtime,
 and 6,000 of one actor, each cancelled at a moment that its seed has drawn. Every call has at most one answer, none
 comes to anybody else, and the books balance.
 """

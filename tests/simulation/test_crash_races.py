@@ -1,6 +1,6 @@
 """An actor crashes at the very instant of a stop, of a reply, of a cancellation, and of any two or three of them.
 
-Rule: 10^4 schedules of the kernel in each of CI's two runs, others in each, all of whose events fall on one moment of
+Rule: 10^4 schedules of the kernel, others on each Python, all of whose events fall on one moment of
 virtual time; which of them come, and in which order, is drawn. However that goes, each call ends once, the books
 balance, and nothing is left (P1, P3, P11). Twenty run side by side and know nothing of each other: starting and ending
 trio took half of the time.

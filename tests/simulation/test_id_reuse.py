@@ -1,6 +1,6 @@
 """F13, F14: however many clients use the same ids, and however often one id is used again, no reply goes astray.
 
-Rule: 10^4 calls in each of CI's two runs, others in each, in flight beside calls of other clients under the same id, to
+Rule: 10^4 calls, others on each Python, in flight beside calls of other clients under the same id, to
 one and the same backend, which answers them out of order. What a client asks says who it is; so must what it gets.
 """
 
