@@ -87,10 +87,12 @@ async def serve_duplex(
         trio.open_nursery() as nursery,
     ):
         desk = Desk(Serving(server, state, nursery), writer, metadata)
+        reading = trio.CancelScope()
         if stopping is not None:
-            nursery.start_soon(desk.drain, stopping, drain, reader)
+            nursery.start_soon(desk.drain, stopping, drain, reading)
         try:
-            await desk.read(reader)
+            with reading:
+                await desk.read(reader)
         finally:
             nursery.cancel_scope.cancel()
             await desk.aclose()
@@ -131,15 +133,18 @@ class Desk:
             await self._take(item.message)
             self._look()
 
-    async def drain(self, stopping: trio.Event, patience: float, reader: StdioReader) -> None:
-        """Once `stopping` is set, end the reading as soon as nothing is open, or when the patience is over."""
+    async def drain(self, stopping: trio.Event, patience: float, reading: trio.CancelScope) -> None:
+        """Once `stopping` is set, end the reading as soon as nothing is open, or when the patience is over.
+
+        Whatever it waits for: who takes nothing takes no answer to `initialize`, either.
+        """
         await stopping.wait()
         self._stopping = True
         with trio.move_on_after(patience):
             while self._writer.owed.open:
                 self._idle = trio.Event()
                 await self._idle.wait()
-        await reader.aclose()
+        reading.cancel()
 
     async def aclose(self) -> None:
         """Nothing is answered any more, and the runtime is told, in bounded time; also when cancelled."""
@@ -156,7 +161,7 @@ class Desk:
     async def _take(self, said: JSONRPCMessage) -> None:
         if isinstance(said, JSONRPCRequest):
             if self._stopping:
-                await self._say(failed(said.id, _STOPPING))
+                self._serving.nursery.start_soon(self._say, failed(said.id, _STOPPING))
             else:
                 await self._begin(said)
         elif isinstance(said, JSONRPCNotification):
