@@ -71,6 +71,8 @@ class Session:
     """When an HTTP request of it ended last."""
     in_flight: int = field(default=0, init=False)
     """HTTP requests that are being answered."""
+    replayed: int = field(default=0, init=False)
+    """Bytes of kept events that are on their way again, each time anew: who takes none of them has them all here."""
     _closed: bool = field(default=False, init=False)
     _calls: dict[str, Channel] = field(factory=dict, init=False)
     _outlets: dict[str, Outlet] = field(factory=dict, init=False)  # of streams that somebody takes
@@ -135,21 +137,25 @@ class Session:
     def resume(self, place: Place, receive: Receive, send: Send) -> Awaitable[None]:
         """Go on with a stream; whoever had it before has it no more."""
         outlet = Outlet(self.comment, resumed=True)
+        size = 0
         for event in self.events.after(place):
             outlet.put(event.event)
+            size += len(event.json)
         if place.key is None:
             outlet.end()
         else:
             self._end_outlet(place.key)
             self._outlets[place.key] = outlet
-        return self._send(place.key, outlet, receive, send)
+        return self._send(place.key, outlet, receive, send, size)
 
-    async def _send(self, key: str | None, outlet: Outlet, receive: Receive, send: Send) -> None:
+    async def _send(self, key: str | None, outlet: Outlet, receive: Receive, send: Send, replayed: int = 0) -> None:
+        self.replayed += replayed
         try:
             fields = [*EVENT_FIELDS, *self.fields]
             await send({"type": "http.response.start", "status": 200, "headers": fields})
             await outlet.feed(receive, send)
         finally:
+            self.replayed -= replayed
             outlet.leave()
             if key is not None and self._outlets.get(key) is outlet:
                 del self._outlets[key]

@@ -43,13 +43,15 @@ from mcpactors.transports.http_modern import answer_modern
 from mcpactors.transports.http_reply import refuse, respond, whole_body
 from mcpactors.transports.http_session import Session, key_of
 
-__all__ = ["SessionLimits", "Sessions"]
+__all__ = ["REPLAYS", "SessionLimits", "Sessions"]
 
 JSON: Final = "application/json"
 POLLED_SINCE: Final = "2025-11-25"
 """The revision since which a client knows an event without data, and so what to come again with."""
 LOOKS: Final = 60
 """How often sessions are looked through in the time after which they are forgotten; each is sure to be, when asked."""
+REPLAYS: Final = 4
+"""Times what is kept of a session that may be on its way again at one time; one stream more may be than it allows."""
 _JSON: Final = ((b"content-type", JSON.encode()),)
 _TEXT: Final = ((b"content-type", b"text/plain; charset=utf-8"),)
 
@@ -182,7 +184,7 @@ class Sessions:
             if message is not None:
                 await self._take(session, message, request, send)
             elif request.method == "GET":
-                await _stream(session, request, send)
+                await _stream(session, request, send, self.limits.events.session_bytes * REPLAYS)
             else:
                 await self._end(session)
                 await respond(send, 200, fields=[*_JSON, *session.fields])
@@ -220,7 +222,7 @@ class Sessions:
             await session.aclose()
 
 
-def _stream(session: Session, request: Request, send: Send) -> Awaitable[None]:
+def _stream(session: Session, request: Request, send: Send, most: int) -> Awaitable[None]:
     """What answers a GET."""
     after = request.headers.get("last-event-id")
     if after is None and session.listens:
@@ -230,6 +232,8 @@ def _stream(session: Session, request: Request, send: Send) -> Awaitable[None]:
     place = session.events.place(after)
     if place is None:
         raise _Refusal(400, "what came after that event is not kept (any more)")
+    if session.replayed >= most:
+        raise _Refusal(503, "as much is being sent again as may be; read it, or come again", OVERLOADED)
     return session.resume(place, request.receive, send)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import tracemalloc
+from contextlib import AsyncExitStack
 from typing import Any
 
 import mcp_types as types
@@ -16,7 +17,8 @@ from mcp.server.mcpserver import Context
 from mcp_types.version import LATEST_MODERN_VERSION as NEW
 
 from mcpactors import Server
-from mcpactors.transports.http_sessions import Sessions
+from mcpactors.transports.http_events import EventLimits
+from mcpactors.transports.http_sessions import REPLAYS, SessionLimits, Sessions
 from tests.transports.http_old import OldSession, call, endpoint, open_session, request
 from tests.transports.http_raw import HANG, RawClient, hosted
 from tests.transports.test_http_sessions import Holding, data
@@ -59,6 +61,35 @@ async def test_f21_a_stream_that_nobody_reads_holds_up_no_other_call_of_its_sess
                 await told.wait()
                 for identity in range(2, 22):
                     assert b"heard" in (await session.post(call(identity, "echo"))).body
+
+
+async def test_f21_who_comes_back_for_a_stream_many_times_and_reads_none_is_sent_it_so_often_and_no_more() -> None:
+    main, size = Server("main"), 8 * MIB  # more than a machine takes for a client that does not read
+
+    @main.tool
+    def large() -> types.CallToolResult:
+        return types.CallToolResult(content=[types.TextContent(type="text", text="x" * (size - 1000))])
+
+    events = EventLimits(session_bytes=size)
+    with trio.fail_after(HANG):
+        async with endpoint(main, SessionLimits(events=events)) as host, AsyncExitStack() as unread:
+            session = await open_session(host)
+            async with host.client() as client:
+                place = await session.begin(client, call(1, "large"))
+                await rest_of(client)
+            for _ in range(REPLAYS + 1):
+                client = await unread.enter_async_context(host.client())
+                await client.write(session.stream(place))
+                assert b" 200 " in await client.until(b"\r\n")
+            refused = await host.ask(session.stream(place))
+            assert (refused.status, refused.fields["retry-after"]) == (503, "1")
+            await unread.aclose()
+            async with host.client() as client:
+                reply = refused
+                while reply.status == 503:  # until the host has seen that they left
+                    await client.write(session.stream(place))
+                    reply = await client.reply()
+            assert reply.status == 200
 
 
 @pytest.mark.parametrize("era", ["legacy", "modern"])
