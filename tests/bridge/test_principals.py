@@ -50,7 +50,7 @@ async def served(runtime: Runtime) -> AsyncIterator[Any]:
             yield [ModernClient(HTTPWire(f"{URL}/mcp", web).send) for web in (ada, eve)]
 
 
-async def test_a_token_of_another_principal_is_refused_and_the_call_stays_parked() -> None:
+async def test_f37_a_token_of_another_principal_is_refused_and_the_call_stays_parked() -> None:
     with trio.fail_after(PATIENCE):
         async with open_runtime("main") as runtime, served(runtime) as (ada, eve):
             await runtime.mount(proxy("memory", "legacy"))

@@ -52,7 +52,7 @@ def flips(token: str) -> Iterator[str]:
         yield token[:place] + token[place + 1 :]
 
 
-async def test_a_token_with_any_byte_changed_is_refused_and_the_call_stays_parked(autojump_clock) -> None:
+async def test_f36_a_token_with_any_byte_changed_is_refused_and_the_call_stays_parked(autojump_clock) -> None:
     async with mounted("memory", "legacy") as runtime, modern(runtime) as client:
         asked = await client.begin("ask", **CALL)
         for forged in flips(asked["requestState"]):
@@ -70,7 +70,7 @@ async def test_a_token_with_any_byte_changed_is_refused_and_the_call_stays_parke
         max_size=4,
     )
 )
-def test_no_mutation_of_a_token_is_accepted(edits: list[tuple[int, str, str]]) -> None:
+def test_f36_no_mutation_of_a_token_is_accepted(edits: list[tuple[int, str, str]]) -> None:
     async def run() -> None:
         async with mounted("memory", "legacy") as runtime, modern(runtime) as client:
             token = (await client.begin("ask", **CALL))["requestState"]
@@ -89,7 +89,7 @@ def test_no_mutation_of_a_token_is_accepted(edits: list[tuple[int, str, str]]) -
     trio.run(run)
 
 
-async def test_a_token_is_used_once(autojump_clock) -> None:
+async def test_f37_a_token_is_used_once(autojump_clock) -> None:
     async with mounted("memory", "legacy") as runtime, modern(runtime) as client:
         asked = await client.begin("ask", **CALL)
         await retried(client, asked["requestState"])
@@ -99,7 +99,7 @@ async def test_a_token_is_used_once(autojump_clock) -> None:
         assert told["structuredContent"]["runs"] == 1
 
 
-async def test_the_token_of_one_round_is_not_good_for_the_next(autojump_clock) -> None:
+async def test_f37_the_token_of_one_round_is_not_good_for_the_next(autojump_clock) -> None:
     call: dict[str, Any] = {"id": "a", "rounds": [[ONE], [ONE]]}
     async with mounted("memory", "legacy") as runtime, modern(runtime) as client:
         first = await client.begin("ask", **call)
@@ -109,7 +109,7 @@ async def test_the_token_of_one_round_is_not_good_for_the_next(autojump_clock) -
         assert result["structuredContent"]["answers"] == [[YES], [YES]]
 
 
-async def test_of_two_retries_at_once_exactly_one_goes_on(autojump_clock) -> None:
+async def test_f37_of_two_retries_at_once_exactly_one_goes_on(autojump_clock) -> None:
     outcomes: list[Any] = []
     async with mounted("memory", "legacy") as runtime, modern(runtime) as client:
         asked = await client.begin("ask", **CALL)
@@ -128,7 +128,7 @@ async def test_of_two_retries_at_once_exactly_one_goes_on(autojump_clock) -> Non
     assert sorted(map(str, outcomes)) == ["-32602"] * 4 + ["complete"]
 
 
-async def test_a_token_is_bound_to_the_tool_its_arguments_and_the_method(autojump_clock) -> None:
+async def test_f37_a_token_is_bound_to_the_tool_its_arguments_and_the_method(autojump_clock) -> None:
     async with mounted("memory", "legacy") as runtime, modern(runtime) as client:
         asked = await client.begin("ask", **CALL)
         token = asked["requestState"]
@@ -148,14 +148,14 @@ async def test_a_token_is_bound_to_the_tool_its_arguments_and_the_method(autojum
     ["", "v1.", "parked:", "visited", "passed:x", "x" * 2**20, 7, 1.5, True, [], {}, ["parked:x"], "\ud800"],
     ids=lambda state: repr(state)[:20],
 )
-async def test_what_is_no_token_is_refused(state: Any, autojump_clock) -> None:
+async def test_f36_what_is_no_token_is_refused_however_long_it_is(state: Any, autojump_clock) -> None:
     async with mounted("memory", "legacy") as runtime, modern(runtime) as client:
         await client.begin("ask", **CALL)
         await refused(client, state)
         assert len(runtime.parked()) == 1
 
 
-async def test_a_key_in_plain_text_is_refused_and_so_is_another_runtimes_token(autojump_clock) -> None:
+async def test_f37_a_key_in_plain_text_is_refused_and_so_is_another_runtimes_token(autojump_clock) -> None:
     async with mounted("memory", "legacy") as runtime, modern(runtime) as client:
         await client.begin("ask", **CALL)
         [key] = runtime._parking._entries
