@@ -14,6 +14,7 @@ from mcp.client.sse import sse_client as sdk_sse_client
 
 from mcpactors import Client, Runtime, Server, create_proxy, open_runtime
 from mcpactors.errors import BackendStartError
+from mcpactors.runtime.policy import ClientLimits
 from mcpactors.transports.sse_client import sse_client
 from mcpactors.transports.sse_server import SSEFront
 from mcpactors.transports.values import SSETransport
@@ -83,6 +84,21 @@ async def test_f35_who_posts_to_the_stream_of_another_principal_finds_none() -> 
                     assert (foreign.status, foreign.body) == (none.status, none.body)
                     assert foreign.status == 404
                 assert (await host.ask(request("POST", ping, anna, where))).status == 202
+
+
+async def test_f43_there_are_so_many_streams_and_no_more_until_one_ends() -> None:
+    clients = ClientLimits(sessions=1)
+    with trio.fail_after(HANG):
+        async with open_runtime(Holding()) as runtime, hosted(SSEFront(runtime.server, clients=clients)) as host:
+            async with host.client() as client:
+                await stream(client)
+                refused = await host.ask(request("GET", path="/sse"))
+                assert (refused.status, refused.fields["retry-after"]) == (503, "1")
+            head = b""
+            while b" 200 " not in head:  # it is seen a few milliseconds later that the client has left
+                async with host.client() as client:
+                    await client.write(request("GET", path="/sse"))
+                    head = await client.until(b"\r\n\r\n")
 
 
 async def test_what_cannot_be_posted_is_refused_and_the_session_lives() -> None:
