@@ -114,6 +114,14 @@ class Channel:
     scope: trio.CancelScope = field(factory=trio.CancelScope, init=False)
     closed: bool = field(default=False, init=False)
     """The request is answered: nothing more belongs to it."""
+    taken: Callable[[], None] | None = field(default=None, init=False)
+    """Called when its answer has been taken to be sent, or nobody takes it; by whoever answers."""
+
+    def end(self) -> None:
+        """See `taken`."""
+        if self.taken is not None:
+            self.taken()
+            self.taken = None
 
     @property
     def can_send_request(self) -> bool:

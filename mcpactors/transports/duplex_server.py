@@ -209,6 +209,13 @@ class Desk:
     async def _answer(self, channel: Channel, said: JSONRPCRequest) -> None:
         """The task of a call."""
         try:
+            await self._answer_and_say(channel, said)
+        finally:
+            channel.end()
+        self._look()
+
+    async def _answer_and_say(self, channel: Channel, said: JSONRPCRequest) -> None:
+        try:
             answer = await (self._modern_answer if self._modern else self._old_answer)(channel, said)
         except trio.Cancelled:
             with trio.move_on_after(LAST_WORD, shield=True):
@@ -219,7 +226,6 @@ class Desk:
                 del self._calls[said.id]
         if answer is not None:
             await self._say(answer)
-        self._look()
 
     async def _old_answer(self, channel: Channel, said: JSONRPCRequest) -> Message | None:
         if said.method != "initialize" and _has_envelope(said.params):

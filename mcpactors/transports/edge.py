@@ -52,6 +52,7 @@ from mcpactors.runtime.mailbox import ActorRef, Caller, Envelope, Request
 from mcpactors.runtime.methods import not_found_code, outward_error, outward_result
 from mcpactors.runtime.policy import DEFAULT_CALLS, DEFAULT_CLIENTS, CallLimits
 from mcpactors.runtime.reply import CallDeadlines, Failure, Replies, Result
+from mcpactors.transports.answering import Channel
 from mcpactors.transports.asking import (
     INPUT_REQUIRED,
     LOG_LEVELS,
@@ -251,7 +252,11 @@ class _Edge:
         try:
             return await self._begin(ctx, caller, params, turns)
         finally:
-            turns.give_back()
+            channel = ctx.session._request_outbound
+            if isinstance(channel, Channel):  # until then it is in memory, and the client may be one that does not read
+                channel.taken = turns.give_back
+            else:
+                turns.give_back()
 
     async def _begin(
         self, ctx: _Context, caller: Caller, params: Mapping[str, Any], turns: Turns | None

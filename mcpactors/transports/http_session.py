@@ -218,6 +218,7 @@ class Session:
         try:
             answer = await self._serving.answer(self.connection, channel, said)
         finally:
+            channel.end()
             del self._calls[key]
             if self._quiet is not None and not self._calls:
                 self._quiet.set()

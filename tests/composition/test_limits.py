@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -32,6 +33,7 @@ from mcpactors.errors import OVERLOADED, BackendMisbehaved, MailboxFull
 from mcpactors.meaning import transport_of
 from mcpactors.runtime.policy import BackendLimits
 from mcpactors.runtime.reply import Outcome, Replies, Result
+from mcpactors.transports.duplex_server import serve_duplex
 from mcpactors.transports.event_stream import EventReader, EventTooLong
 from mcpactors.transports.http_faults import Unreadable, read_message
 from mcpactors.transports.stdio import StdioLimits
@@ -141,6 +143,34 @@ async def test_p6_clients_of_a_gateway_before_this_one_do_not_wait_for_each_othe
                 gates.gate(key).set()
             await trio.testing.wait_all_tasks_blocked()
             assert sorted(callers.ended) == ["a", "b", "c"]
+
+
+async def test_f21_who_does_not_read_its_answers_has_so_many_made_and_no_more(autojump_clock) -> None:
+    main, made = Server("main"), []
+
+    @main.tool()
+    async def large(number: int) -> str:
+        made.append(number)
+        return "x" * StdioLimits().outgoing
+
+    unread, outgoing = trio.testing.lockstep_stream_pair()
+    asking, incoming = trio.testing.memory_stream_pair()
+    settings = RuntimeSettings(clients=ClientLimits(in_flight=4), deadlines=CallDeadlines(idle=10))
+    async with open_runtime(main, settings=settings) as runtime, trio.open_nursery() as nursery:
+        nursery.start_soon(serve_duplex, runtime.server, incoming, outgoing, StdioLimits())
+        info = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "raw", "version": "0"}}
+        said = [{"id": 0, "method": "initialize", "params": info}]
+        for number in range(1, 21):
+            params = {"name": "large", "arguments": {"number": number}}
+            said.append({"id": number, "method": "tools/call", "params": params})
+        await asking.send_all(b"".join(json.dumps({"jsonrpc": "2.0", **each}).encode() + b"\n" for each in said))
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(made) <= 6  # four wait for room, one is being written and one is behind it
+        answered = 0
+        while answered < 21:
+            answered += (await unread.receive_some(1 << 20)).count(b"\n")
+        assert sorted(made) == list(range(1, 21))
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_call_whose_turn_does_not_come_is_refused_and_told_to_come_again(autojump_clock) -> None:
