@@ -238,11 +238,8 @@ class _Edge:
         return result
 
     async def _in_turn(self, ctx: _Context, caller: Caller, params: Mapping[str, Any]) -> HandlerResult:
-        """A call, once it is its turn among those of its connection; one that a gateway of ours sends had it there.
-
-        A gateway may have one connection for all its clients: they would wait for each other's calls.
-        """
-        turns = self._turns.of(ctx.session._connection) if not hops_of(params) else None
+        """A call, once it is its turn among those of its connection."""
+        turns = self._turns.of(ctx.session._connection, by_gateway=hops_of(params) > 0)
         if turns is None:
             return await self._begin(ctx, caller, params, None)
         try:

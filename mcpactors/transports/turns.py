@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import final
+from typing import Final, final
 from weakref import WeakKeyDictionary
 
 import trio
@@ -18,7 +18,10 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from mcpactors.errors import Overloaded
 
-__all__ = ["Turns", "TurnsOfAll"]
+__all__ = ["CLIENTS", "Turns", "TurnsOfAll"]
+
+CLIENTS: Final = 8
+"""For how many clients a gateway's connection counts. With the defaults its calls take half of a mount at most."""
 
 
 @final
@@ -72,9 +75,14 @@ class TurnsOfAll:
         self._most = most
         self._patience = patience
         self._known: WeakKeyDictionary[object, Turns] = WeakKeyDictionary()
+        self._gateways: WeakKeyDictionary[object, Turns] = WeakKeyDictionary()
 
-    def of(self, connection: Connection) -> Turns | None:
+    def of(self, connection: Connection, *, by_gateway: bool) -> Turns | None:
         """Those of an old session, or of the stream that requests of a modern client come on.
+
+        A call that comes `by_gateway` had its turn there, and all the gateway's clients may be on one connection: they
+        would wait for each other, and so there are more of these turns. Not as many as are wanted: it is the client
+        that says so.
 
         None: it is a request by itself, as over HTTP, where a client's connection has one at a time; or of a client in
         memory, which is this program's own.
@@ -84,7 +92,8 @@ class TurnsOfAll:
             line = connection.outbound
             if not isinstance(line, NotifyOnlyOutbound):
                 return None
-        turns = self._known.get(line)
+        known = self._gateways if by_gateway else self._known
+        turns = known.get(line)
         if turns is None:
-            turns = self._known[line] = Turns(self._most, self._patience)
+            turns = known[line] = Turns(self._most * (CLIENTS if by_gateway else 1), self._patience)
         return turns

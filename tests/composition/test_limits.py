@@ -31,12 +31,14 @@ from mcpactors.actors.rounds import answer_rounds
 from mcpactors.config import StdioServer
 from mcpactors.errors import OVERLOADED, BackendMisbehaved, MailboxFull
 from mcpactors.meaning import transport_of
+from mcpactors.runtime.hops import HOPS
 from mcpactors.runtime.policy import BackendLimits
 from mcpactors.runtime.reply import Outcome, Replies, Result
 from mcpactors.transports.duplex_server import serve_duplex
 from mcpactors.transports.event_stream import EventReader, EventTooLong
 from mcpactors.transports.http_faults import Unreadable, read_message
 from mcpactors.transports.stdio import StdioLimits
+from mcpactors.transports.turns import CLIENTS
 from mcpactors.transports.values import StdioTransport, limited
 from tests.composition.helpers import serving
 from tests.transports.test_stdio import read_all
@@ -81,8 +83,8 @@ class Gates:
 class Callers:
     """Calls of one client, each in a task of its own, and what became of them."""
 
-    def __init__(self, client: Client, nursery: trio.Nursery) -> None:
-        self.client, self.nursery = client, nursery
+    def __init__(self, client: Client, nursery: trio.Nursery, meta: Any = None) -> None:
+        self.client, self.nursery, self.meta = client, nursery, meta
         self.ended: dict[str, Any] = {}
 
     async def call(self, *keys: str) -> None:
@@ -92,7 +94,7 @@ class Callers:
 
     async def _call(self, key: str) -> None:
         try:
-            self.ended[key] = (await self.client.call_tool("wait", {"key": key})).content[0]
+            self.ended[key] = (await self.client.call_tool("wait", {"key": key}, meta=self.meta)).content[0]
         except MCPError as error:
             self.ended[key] = error
 
@@ -171,6 +173,23 @@ async def test_f21_who_does_not_read_its_answers_has_so_many_made_and_no_more(au
             answered += (await unread.receive_some(1 << 20)).count(b"\n")
         assert sorted(made) == list(range(1, 21))
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_who_says_that_it_is_a_gateway_has_the_turns_of_eight_clients_and_no_more(
+    mode: str, autojump_clock
+) -> None:
+    gates, keys = Gates(), [str(number) for number in range(CLIENTS + 1)]
+    settings = RuntimeSettings(clients=ClientLimits(in_flight=1))
+    async with over_streams(gates.server, mode, settings) as (_, client), trio.open_nursery() as nursery:
+        callers = Callers(client, nursery, {HOPS: 1})
+        await callers.call(*keys)
+        assert gates.begun == keys[:CLIENTS]
+        gates.gate("0").set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert gates.begun == keys
+        for key in keys:
+            gates.gate(key).set()
 
 
 async def test_a_call_whose_turn_does_not_come_is_refused_and_told_to_come_again(autojump_clock) -> None:
