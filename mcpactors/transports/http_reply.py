@@ -18,6 +18,7 @@ __all__ = ["as_json", "refuse", "respond", "whole_body"]
 Fields = Iterable[tuple[bytes, bytes]]
 
 _JSON: Final = (b"content-type", b"application/json")
+_TEXT: Final = ((b"content-type", b"text/plain; charset=utf-8"),)
 
 
 def as_json(message: Mapping[str, Any]) -> bytes:
@@ -39,7 +40,12 @@ async def refuse(
 
 
 async def whole_body(scope: Scope, receive: Receive, send: Send, most: int) -> bytes | None:
-    """The body of a request. None: it has more than `most` bytes, which was answered, or the client left half-way."""
+    """The body of a request. None: it is packed or has more than `most` bytes, which was answered, or the client left
+    half-way."""
+    coding = next((value.strip().lower() for name, value in scope["headers"] if name == b"content-encoding"), b"")
+    if coding not in (b"", b"identity"):
+        await respond(send, 415, b"Content-Encoding is not taken here: send the body as it is", _TEXT)
+        return None
     length = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
     size, parts = int(length) if length.isdigit() else 0, []
     more = size <= most
@@ -51,6 +57,6 @@ async def whole_body(scope: Scope, receive: Receive, send: Send, most: int) -> b
         size = sum(map(len, parts))
         more = message.get("more_body", False) and size <= most
     if size > most:
-        await respond(send, 413, b"Request body too large", [(b"content-type", b"text/plain; charset=utf-8")])
+        await respond(send, 413, b"Request body too large", _TEXT)
         return None
     return b"".join(parts)

@@ -320,6 +320,7 @@ async def test_f34_verbs_and_types_that_the_spec_does_not_have_are_refused() -> 
             ("POST", {**named, "accept": "text/html"}, 406),
             ("POST", {**JSON, "accept": "application/json"}, 406),
             ("POST", {**JSON, "content-type": "text/plain"}, 400),
+            ("POST", {**JSON, "content-encoding": "gzip"}, 415),
             ("GET", {"accept": "text/event-stream"}, 400),
             ("POST", {**JSON, "mcp-session-id": "none"}, 404),
         ):

@@ -114,6 +114,7 @@ async def test_what_cannot_be_posted_is_refused_and_the_session_lives() -> None:
                 (request("POST", {"method": "x"}, path=other), 404),
                 (request("POST", {"method": "x"}, path="/messages/"), 404),
                 (request("POST", {"method": "x"}, path=where).replace(b"application/json\r", b"text/plain\r"), 415),
+                (request("POST", {"method": "x"}, {"Content-Encoding": "gzip"}, path=where), 415),
                 (request("POST", b"rubbish", path=where), 400),
                 (request("POST", b'{"jsonrpc":"2.0","id":1,"method":"ping","method":"ping"}', path=where), 400),
                 (request("POST", b" " * (4 * 1024 * 1024 + 1), path=where), 413),
