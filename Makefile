@@ -1,7 +1,7 @@
 # Needs only Python 3.11+ with pip, git and make (GNU make 3.81, which macOS has, is enough).
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install serve test check format-check lint types pytest conformance fuzz fmt bench clean
+.PHONY: help venv install serve test check format-check lint types pytest conformance fuzz soak fmt bench clean
 
 TOO_OLD = import sys; sys.exit(sys.version_info < (3, 11))
 # Tried by running it: a pyenv shim may exist for a version that does not.
@@ -19,6 +19,8 @@ JOBS = 2
 CONFORMANCE_ARGS =
 # What atheris is told, as in: make fuzz FUZZ_ARGS="framer --seconds 600"
 FUZZ_ARGS = --seconds 3
+# What the chaos is told, as in: make soak SOAK_ARGS="--seconds 20 --seed 7"
+SOAK_ARGS =
 
 # With the environment's programs first, so that a config may say just `mcp-server-time`.
 IN_VENV = PATH="$(abspath $(VENV)/bin):$$PATH"
@@ -26,7 +28,7 @@ PY = $(IN_VENV) "$(VENV)/bin/python"
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
-	@echo "Variables: PYTHON, VENV=$(VENV), HOST=$(HOST), PORT=$(PORT), PYTEST_ARGS, JOBS, CONFORMANCE_ARGS, FUZZ_ARGS"
+	@echo "Variables: PYTHON, VENV=$(VENV), HOST=$(HOST), PORT=$(PORT), PYTEST_ARGS, JOBS, CONFORMANCE_ARGS, FUZZ_ARGS, SOAK_ARGS"
 
 venv: $(VENV)/bin/python ## The project's own virtual environment
 

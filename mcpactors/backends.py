@@ -102,7 +102,11 @@ def _made(
 ) -> Connect:
     name = proxy.name
     try:
-        found = describe(factory.make(), name)
+        given = factory.make()
+    except (ConfigError, MountError) as error:  # says by itself what is wrong: a config's module comes this way, too
+        raise BackendStartError(str(error)) from error
+    try:
+        found = describe(given, name)
         if isinstance(found, ProxyServer) and not isinstance(found.target, ClientFactory):
             found = found if proxy.era == "auto" else evolve(found, era=proxy.era)
             return connector(found, stderr, open_runtime, found.limits or limits)

@@ -6,6 +6,7 @@ find out. How a file becomes these values: configfile.py. What its text may say:
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, TypeAlias
@@ -26,7 +27,7 @@ from mcpactors.runtime.policy import (
     Sessions,
 )
 from mcpactors.runtime.restart import RestartPolicy
-from mcpactors.written import Problem, camel, is_address, is_header_value, join, nearest, not_empty, split_module
+from mcpactors.written import Problem, camel, is_address, is_header_value, join, nearest, not_empty, snake, split_module
 
 __all__ = [
     "KINDS",
@@ -201,12 +202,16 @@ class MCPConfig:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """One line for each thing that is allowed and probably not meant: misspelt fields, timeouts in milliseconds."""
+        """One line for each thing that is allowed and probably not meant: misspelt or another kind's fields, ms."""
         found = [(join("", key), nearest(key, ["mcpServers", "settings"])) for key in self.extra]
         lines: list[str] = []
         for name, server in self.servers.items():
             path = join("mcpServers", name)
-            found += [(join(path, key), nearest(key, fields_of(type(server)))) for key in server.extra]
+            for key in server.extra:
+                if others := [json.dumps(of) for of, kind in KINDS.items() if snake(key) in fields_of(kind)]:
+                    lines.append(f"{join(path, key)}: not used; it is for servers with {' or '.join(others)}")
+                else:
+                    found.append((join(path, key), nearest(key, fields_of(type(server)))))
             if server.timeout is not None and server.timeout >= _LOOKS_LIKE_MS:
                 lines.append(f"{path}.timeout: {server.timeout:g} seconds; did you mean milliseconds?")
         lines += [f'{path}: unknown field, not used; did you mean "{near}"?' for path, near in found if near]

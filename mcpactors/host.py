@@ -23,7 +23,7 @@ from mcpactors.actors.backend import RootsChanged, SessionEnded
 from mcpactors.backends import example_config
 from mcpactors.config import Isolation, MCPConfig
 from mcpactors.configfile import load_config
-from mcpactors.errors import BackendStartError, MCPActorsError, NameConflict, NamespaceError
+from mcpactors.errors import BackendStartError, ConfigError, MCPActorsError, NameConflict, NamespaceError
 from mcpactors.isolation import placed
 from mcpactors.mounts import Catalog, CatalogDiff, MountHandle, below, make_handle
 from mcpactors.routes import routes_of
@@ -321,11 +321,14 @@ async def open_runtime(main: object = "main", *, settings: RuntimeSettings | Non
     Raises:
         RuntimeError: this is no trio program.
         NameConflict: two mounts offer one name, and the policy is "error".
+        ConfigError: the settings are none.
         MountError, MountCycle: the description cannot be made alive.
     """
     need_trio("open_runtime(...)")
     name = main if isinstance(main, str) else called(check_target(main))
-    settings = settings or RuntimeSettings()
+    settings = RuntimeSettings() if settings is None else settings
+    if not isinstance(settings, RuntimeSettings):
+        raise ConfigError(f"settings: expected RuntimeSettings(...), got {type(settings).__name__}")
     with watchdog(settings.stall) as dog:
         async with trio.open_nursery() as nursery, own_orphans(nursery) if settings.subreaper else nullcontext():
             runtime = Runtime(name, nursery, None if isinstance(main, str) else main, settings, dog)

@@ -173,7 +173,7 @@ def _written(target: str | os.PathLike[str]) -> tuple[Target, str]:
     if script is None:
         raise ConfigError(
             f"{shown(target)} is neither a URL (http, https, ws, wss) nor the path of a .py or .js script or of a "
-            ".json config"
+            '.json config; a program is {"command": ..., "args": [...]}'
         )
     if not path.is_file():
         raise ConfigError(f"{path}: there is no such file; give the script's path")

@@ -240,9 +240,7 @@ def block(value: Any, cls: Any) -> Any:
     for key, setting in value.items():
         name = snake(string(key))
         if name not in names:
-            near = nearest(name, names)
-            hint = f'did you mean "{near}"?' if near else f"known are {', '.join(names)}"
-            raise Problem(f"unknown setting; {hint}", at=under(key))
+            raise Problem(f"unknown setting; {_meant(name, names)}", at=under(key))
         if name in given:
             raise Problem("is there under two spellings; keep only one", at=under(key))
         if cls is Forwarding and not isinstance(setting, bool | None):
@@ -260,6 +258,14 @@ def block(value: Any, cls: Any) -> Any:
         name, _, said = str(error).partition(": ")
         written = next((key for key in value if snake(key) == name), None)
         raise Problem(said if written else str(error), at=under(written) if written else "") from None
+
+
+def _meant(name: str, names: Iterable[str]) -> str:
+    block_of, dot, inner = name.partition(".")  # as docs/settings.md has them in its table
+    if dot and block_of in names:
+        return f'write it as {{"{block_of}": {{"{inner}": ...}}}}'
+    near = nearest(name, names)
+    return f'did you mean "{near}"?' if near else f"known are {', '.join(names)}"
 
 
 def snake(name: str) -> str:

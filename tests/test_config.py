@@ -363,13 +363,17 @@ def test_messages_do_not_show_texts_that_may_hold_secrets() -> None:
         ({"command": "x", "disable": True}, '.disable: unknown field, not used; did you mean "disabled"?'),
         ({"command": "x", "excludeTag": []}, '.excludeTag: unknown field, not used; did you mean "exclude_tags"?'),
         ({"url": "http://x", "header": {}}, '.header: unknown field, not used; did you mean "headers"?'),
+        ({"module": "m", "sessions": "x"}, '.sessions: not used; it is for servers with "command" or "url"'),
+        ({"command": "x", "isolate": "process"}, '.isolate: not used; it is for servers with "module"'),
         ({"command": "x", "timeout": 30000}, ".timeout: 30000 seconds; did you mean milliseconds?"),
     ],
 )
 def test_a_near_miss_is_kept_and_warned_about(server: dict[str, Any], warning: str) -> None:
     config = parse_config({"mcpServers": {"time": server}}, source="mcp.json")
     assert config.warnings == (f"mcp.json: mcpServers.time{warning}",)
-    assert config.servers["time"].extra == {key: server[key] for key in server if f".{key}: unknown" in warning}
+    assert config.servers["time"].extra == {
+        key: server[key] for key in server if f".{key}: unknown" in warning or f".{key}: not" in warning
+    }
 
 
 def test_a_second_table_of_servers_is_warned_about() -> None:

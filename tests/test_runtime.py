@@ -16,7 +16,7 @@ from mcp.shared.exceptions import MCPError
 from pydantic import FileUrl
 
 from mcpactors import CallDeadlines, MCPActorsError, Runtime, RuntimeSettings, create_proxy, open_runtime
-from mcpactors.errors import MountCycle, MountError, NamespaceError
+from mcpactors.errors import ConfigError, MountCycle, MountError, NamespaceError
 from tests.backends.everything import make
 
 BOTH_ERAS = pytest.mark.parametrize("mode", ["auto", "legacy"])
@@ -98,6 +98,18 @@ async def test_resources_templates_prompts_and_completions_carry_the_namespace(m
             for ref in (prompt, template):
                 found = await client.complete(ref, {"name": "code", "value": "a"})
                 assert found.completion.values == ["a-completed"]
+
+
+async def test_settings_and_a_port_that_are_none_are_refused_with_what_is_expected() -> None:
+    wrong: Any = {"drain": 5}
+    with pytest.raises(ConfigError, match=r"settings: expected RuntimeSettings\(\.\.\.\), got dict"):
+        async with open_runtime(settings=wrong):
+            pass
+    wrong = "8000"
+    async with open_runtime() as runtime:
+        with pytest.raises(ConfigError, match=r"port: expected an integer .*, got '8000'"):
+            async with runtime.serve_http(port=wrong):
+                pass
 
 
 async def test_without_a_namespace_names_are_unchanged() -> None:

@@ -197,6 +197,7 @@ def test_a_file_can_say_each_setting(name: str) -> None:
         ({"drain": "5"}, "settings.drain: expected a finite number >= 0, got '5'"),
         ({"clients": {"inFlight": 0}}, "settings.clients.inFlight: expected an integer >= 1, got 0"),
         ({"clients": {"inflight": 1}}, 'settings.clients.inflight: unknown setting; did you mean "in_flight"?'),
+        ({"clients.body": 5}, 'settings["clients.body"]: unknown setting; write it as {"clients": {"body": ...}}'),
         ({"clients": 5}, "settings.clients: expected an object, got 5 (a number)"),
         ({"listBudget": 1, "list_budget": 1}, "settings.list_budget: is there under two spellings; keep only one"),
         ({"onConflict": "first"}, "settings.onConflict: expected one of newest, oldest, error; got 'first'"),

@@ -162,7 +162,7 @@ def trusting(ca: str) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=ca)
     except OSError as error:  # an ssl.SSLError is one
-        raise ConfigError(f"{ca}: no certificates to trust: {error.strerror or error}") from error
+        raise ConfigError(f"ca: {ca}: no certificates to trust: {error.strerror or error}; name a PEM file") from error
 
 
 @cache

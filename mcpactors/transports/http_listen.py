@@ -80,6 +80,8 @@ def _over(bound: socket.socket, tls: ssl.SSLContext | None) -> Listener[Any]:
 
 
 def _tcp(host: str, port: int) -> socket.socket:
+    if not isinstance(port, int):
+        raise ConfigError(f"port: expected an integer (0: a free one), got {port!r}")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         bound = socket.create_server((host, port), family=family, backlog=BACKLOG)
