@@ -85,6 +85,7 @@ class Sessions:
     limits: SessionLimits = SessionLimits()
     log: EventLog = field(init=False)
     _open: dict[str, Session] = field(factory=dict, init=False)
+    _unused: dict[str, Session] = field(factory=dict, init=False)  # those that nothing was asked on but who we are
     _serving: Serving = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -163,11 +164,11 @@ class Sessions:
         if not isinstance(message, JSONRPCRequest) or message.method != "initialize":
             raise _Refusal(400, "Bad Request: Missing session ID")
         if len(self._open) >= self.limits.clients.sessions:
-            raise _Refusal(503, "Too many open sessions", INTERNAL_ERROR)
+            self._make_room()
         session = Session(
             uuid4().hex, _principal(request), self.log.session(), self.limits.clients.comment, self._serving
         )
-        self._open[session.id] = session
+        self._open[session.id] = self._unused[session.id] = session
         return session
 
     async def _answer_in(
@@ -180,6 +181,8 @@ class Sessions:
         if session is None:
             raise _Refusal(400, "Bad Request: Missing session ID")
         session.in_flight += 1
+        if message is None or (isinstance(message, JSONRPCRequest) and message.method != "initialize"):
+            self._unused.pop(session.id, None)
         try:
             if message is not None:
                 await self._take(session, message, request, send)
@@ -217,7 +220,16 @@ class Sessions:
             for session in [session for session in self._open.values() if self._is_idle(session)]:
                 self._serving.nursery.start_soon(self._end, session)
 
+    def _make_room(self) -> None:
+        """End the oldest session that was never used: who only begins sessions keeps nobody from beginning one."""
+        oldest = next((session for session in self._unused.values() if not session.in_flight), None)
+        if oldest is None:
+            raise _Refusal(503, "Too many open sessions", INTERNAL_ERROR)
+        del self._open[oldest.id], self._unused[oldest.id]
+        self._serving.nursery.start_soon(oldest.aclose)
+
     async def _end(self, session: Session) -> None:
+        self._unused.pop(session.id, None)
         if self._open.pop(session.id, None) is not None:
             await session.aclose()
 

@@ -182,6 +182,9 @@ async def test_f13_an_id_in_flight_is_refused_and_free_again_after_the_answer_an
             assert (await session.post(call(1, "big"))).status == 200
 
 
+PING = {"id": 1, "method": "ping"}
+
+
 async def test_a_session_has_so_many_requests_open_and_no_more() -> None:
     main = Holding()
     with trio.fail_after(HANG):
@@ -212,12 +215,24 @@ async def test_f43_a_session_that_nobody_uses_for_long_is_forgotten(autojump_clo
 
 async def test_f43_there_are_so_many_sessions_and_no_more_until_one_ends() -> None:
     async with endpoint(Holding(), SessionLimits(ClientLimits(sessions=2))) as host:
-        session, _ = await open_session(host), await open_session(host)
+        session, other = await open_session(host), await open_session(host)
+        for used in (session, other):
+            assert (await used.post(PING)).status == 200
         hello = request("POST", {"id": 0, "method": "initialize", "params": {}})
         refused = await host.ask(hello)
         assert (refused.status, refused.fields["retry-after"]) == (503, "1")
         assert (await host.ask(request("DELETE", fields=session.fields))).status == 200
         await open_session(host)
+
+
+async def test_f43_who_only_begins_sessions_keeps_nobody_from_beginning_one() -> None:
+    async with endpoint(Holding(), SessionLimits(ClientLimits(sessions=3))) as host:
+        used, first, second = [await open_session(host) for _ in range(3)]
+        assert (await used.post(PING)).status == 200
+        third = await open_session(host)
+        assert (await first.post(PING)).status == 404
+        for session in (used, second, third):
+            assert (await session.post(PING)).status == 200
 
 
 def as_user(app: ASGIApp) -> ASGIApp:
