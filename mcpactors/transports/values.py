@@ -13,6 +13,7 @@ import sys
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from inspect import iscoroutinefunction
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
@@ -218,7 +219,7 @@ class StreamableHttpTransport:
 
     `client` is the embedding program's own `AsyncClient` of httpx or httpx2, to send requests through (its proxies,
     certificates, `Auth`, HTTP/2); it stays open, as its owner's. `ssl_context` is what TLS is done with where there is
-    no client; None: what the system trusts.
+    no client; None: what the system trusts. Raises `ConfigError` where both are given, or the client is no AsyncClient.
     """
 
     url: str
@@ -226,6 +227,14 @@ class StreamableHttpTransport:
     client: Any = field(default=None, repr=False)
     ssl_context: ssl.SSLContext | None = field(default=None, repr=False)
     limits: BackendLimits | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.client is None:
+            return
+        if not iscoroutinefunction(getattr(self.client, "send", None)):
+            raise ConfigError(f"client: expected an AsyncClient of httpx or httpx2, got {type(self.client).__name__}")
+        if self.ssl_context is not None:
+            raise ConfigError("ssl_context: not used beside client; give it to that client, as verify=")
 
     @property
     def is_plain(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from mcp.server.mcpserver import Context
 
 from mcpactors import Client, Server, StreamableHttpTransport, create_proxy, open_runtime
+from mcpactors.errors import ConfigError
 
 
 def speaking() -> Server:
@@ -80,3 +82,10 @@ async def test_a_client_of_ours_goes_through_it_too() -> None:
                 assert result.content[0].text == "hello"  # type: ignore[union-attr]
             assert not own.is_closed
     assert "POST" in seen
+
+
+def test_a_client_that_cannot_be_awaited_and_a_trust_that_nobody_would_look_at_are_refused_at_once() -> None:
+    with httpx2.Client() as plain, pytest.raises(ConfigError, match="expected an AsyncClient of httpx or httpx2"):
+        StreamableHttpTransport("https://a/mcp", client=plain)
+    with pytest.raises(ConfigError, match="as verify="):
+        StreamableHttpTransport("https://a/mcp", client=httpx2.AsyncClient(), ssl_context=ssl.create_default_context())
