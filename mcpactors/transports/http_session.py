@@ -21,7 +21,15 @@ from mcp.shared.dispatcher import CallOptions
 from mcp.shared.jsonrpc_dispatcher import cancelled_request_id_from_params
 from mcp.shared.message import ServerMessageMetadata
 from mcp.shared.transport_context import TransportContext
-from mcp_types import ErrorData, JSONRPCError, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse, RequestId
+from mcp_types import (
+    CONNECTION_CLOSED,
+    ErrorData,
+    JSONRPCError,
+    JSONRPCNotification,
+    JSONRPCRequest,
+    JSONRPCResponse,
+    RequestId,
+)
 from starlette.requests import Request
 
 from mcpactors.transports.answering import (
@@ -47,6 +55,8 @@ RETRY: Final = 1000
 """Milliseconds after which a client is to ask again for a stream that has ended before its response."""
 REQUEST_CANCELLED: Final = ErrorData(code=-32800, message="Request cancelled")
 """The answer to a request that its client has cancelled: this era ends a stream by an answer only."""
+ENDED: Final = ErrorData(code=CONNECTION_CLOSED, message="the session has ended, and this call with it")
+"""The answer to what runs when its client ends the session."""
 CLOSE: Final = 5.0
 _TRANSPORT: Final = TransportContext(kind="streamable-http", can_send_request=True)
 
@@ -233,9 +243,10 @@ class Session:
 
     async def aclose(self) -> None:
         """Cancel what runs, end every stream, and let the runtime know, in bounded time; also when cancelled."""
-        self._closed = True
-        for channel in self._calls.values():
+        for key, channel in self._calls.items():
             channel.scope.cancel()
+            self._say(key, as_json(failed(channel.request_id, ENDED)), last=True)
+        self._closed = True
         for outlet in self._outlets.values():
             outlet.end()
         self._questions.end()

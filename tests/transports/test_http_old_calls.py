@@ -187,7 +187,8 @@ async def test_a_session_that_its_client_ends_takes_its_calls_and_its_questions_
                 await client.until(b"roots/list")
                 assert (await host.ask(request("DELETE", fields=session.fields))).status == 200
                 await gone.wait()
-                assert await rest_of(client) == []
+                [ended] = await rest_of(client)
+                assert (ended["id"], "has ended" in ended["error"]["message"]) == (1, True)
                 assert await listening.until(b"0\r\n\r\n") == b"0\r\n\r\n"
             assert (await session.post(call(2, "ask"))).status == 404
 
