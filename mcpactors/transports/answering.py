@@ -25,12 +25,12 @@ from mcp.shared.transport_context import TransportContext
 from mcp_types import CONNECTION_CLOSED, ErrorData, JSONRPCError, JSONRPCRequest, JSONRPCResponse, RequestId
 
 from mcpactors.errors import INTERNAL_ERROR
+from mcpactors.transports.owed import CANCELLED
 
-__all__ = ["CANCELLED", "CLOSED", "Channel", "Message", "Questions", "Serving", "failed", "notification", "unwritable"]
+__all__ = ["CLOSED", "Channel", "Message", "Questions", "Serving", "failed", "notification", "unwritable"]
 
 logger = logging.getLogger("mcpactors")
 
-CANCELLED: Final = "notifications/cancelled"
 CLOSED: Final = ErrorData(code=CONNECTION_CLOSED, message="Connection closed")
 WITHDRAW: Final = 5.0
 """Seconds that a client may take to hear that it is not to answer any more."""

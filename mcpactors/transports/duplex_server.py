@@ -41,7 +41,6 @@ from trio.abc import ReceiveStream, SendStream
 
 from mcpactors.errors import ActorStopped
 from mcpactors.transports.answering import (
-    CANCELLED,
     CLOSED,
     Channel,
     Message,
@@ -52,6 +51,7 @@ from mcpactors.transports.answering import (
     unwritable,
 )
 from mcpactors.transports.duplex import connected
+from mcpactors.transports.owed import CANCELLED
 from mcpactors.transports.stdio_streams import StdioLimits, StdioReader, StdioWriter
 
 __all__ = ["serve_duplex"]

@@ -50,6 +50,7 @@ from mcpactors.transports.http_faults import (
 )
 from mcpactors.transports.http_heard import Heard, OnRequest
 from mcpactors.transports.http_pool import Answer, AnswerLost, NotReached, PoolClosed
+from mcpactors.transports.owed import CANCELLED
 
 __all__ = ["HTTPDispatcher", "Turn", "http_dispatcher"]
 
@@ -258,7 +259,7 @@ class HTTPDispatcher:
         params = {"requestId": ask.id, "reason": "nobody waits for it any more"}
         with trio.move_on_after(LEAVE_TIMEOUT) as scope:
             scope.shield = True
-            await self._tell({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params})
+            await self._tell({"jsonrpc": "2.0", "method": CANCELLED, "params": params})
 
     async def _tell(self, said: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> None:
         """A message that has no reply: a notification, or our answer to a request."""

@@ -19,6 +19,7 @@ from mcp_types import RequestId
 
 from mcpactors.errors import INTERNAL_ERROR
 from mcpactors.transports.http_faults import Unreadable
+from mcpactors.transports.owed import CANCELLED
 
 __all__ = ["Heard", "OnRequest"]
 
@@ -48,7 +49,7 @@ class Heard:
         if not isinstance(method, str) or not (params is None or isinstance(params, dict)):
             raise Unreadable("JSON that is no JSON-RPC 2.0 message")
         if "id" not in said:
-            if method == "notifications/cancelled":
+            if method == CANCELLED:
                 self._call_off(params or {})
             run_notify_intercept(self._on_notification, method, params)
             return

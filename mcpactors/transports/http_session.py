@@ -33,7 +33,6 @@ from mcp_types import (
 from starlette.requests import Request
 
 from mcpactors.transports.answering import (
-    CANCELLED,
     Channel,
     Message,
     Questions,
@@ -46,6 +45,7 @@ from mcpactors.transports.http_events import STANDALONE, Place, SessionEvents
 from mcpactors.transports.http_exchange import Receive, Send
 from mcpactors.transports.http_outlet import EVENT_FIELDS, Outlet
 from mcpactors.transports.http_reply import as_json
+from mcpactors.transports.owed import CANCELLED
 
 __all__ = ["Session", "key_of"]
 

@@ -16,7 +16,7 @@ from mcp_types.jsonrpc import ErrorData, JSONRPCError, JSONRPCMessage, JSONRPCNo
 
 from mcpactors.errors import INVALID_REQUEST, OVERLOADED
 
-__all__ = ["Owed", "Refusal", "Unwanted", "refusal"]
+__all__ = ["CANCELLED", "Owed", "Refusal", "Unwanted", "refusal"]
 
 Unwanted = Literal["duplicate_reply", "late_reply", "unknown_reply"]
 Refusal = Literal["id_in_use", "too_many_requests"]
