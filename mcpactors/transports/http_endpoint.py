@@ -19,7 +19,7 @@ from mcpactors.errors import BackendStartError, ConfigError
 from mcpactors.transports.http_over_httpx import ClientExchange
 from mcpactors.transports.http_pool import CONNECT_TIMEOUT, Answer, AnswerLost, Exchange, Pool
 
-__all__ = ["Endpoint", "trusting"]
+__all__ = ["Endpoint", "system_tls", "trusting"]
 
 OURS: Final = frozenset(
     {
@@ -119,7 +119,7 @@ class Endpoint:
             owned = httpx2.AsyncClient(timeout=timeout, limits=limits, verify=self.ssl_context or True)
             return ClientExchange(owned, self._origin, self._fields(host=False), owned=True)
         url = self._url
-        tls = (self.ssl_context or _system_tls()) if url.scheme == "https" else None
+        tls = (self.ssl_context or system_tls()) if url.scheme == "https" else None
         try:
             host = url.raw_host.decode("ascii").strip("[]")
             return Pool(host, url.port or _PORTS[url.scheme], tls, self._fields(host=True))
@@ -166,6 +166,6 @@ def trusting(ca: str) -> ssl.SSLContext:
 
 
 @cache
-def _system_tls() -> ssl.SSLContext:
+def system_tls() -> ssl.SSLContext:
     """What the system trusts, or what SSL_CERT_FILE and SSL_CERT_DIR name; reading it takes a while."""
     return ssl.create_default_context()

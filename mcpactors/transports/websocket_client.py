@@ -10,7 +10,6 @@ import ssl
 from base64 import b64encode
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from functools import cache
 from typing import Final
 
 import httpx2
@@ -23,6 +22,7 @@ from wsproto.utilities import ProtocolError
 from mcpactors.errors import BackendStartError
 from mcpactors.runtime.policy import DEFAULT_BACKEND, BackendLimits
 from mcpactors.transports.duplex import connected
+from mcpactors.transports.http_endpoint import system_tls
 from mcpactors.transports.http_pool import reason_of
 from mcpactors.transports.stdio_streams import StdioLimits
 from mcpactors.transports.streams import Streams
@@ -101,7 +101,7 @@ class _Place:
             raise BackendStartError(f"{self} cannot be reached: {error.strerror or error}; is it running?") from error
         try:
             if self._url.scheme == "wss":
-                tls = self._ssl_context or _system_tls()
+                tls = self._ssl_context or system_tls()
                 secured = trio.SSLStream(stream, tls, server_hostname=host, https_compatible=True)
                 stream = secured
                 await secured.do_handshake()
@@ -155,9 +155,3 @@ class _Place:
             if (lower := name.lower()) not in _OURS and not lower.startswith("sec-websocket-"):
                 fields[lower] = value
         return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields.items()]
-
-
-@cache
-def _system_tls() -> ssl.SSLContext:
-    """What the system trusts, or what SSL_CERT_FILE and SSL_CERT_DIR name; reading it takes a while."""
-    return ssl.create_default_context()
