@@ -22,6 +22,7 @@ from mcpactors.transports.http_exchange import STOPPING, ASGIApp, Receive, Scope
 from mcpactors.transports.http_guard import Names, names_of, refusal
 from mcpactors.transports.http_host import HostLimits, serve
 from mcpactors.transports.http_listen import listening
+from mcpactors.transports.http_reply import say
 from mcpactors.transports.http_sessions import SessionLimits, Sessions
 from mcpactors.transports.sse_server import SSEFront
 from mcpactors.transports.websocket import WebSocketLimits
@@ -96,7 +97,7 @@ def _app(manager: Sessions, path: str, routes: Callable[[], Iterable[Route]], ss
         if sse.is_for(scope):
             await old(scope, receive, send)
         else:
-            await _say(send, 404, f"nothing is served here; the MCP endpoint is {path}")
+            await say(send, 404, f"nothing is served here; the MCP endpoint is {path}")
 
     return app
 
@@ -115,7 +116,7 @@ def _with_websocket(server: Server[Any], path: str, drain: float, clients: Clien
 def _guarded(names: Names, app: ASGIApp) -> ASGIApp:
     def guarded(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         refused = refusal(names, scope["headers"])
-        return app(scope, receive, send) if refused is None else _say(send, *refused)
+        return app(scope, receive, send) if refused is None else say(send, *refused)
 
     return guarded
 
@@ -134,9 +135,3 @@ async def _beside(routes: Iterable[Route], scope: Scope, receive: Receive, send:
         return False
     await almost[0].handle({**scope, **almost[1]}, receive, send)
     return True
-
-
-async def _say(send: Send, status: int, text: str) -> None:
-    headers = [(b"content-type", b"text/plain; charset=utf-8")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": text.encode() + b"\n"})

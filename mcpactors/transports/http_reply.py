@@ -13,12 +13,12 @@ from pydantic_core import to_json
 from mcpactors.transports.http_body import error_body
 from mcpactors.transports.http_exchange import Receive, Scope, Send
 
-__all__ = ["as_json", "refuse", "respond", "whole_body"]
+__all__ = ["JSON", "TEXT", "as_json", "refuse", "respond", "say", "whole_body"]
 
 Fields = Iterable[tuple[bytes, bytes]]
 
-_JSON: Final = (b"content-type", b"application/json")
-_TEXT: Final = ((b"content-type", b"text/plain; charset=utf-8"),)
+JSON: Final = (b"content-type", b"application/json")
+TEXT: Final = (b"content-type", b"text/plain; charset=utf-8")
 
 
 def as_json(message: Mapping[str, Any]) -> bytes:
@@ -26,17 +26,22 @@ def as_json(message: Mapping[str, Any]) -> bytes:
     return to_json(message, inf_nan_mode="null")
 
 
-async def respond(send: Send, status: int, body: bytes = b"", fields: Fields = (_JSON,)) -> None:
+async def respond(send: Send, status: int, body: bytes = b"", fields: Fields = (JSON,)) -> None:
     """Answer with a body of JSON, or none."""
     await send({"type": "http.response.start", "status": status, "headers": list(fields)})
     await send({"type": "http.response.body", "body": body})
+
+
+async def say(send: Send, status: int, text: str, fields: Fields = ()) -> None:
+    """Answer with a line for people."""
+    await respond(send, status, text.encode() + b"\n", (TEXT, *fields))
 
 
 async def refuse(
     send: Send, status: int, code: int, message: str, identity: int | str | None = None, fields: Fields = ()
 ) -> None:
     """Answer with a JSON-RPC error."""
-    await respond(send, status, error_body(code, message, identity), (_JSON, *fields))
+    await respond(send, status, error_body(code, message, identity), (JSON, *fields))
 
 
 async def whole_body(scope: Scope, receive: Receive, send: Send, most: int) -> bytes | None:
@@ -44,7 +49,7 @@ async def whole_body(scope: Scope, receive: Receive, send: Send, most: int) -> b
     half-way."""
     coding = next((value.strip().lower() for name, value in scope["headers"] if name == b"content-encoding"), b"")
     if coding not in (b"", b"identity"):
-        await respond(send, 415, b"Content-Encoding is not taken here: send the body as it is", _TEXT)
+        await respond(send, 415, b"Content-Encoding is not taken here: send the body as it is", [TEXT])
         return None
     length = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
     size, parts = int(length) if length.isdigit() else 0, []
@@ -57,6 +62,6 @@ async def whole_body(scope: Scope, receive: Receive, send: Send, most: int) -> b
         size = sum(map(len, parts))
         more = message.get("more_body", False) and size <= most
     if size > most:
-        await respond(send, 413, b"Request body too large", _TEXT)
+        await respond(send, 413, b"Request body too large", [TEXT])
         return None
     return b"".join(parts)

@@ -40,20 +40,18 @@ from mcpactors.transports.http_body import BadBody, read_body
 from mcpactors.transports.http_events import EventLimits, EventLog
 from mcpactors.transports.http_exchange import Receive, Scope, Send
 from mcpactors.transports.http_modern import answer_modern
-from mcpactors.transports.http_reply import refuse, respond, whole_body
+from mcpactors.transports.http_reply import JSON, TEXT, refuse, respond, whole_body
 from mcpactors.transports.http_session import Session, key_of
 
 __all__ = ["REPLAYS", "SessionLimits", "Sessions"]
 
-JSON: Final = "application/json"
+JSON_TYPE: Final = "application/json"
 POLLED_SINCE: Final = "2025-11-25"
 """The revision since which a client knows an event without data, and so what to come again with."""
 LOOKS: Final = 60
 """How often sessions are looked through in the time after which they are forgotten; each is sure to be, when asked."""
 REPLAYS: Final = 4
 """Times what is kept of a session that may be on its way again at one time; one stream more may be than it allows."""
-_JSON: Final = ((b"content-type", JSON.encode()),)
-_TEXT: Final = ((b"content-type", b"text/plain; charset=utf-8"),)
 
 
 @frozen
@@ -112,8 +110,8 @@ class Sessions:
         request = Request(scope, receive)
         said: Any = None
         if scope["method"] == "POST":
-            if not request.headers.get("content-type", "").lower().startswith(JSON):
-                await respond(send, 400, b"Invalid Content-Type header", _TEXT)
+            if not request.headers.get("content-type", "").lower().startswith(JSON_TYPE):
+                await respond(send, 400, b"Invalid Content-Type header", [TEXT])
                 return
             body = await whole_body(scope, receive, send, self.limits.clients.body)
             if body is None:
@@ -190,7 +188,7 @@ class Sessions:
                 await _stream(session, request, send, self.limits.events.session_bytes * REPLAYS)
             else:
                 await self._end(session)
-                await respond(send, 200, fields=[*_JSON, *session.fields])
+                await respond(send, 200, fields=[JSON, *session.fields])
         finally:
             session.in_flight -= 1
             session.used = trio.current_time()
@@ -207,7 +205,7 @@ class Sessions:
             await session.hear(message, request)
         else:
             session.answered(message)
-        await respond(send, 202, fields=[*_JSON, *session.fields])
+        await respond(send, 202, fields=[JSON, *session.fields])
 
     # --- The end of sessions ----------------------------------------------------------------------------------------
 
@@ -258,7 +256,7 @@ def _message(said: Any, request: Request) -> JSONRPCMessage:
     """What a POST says."""
     if not all(check_accept_headers(request)):
         raise _Refusal(406, "Not Acceptable: Client must accept both application/json and text/event-stream")
-    if JSON not in [part.strip() for part in request.headers["content-type"].partition(";")[0].split(",")]:
+    if JSON_TYPE not in [part.strip() for part in request.headers["content-type"].partition(";")[0].split(",")]:
         raise _Refusal(415, "Unsupported Media Type: Content-Type must be application/json")
     try:
         return jsonrpc_message_adapter.validate_python(said, by_name=False)

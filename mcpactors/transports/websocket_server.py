@@ -25,6 +25,7 @@ from mcpactors.runtime.policy import DEFAULT_CLIENTS, ClientLimits
 from mcpactors.transports.duplex_server import serve_duplex
 from mcpactors.transports.http_body import PARTS
 from mcpactors.transports.http_exchange import STOPPING, UPGRADE, Scope, Send
+from mcpactors.transports.http_reply import say
 from mcpactors.transports.stdio_streams import StdioLimits
 from mcpactors.transports.websocket import MCP, Incoming, Outgoing, WebSocket, WebSocketLimits
 
@@ -67,7 +68,8 @@ async def serve_websocket(
     judged = judge(scope)
     upgrade = scope["extensions"].get(UPGRADE)
     if isinstance(judged, Refusal) or upgrade is None:
-        await _refuse(send, judged if isinstance(judged, Refusal) else Refusal(501, "no WebSocket can be had here"))
+        refusal = judged if isinstance(judged, Refusal) else Refusal(501, "no WebSocket can be had here")
+        await say(send, refusal.status, refusal.why, refusal.fields)
         return
     stream, ahead = await upgrade(judged)
     stopping: trio.Event | None = scope.get("state", {}).get(STOPPING)
@@ -128,9 +130,3 @@ def _is_key(value: bytes) -> bool:
         return len(b64decode(value, validate=True)) == 16
     except (NotBase64, ValueError):
         return False
-
-
-async def _refuse(send: Send, refusal: Refusal) -> None:
-    fields = [(b"content-type", b"text/plain; charset=utf-8"), *refusal.fields]
-    await send({"type": "http.response.start", "status": refusal.status, "headers": fields})
-    await send({"type": "http.response.body", "body": refusal.why.encode() + b"\n"})
