@@ -62,8 +62,7 @@ def on_ours(app: Any, listener: socket.socket) -> None:
     """On the host of this project."""
     import trio
 
-    from mcpactors.transports.http_host import serve
-    from mcpactors.transports.http_lifespan import lifespan
+    from mcpactors.transports.asgi import lifespan, serve
 
     async def run() -> None:
         listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(listener))]

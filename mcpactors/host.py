@@ -39,14 +39,12 @@ from mcpactors.server import Server
 from mcpactors.settings import RuntimeSettings
 from mcpactors.snapshots import load_snapshot, save_snapshot
 from mcpactors.targets import called, check_target
+from mcpactors.transports.asgi import HostLimits, ParseLimits, tls_context
 from mcpactors.transports.edge import Surroundings, edge_server
-from mcpactors.transports.http import serve_http
-from mcpactors.transports.http_host import HostLimits
-from mcpactors.transports.http_listen import tls_context
-from mcpactors.transports.http_parse import ParseLimits
-from mcpactors.transports.orphans import own_orphans
+from mcpactors.transports.http_server.serving import serve_http
 from mcpactors.transports.parking import ParkedCall, Parking
-from mcpactors.transports.stdio_server import serve_stdio
+from mcpactors.transports.stdio.orphans import own_orphans
+from mcpactors.transports.stdio.server import serve_stdio
 from mcpactors.tree.configured import Mounted, mount_config
 from mcpactors.tree.copies import listed
 from mcpactors.tree.face import face_of, in_order

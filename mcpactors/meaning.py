@@ -25,7 +25,7 @@ from mcpactors.configfile import load_config, parse_config
 from mcpactors.errors import ConfigError, MountError
 from mcpactors.foreign import refuse_asyncio, wrapped
 from mcpactors.mounts import Mounts
-from mcpactors.transports.http_endpoint import trusting
+from mcpactors.transports.http_client.endpoint import trusting
 from mcpactors.transports.values import (
     ClientTransport,
     NodeStdioTransport,

@@ -75,6 +75,9 @@ PURE = {"config.py", "configfile.py", "written.py", "errors.py"} | {
 NOT_PURE = {"trio", "anyio", "mcp", "mcp_types"}
 MCP = {"mcp", "mcp_types"}
 
+# The host of ASGI applications: everybody enters by its `__init__`, and it knows nothing of MCP.
+HTTP_HOST = f"{PACKAGE}.transports.asgi"
+
 # Where a command imports what it runs, because the SDK takes 0.65 s to import.
 MAY_IMPORT_LATE = {"cli.py"}
 
@@ -206,6 +209,15 @@ def imports_stand_at_the_top(imports: list[Import]) -> Iterator[str]:
             yield f"{found}: inside a function"
 
 
+def http_host_has_one_edge(imports: list[Import]) -> Iterator[str]:
+    for found in imports:
+        inside = module_of(found.path).startswith(HTTP_HOST)
+        if not inside and found.target.startswith(f"{HTTP_HOST}."):
+            yield f"{found}: import it from {HTTP_HOST}"
+        if inside and (found.outside in MCP or (found.unit == "transports" and HTTP_HOST not in found.target)):
+            yield f"{found}: any ASGI application runs on the HTTP host"
+
+
 Rule = Callable[[list[Import]], Iterator[str]]
 RULES: list[Rule] = [
     every_module_has_a_row,
@@ -215,6 +227,7 @@ RULES: list[Rule] = [
     runtime_knows_no_mcp,
     pure_files_are_pure,
     imports_stand_at_the_top,
+    http_host_has_one_edge,
 ]
 
 # Each rule seen red: the rule, then the files of a package that breaks it.
@@ -227,9 +240,9 @@ OFFENCES: list[tuple[Rule, dict[str, str]]] = [
     (arrows_are_kept, {"errors.py": "from mcpactors.runtime import actor"}),
     (arrows_are_kept, {"server.py": "from mcpactors.actors.local import LocalActor"}),
     (arrows_are_kept, {"transports/edge.py": "from mcpactors import server", "server.py": ""}),
-    (arrows_are_kept, {"cli.py": "def run():\n    from mcpactors.transports import stdio"}),
+    (arrows_are_kept, {"cli.py": "def run():\n    from mcpactors.transports.stdio import child"}),
     (arrows_are_kept, {"actors/local.py": "from mcpactors import open_runtime", "__init__.py": ""}),
-    (strangers_never_meet, {"actors/proxy.py": "from mcpactors.transports.stdio import connect"}),
+    (strangers_never_meet, {"actors/proxy.py": "from mcpactors.transports.stdio.child import connect"}),
     (strangers_never_meet, {"transports/edge.py": "from ..actors import proxy"}),
     (only_entry_points_know_host, {"config.py": "from mcpactors.host import Runtime"}),
     (runtime_knows_no_mcp, {"runtime/reply.py": "from mcp.types import Tool"}),
@@ -246,6 +259,12 @@ OFFENCES: list[tuple[Rule, dict[str, str]]] = [
             "runtime/actor.py": "import trio.lowlevel",
         },
     ),
+    (
+        http_host_has_one_edge,
+        {"transports/edge.py": "from mcpactors.transports.asgi.wire import Wire", "transports/asgi/wire.py": ""},
+    ),
+    (http_host_has_one_edge, {"transports/asgi/wire.py": "from mcpactors.transports.turns import Turns"}),
+    (http_host_has_one_edge, {"transports/asgi/wire.py": "import mcp_types"}),
     (imports_stand_at_the_top, {"host.py": "class Runtime:\n    async def mount(self):\n        import json"}),
 ]
 

@@ -11,10 +11,10 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from mcpactors.transports.duplex import close_written
-from mcpactors.transports.framing import Skip
-from mcpactors.transports.stdio import wake_after_last_words
-from mcpactors.transports.stdio_streams import StdioLimits, StdioReader, StdioWriter
+from mcpactors.transports.lines.duplex import close_written
+from mcpactors.transports.lines.framing import Skip
+from mcpactors.transports.lines.streams import StdioLimits, StdioReader, StdioWriter
+from mcpactors.transports.stdio.child import wake_after_last_words
 
 __all__ = ["framed"]
 

@@ -53,6 +53,7 @@ from mcpactors.runtime.methods import not_found_code, outward_error, outward_res
 from mcpactors.runtime.policy import DEFAULT_CALLS, DEFAULT_CLIENTS, CallLimits
 from mcpactors.runtime.reply import CallDeadlines, Failure, Replies, Result
 from mcpactors.transports.answering import Channel
+from mcpactors.transports.asgi import STOPPING
 from mcpactors.transports.asking import (
     INPUT_REQUIRED,
     LOG_LEVELS,
@@ -65,7 +66,6 @@ from mcpactors.transports.asking import (
     without_visits,
 )
 from mcpactors.transports.changes import LISTS_TOLD, Changes, Listener, Teller, notification
-from mcpactors.transports.http_exchange import STOPPING
 from mcpactors.transports.parking import OpenCall, Parking, Spawn
 from mcpactors.transports.shaping import for_legacy
 from mcpactors.transports.turns import Turns, TurnsOfAll
@@ -494,7 +494,7 @@ def _client_of(ctx: _Context) -> Hashable:
 
 
 def _front_stopping(ctx: _Context) -> Sequence[trio.Event]:
-    """Set when the front that took the request stops, where fronts come and go: see http.py."""
+    """Set when the front that took the request stops, where fronts come and go: see http_server/serving.py."""
     state: Mapping[str, Any] = ctx.request.scope.get("state", {}) if ctx.request is not None else {}
     return [state[STOPPING]] if STOPPING in state else []
 

@@ -22,13 +22,13 @@ from attrs import define, evolve, field, frozen
 
 from mcpactors.errors import BackendStartError, ConfigError
 from mcpactors.runtime.policy import DEFAULT_BACKEND, BackendLimits
-from mcpactors.transports.framing import StderrTail
-from mcpactors.transports.http_either import EitherDispatcher, either_dispatcher
-from mcpactors.transports.http_streams import http_client
-from mcpactors.transports.sse_client import sse_client
-from mcpactors.transports.stdio import StdioLimits, stdio_client
+from mcpactors.transports.http_client.either import EitherDispatcher, either_dispatcher
+from mcpactors.transports.http_client.sse import sse_client
+from mcpactors.transports.http_client.streams import http_client
+from mcpactors.transports.lines.framing import StderrTail
+from mcpactors.transports.stdio.child import StdioLimits, stdio_client
 from mcpactors.transports.streams import Streams
-from mcpactors.transports.websocket_client import websocket_client
+from mcpactors.transports.websocket.client import websocket_client
 
 __all__ = [
     "ClientTransport",

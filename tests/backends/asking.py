@@ -41,8 +41,7 @@ from mcp.shared.exceptions import MCPError
 from mcp.shared.memory import create_client_server_memory_streams
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
-from mcpactors.transports.http_host import serve
-from mcpactors.transports.http_lifespan import lifespan
+from mcpactors.transports.asgi import lifespan, serve
 
 __all__ = ["Asking", "in_memory", "make"]
 

@@ -25,8 +25,7 @@ from mcp.server.stdio import stdio_server
 from mcp.shared.exceptions import MCPError
 from mcp.shared.memory import create_client_server_memory_streams
 
-from mcpactors.transports.http_host import serve
-from mcpactors.transports.http_lifespan import lifespan
+from mcpactors.transports.asgi import lifespan, serve
 
 Context = ServerRequestContext[Any, Any]
 

@@ -34,10 +34,10 @@ from mcpactors.meaning import transport_of
 from mcpactors.runtime.hops import HOPS
 from mcpactors.runtime.policy import BackendLimits
 from mcpactors.runtime.reply import Outcome, Replies, Result
-from mcpactors.transports.duplex_server import serve_duplex
-from mcpactors.transports.event_stream import EventReader, EventTooLong
-from mcpactors.transports.http_faults import Unreadable, read_message
-from mcpactors.transports.stdio import StdioLimits
+from mcpactors.transports.http_client.event_stream import EventReader, EventTooLong
+from mcpactors.transports.http_client.faults import Unreadable, read_message
+from mcpactors.transports.lines.serving import serve_duplex
+from mcpactors.transports.stdio.child import StdioLimits
 from mcpactors.transports.turns import CLIENTS
 from mcpactors.transports.values import StdioTransport, limited
 from tests.composition.helpers import serving

@@ -29,8 +29,7 @@ from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler, Pro
 from mcp.shared.exceptions import MCPDeprecationWarning, MCPError
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
-from mcpactors.transports.http_host import serve
-from mcpactors.transports.http_lifespan import lifespan
+from mcpactors.transports.asgi import lifespan, serve
 from tests.conformance import content
 from tests.conformance.asking import Asker, Unanswered, form
 from tests.conformance.tools import STRING, TOOLS, Call, ToolFailed

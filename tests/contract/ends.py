@@ -13,8 +13,8 @@ from typing import Any, Final
 import pytest
 from attrs import field, frozen
 
-from mcpactors.transports.http import serve_http
-from mcpactors.transports.http_host import HostLimits
+from mcpactors.transports.asgi import HostLimits
+from mcpactors.transports.http_server.serving import serve_http
 from tests.contract.forks import command
 from tests.contract.served import Spec, opened
 

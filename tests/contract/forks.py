@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import trio
 
-from mcpactors.transports.stdio_server import serve_stdio
+from mcpactors.transports.stdio.server import serve_stdio
 from tests.contract.served import Spec, opened
 
 __all__ = ["command", "forking"]

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import trio
 
-from mcpactors.transports.http_exchange import Scope
-from mcpactors.transports.http_host import HostLimits, HTTPHost
-from mcpactors.transports.orphans import own_orphans
+from mcpactors.transports.asgi import HostLimits, HTTPHost, Scope
+from mcpactors.transports.stdio.orphans import own_orphans
 
 FEW = 120
 

@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from mcpactors import StdioTransport, create_proxy, open_runtime
-from mcpactors.transports.http_wire import LAST_LOOK
+from mcpactors.transports.asgi.wire import LAST_LOOK
 from tests.processes import EVERYTHING, PATIENCE
 from tests.transports.http_raw import post
 

@@ -14,8 +14,8 @@ import trio
 import trio.testing
 from mcp.shared.exceptions import MCPError
 
-from mcpactors.transports.stdio import stdio_client
-from mcpactors.transports.stdio_streams import StdioLimits
+from mcpactors.transports.lines.streams import StdioLimits
+from mcpactors.transports.stdio.child import stdio_client
 from tests.faults.helpers import CHILD, SICK, Ward, descriptors, ended, linux_only, ward
 from tests.processes import below
 

@@ -16,8 +16,8 @@ from mcp.client import Client
 from mcp.shared.exceptions import MCPError
 from mcp_types import TextContent
 
-from mcpactors.transports.orphans import own_orphans
-from mcpactors.transports.processes import look_at
+from mcpactors.transports.stdio.orphans import own_orphans
+from mcpactors.transports.stdio.processes import look_at
 from tests.faults.helpers import CHILD, PATIENCE, ended, linux_only, runs, ward
 from tests.processes import below, serve
 

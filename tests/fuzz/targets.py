@@ -21,10 +21,10 @@ from pydantic import ValidationError
 from mcpactors.errors import InvalidParams, NamespaceError
 from mcpactors.runtime.listing import Cursor
 from mcpactors.runtime.naming import KINDS, Namespace, UriFormat, validate_namespace
-from mcpactors.transports.framing import LineFramer, LongLine, salvage_id, too_deep, why_not_json
-from mcpactors.transports.http_guard import names_of, refusal
-from mcpactors.transports.http_parse import Head, ParseLimits, Refused, RequestReader
-from mcpactors.transports.strict import fault
+from mcpactors.transports.asgi.parse import Head, ParseLimits, Refused, RequestReader
+from mcpactors.transports.http_server.guard import names_of, refusal
+from mcpactors.transports.lines.framing import LineFramer, LongLine, salvage_id, too_deep, why_not_json
+from mcpactors.transports.lines.strict import fault
 
 __all__ = ["CORPUS", "STATE", "TARGETS", "corpus_of"]
 

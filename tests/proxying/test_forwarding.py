@@ -15,7 +15,7 @@ from mcp.server.lowlevel import Server
 from mcpactors import create_proxy, open_runtime
 from mcpactors.configfile import parse_config
 from mcpactors.runtime.hops import HOPS
-from mcpactors.transports.http import serve_http
+from mcpactors.transports.http_server.serving import serve_http
 from tests.backends.remembering import make
 from tests.proxying.helpers import ROUTES, in_memory, legacy, modern, proxy
 

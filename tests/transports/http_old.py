@@ -11,8 +11,8 @@ from attrs import frozen
 from mcp_types.version import LATEST_HANDSHAKE_VERSION as OLD
 
 from mcpactors import Server, open_runtime
-from mcpactors.transports.http_exchange import ASGIApp
-from mcpactors.transports.http_sessions import SessionLimits, Sessions
+from mcpactors.transports.asgi import ASGIApp
+from mcpactors.transports.http_server.sessions import SessionLimits, Sessions
 from tests.transports.http_raw import Hosted, RawClient, Reply, hosted
 
 HELLO = {"protocolVersion": OLD, "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}

@@ -9,8 +9,7 @@ from typing import Any
 import trio
 from attrs import define, field, frozen
 
-from mcpactors.transports.http_exchange import ASGIApp, Message, Receive, Scope, Send
-from mcpactors.transports.http_host import HostLimits, HTTPHost, serve
+from mcpactors.transports.asgi import ASGIApp, HostLimits, HTTPHost, Message, Receive, Scope, Send, serve
 
 HANG = 30
 """Seconds that only a test that hangs waits."""

@@ -12,7 +12,7 @@ from attrs import define, field, frozen
 from mcp.shared.dispatcher import CallOptions
 from mcp.shared.inbound import MCP_PROTOCOL_VERSION_HEADER
 
-from mcpactors.transports.http_client import HTTPDispatcher, http_dispatcher
+from mcpactors.transports.http_client.client import HTTPDispatcher, http_dispatcher
 
 PATIENCE = 30
 """Seconds that only a test that hangs waits."""

@@ -10,8 +10,8 @@ import trio
 import trio.testing
 
 from mcpactors import Server, open_runtime
-from mcpactors.transports.duplex_server import serve_duplex
-from mcpactors.transports.stdio_streams import StdioLimits
+from mcpactors.transports.lines.serving import serve_duplex
+from mcpactors.transports.lines.streams import StdioLimits
 
 server = Server("front")
 

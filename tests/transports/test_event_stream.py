@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcpactors.transports.event_stream import LINES, PORTION, Event, EventReader, EventTooLong, portions, squeezed
+from mcpactors.transports.http_client.event_stream import (
+    LINES,
+    PORTION,
+    Event,
+    EventReader,
+    EventTooLong,
+    portions,
+    squeezed,
+)
 
 ENDS = st.sampled_from([b"\n", b"\r", b"\r\n"])
 LINES_OF_ONE = st.one_of(

@@ -15,9 +15,20 @@ from hypothesis import strategies as st
 from mcp.shared.message import SessionMessage
 from mcp_types.jsonrpc import JSONRPCRequest
 
-from mcpactors.transports.flood import BURST, DROPPED, FEW, LOGS_KEPT, LONGEST, SAID, SHARE, Allowance, cost, thinned
-from mcpactors.transports.framing import LongLine
-from mcpactors.transports.stdio_streams import StdioLimits, StdioReader, StdioWriter
+from mcpactors.transports.lines.flood import (
+    BURST,
+    DROPPED,
+    FEW,
+    LOGS_KEPT,
+    LONGEST,
+    SAID,
+    SHARE,
+    Allowance,
+    cost,
+    thinned,
+)
+from mcpactors.transports.lines.framing import LongLine
+from mcpactors.transports.lines.streams import StdioLimits, StdioReader, StdioWriter
 
 PROGRESS, LOG, CHANGED = "notifications/progress", "notifications/message", "notifications/tools/list_changed"
 UPDATED = "notifications/resources/updated"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mcpactors.transports.framing import (
+from mcpactors.transports.lines.framing import (
     KEPT,
     LineFramer,
     LongLine,

@@ -14,9 +14,9 @@ from mcp.shared.dispatcher import CallOptions
 from mcp.shared.exceptions import MCPError
 
 from mcpactors.errors import BackendStartError
-from mcpactors.transports.event_stream import PORTION
-from mcpactors.transports.http_client import HTTPDispatcher
-from mcpactors.transports.http_heard import ROOM
+from mcpactors.transports.http_client.client import HTTPDispatcher
+from mcpactors.transports.http_client.event_stream import PORTION
+from mcpactors.transports.http_client.heard import ROOM
 from tests.transports.http_scripted import (
     LAST,
     LEGACY,

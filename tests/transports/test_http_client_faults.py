@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mcp.shared.exceptions import MCPError
 
-from mcpactors.transports.http_faults import retry_after
+from mcpactors.transports.http_client.faults import retry_after
 from tests.transports.http_scripted import (
     ACCEPTED,
     LAST,

@@ -16,9 +16,9 @@ import trio.testing
 from attrs import define, field
 from trio.testing import MockClock
 
-from mcpactors.transports.http_exchange import ASGIApp, Receive, Scope, Send
-from mcpactors.transports.http_host import LOOK, HostLimits, serve
-from mcpactors.transports.http_wire import GATHERED, LAST_LOOK
+from mcpactors.transports.asgi import ASGIApp, Receive, Scope, Send
+from mcpactors.transports.asgi.serving import LOOK, HostLimits, serve
+from mcpactors.transports.asgi.wire import GATHERED, LAST_LOOK
 from tests.transports.http_raw import RawClient, answer, body_of, echo, get, part, post, start
 
 LIMITS = HostLimits(linger=0)

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from mcpactors.transports.http_events import STANDALONE, EventLimits, EventLog, SessionEvents
+from mcpactors.transports.http_server.events import STANDALONE, EventLimits, EventLog, SessionEvents
 
 LIMITS = EventLimits(session_events=5, session_bytes=100, events=8, bytes=150, seconds=10)
 notes = st.lists(

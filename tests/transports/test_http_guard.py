@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mcpactors import Server, open_runtime
 from mcpactors.errors import ConfigError
-from mcpactors.transports.http_guard import names_of, refusal
+from mcpactors.transports.http_server.guard import names_of, refusal
 from tests.transports.http_raw import connected
 
 

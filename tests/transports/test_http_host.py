@@ -12,9 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from mcpactors.transports.http_exchange import Message, Receive, Scope, Send
-from mcpactors.transports.http_host import HostLimits
-from mcpactors.transports.http_parse import ParseLimits
+from mcpactors.transports.asgi import HostLimits, Message, ParseLimits, Receive, Scope, Send
 from tests.transports.http_raw import (
     HANG,
     answer,

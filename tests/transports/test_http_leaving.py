@@ -12,8 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from mcpactors.transports.http_exchange import ASGIApp, Message, Receive, Scope, Send
-from mcpactors.transports.http_host import HostLimits
+from mcpactors.transports.asgi import ASGIApp, HostLimits, Message, Receive, Scope, Send
 from tests.transports.http_raw import (
     HANG,
     RawClient,

@@ -24,9 +24,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
-from mcpactors.transports.http_exchange import Receive, Scope, Send
-from mcpactors.transports.http_host import HostLimits, serve
-from mcpactors.transports.http_lifespan import LifespanFailed, lifespan
+from mcpactors.transports.asgi import HostLimits, LifespanFailed, Receive, Scope, Send, lifespan, serve
 from tests.transports.http_raw import (
     RawClient,
     chunked,

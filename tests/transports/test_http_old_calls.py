@@ -17,8 +17,8 @@ from mcp.server.mcpserver import Context
 from mcp_types.version import LATEST_MODERN_VERSION as NEW
 
 from mcpactors import Server
-from mcpactors.transports.http_events import EventLimits
-from mcpactors.transports.http_sessions import REPLAYS, SessionLimits, Sessions
+from mcpactors.transports.http_server.events import EventLimits
+from mcpactors.transports.http_server.sessions import REPLAYS, SessionLimits, Sessions
 from tests.transports.http_old import OldSession, call, endpoint, open_session, request
 from tests.transports.http_raw import HANG, RawClient, hosted
 from tests.transports.test_http_sessions import Holding, data

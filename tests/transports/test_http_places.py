@@ -17,8 +17,7 @@ import trio
 from mcpactors import Client, Server, StreamableHttpTransport, open_runtime
 from mcpactors.cli import main as main_of_cli
 from mcpactors.errors import ConfigError
-from mcpactors.transports.http_host import HostLimits, serve
-from mcpactors.transports.http_listen import listening, tls_context
+from mcpactors.transports.asgi import HostLimits, listening, serve, tls_context
 from tests.processes import serve as run_serve
 from tests.seeds import seen
 from tests.transports.http_raw import HANG, answer, echo

@@ -11,7 +11,7 @@ import trio
 import trio.lowlevel
 from mcp.shared.exceptions import MCPError
 
-from mcpactors.transports.http_pool import NotReached, Pool
+from mcpactors.transports.http_client.pool import NotReached, Pool
 from tests.transports.http_scripted import (
     LAST,
     MODERN,

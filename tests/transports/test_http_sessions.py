@@ -17,9 +17,9 @@ from trio.testing import MockClock
 
 from mcpactors import Server
 from mcpactors.runtime.policy import ClientLimits
-from mcpactors.transports.http_events import EventLimits
-from mcpactors.transports.http_exchange import ASGIApp, Receive, Scope, Send
-from mcpactors.transports.http_sessions import SessionLimits
+from mcpactors.transports.asgi import ASGIApp, Receive, Scope, Send
+from mcpactors.transports.http_server.events import EventLimits
+from mcpactors.transports.http_server.sessions import SessionLimits
 from tests.transports.http_old import call, endpoint, open_session, request
 from tests.transports.http_raw import HANG, Hosted, Reply
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mcpactors.transports.http_exchange import Receive, Scope, Send
-from mcpactors.transports.http_parse import ParseLimits, Refused, RequestReader
+from mcpactors.transports.asgi import Receive, Scope, Send
+from mcpactors.transports.asgi.parse import ParseLimits, Refused, RequestReader
 from tests.transports.http_raw import answer, body_of, chunked, get, hosted, post
 
 HIDDEN = b"GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n"

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcpactors.transports.processes import Process, family, left_of
+from mcpactors.transports.stdio.processes import Process, family, left_of
 
 LEADER, OTHER, INIT = 100, 200, 1
 

@@ -1,6 +1,6 @@
 """A line is read as JSON once and then taken for a message: that is what reading it as a message would give (F7, F62).
 
-Rule: whatever stands on the line. What is refused besides (`strict.py`, `misshapen`) is other tests' to look at.
+Rule: whatever stands on the line. What is refused besides (`lines/strict.py`, `misshapen`) is other tests' to look at.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from random import Random
 from mcp_types.jsonrpc import jsonrpc_message_adapter
 from pydantic import ValidationError
 
-from mcpactors.transports.framing import Skip
-from mcpactors.transports.stdio_streams import StdioLimits, _parsed
+from mcpactors.transports.lines.framing import Skip
+from mcpactors.transports.lines.streams import StdioLimits, _parsed
 
 LINES = 20_000
 SHAPES = ("id method params", "method params", "method", "id result", "id error", "id", "id method result x")

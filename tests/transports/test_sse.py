@@ -15,8 +15,8 @@ from mcp.client.sse import sse_client as sdk_sse_client
 from mcpactors import Client, Runtime, Server, create_proxy, open_runtime
 from mcpactors.errors import BackendStartError
 from mcpactors.runtime.policy import ClientLimits
-from mcpactors.transports.sse_client import sse_client
-from mcpactors.transports.sse_server import SSEFront
+from mcpactors.transports.http_client.sse import sse_client
+from mcpactors.transports.http_server.sse import SSEFront
 from mcpactors.transports.values import SSETransport
 from tests.transports.http_old import HELLO, call, request
 from tests.transports.http_raw import HANG, RawClient, Reply, connected, hosted

@@ -27,7 +27,7 @@ from mcp_types.jsonrpc import JSONRPCError, JSONRPCNotification, JSONRPCRequest,
 
 from mcpactors.errors import BackendStartError
 from mcpactors.transports.owed import Owed
-from mcpactors.transports.stdio import (
+from mcpactors.transports.stdio.child import (
     StderrTail,
     StdioLimits,
     StdioReader,

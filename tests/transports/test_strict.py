@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mcp_types.jsonrpc import jsonrpc_message_adapter
 
-from mcpactors.transports.strict import Fault, fault, long_id
+from mcpactors.transports.lines.strict import Fault, fault, long_id
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from mcpactors import (
     open_runtime,
 )
 from mcpactors.errors import BackendStartError, ConfigError
-from mcpactors.transports.http_listen import tls_context
+from mcpactors.transports.asgi import tls_context
 from tests.processes import PATIENCE
 from tests.processes import serve as run_serve
 from tests.seeds import seen

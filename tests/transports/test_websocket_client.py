@@ -23,7 +23,7 @@ from mcp_types.jsonrpc import jsonrpc_message_adapter
 
 from mcpactors import Client, ProxyServer, Server, WSTransport, create_proxy, infer_transport, open_runtime
 from mcpactors.errors import BackendStartError, ConfigError
-from mcpactors.transports.websocket_client import websocket_client
+from mcpactors.transports.websocket.client import websocket_client
 from tests.transports.ws_raw import call
 
 REFUSED = {

@@ -14,7 +14,7 @@ from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import CloseConnection, Event, Ping, Pong, TextMessage
 
-from mcpactors.transports.websocket import Ending, Incoming, WebSocket, WebSocketLimits
+from mcpactors.transports.websocket.frames import Ending, Incoming, WebSocket, WebSocketLimits
 from tests.transports.ws_raw import BINARY, CLOSE, TEXT, closing, frame
 
 LIMITS = WebSocketLimits(message=1000)

@@ -12,8 +12,8 @@ import trio
 from attrs import define, field
 
 from mcpactors import Server, open_runtime
-from mcpactors.transports.http import serve_http
-from mcpactors.transports.http_host import HostLimits
+from mcpactors.transports.asgi import HostLimits
+from mcpactors.transports.http_server.serving import serve_http
 from tests.transports.http_raw import connected
 from tests.transports.ws_raw import (
     ACCEPT,

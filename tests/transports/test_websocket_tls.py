@@ -11,7 +11,7 @@ import trio
 
 from mcpactors import Client, Server, WSTransport, open_runtime
 from mcpactors.errors import BackendStartError
-from mcpactors.transports.http_listen import tls_context
+from mcpactors.transports.asgi import tls_context
 from tests.transports.http_raw import HANG
 
 trustme: Any = pytest.importorskip("trustme", reason="the test extra has trustme, which makes certificates")

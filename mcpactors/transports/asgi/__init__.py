@@ -1,0 +1,31 @@
+"""An HTTP/1.1 host for any ASGI 3 application, on trio streams.
+
+Rule: nothing here knows MCP, and nothing outside this folder imports more than the names below. From the socket
+inwards: listen.py opens it, serving.py has the connections, wire.py one connection's bytes, parse.py makes requests of
+them (pure), exchange.py is one request and its response as an application sees them; lifespan.py is the application's
+own beginning and end.
+"""
+
+from mcpactors.transports.asgi.exchange import STOPPING, UPGRADE, ASGIApp, Message, Receive, Scope, Send
+from mcpactors.transports.asgi.lifespan import LifespanFailed, lifespan
+from mcpactors.transports.asgi.listen import listening, tls_context
+from mcpactors.transports.asgi.parse import ParseLimits
+from mcpactors.transports.asgi.serving import HostLimits, HTTPHost, serve
+
+__all__ = [
+    "STOPPING",
+    "UPGRADE",
+    "ASGIApp",
+    "HTTPHost",
+    "HostLimits",
+    "LifespanFailed",
+    "Message",
+    "ParseLimits",
+    "Receive",
+    "Scope",
+    "Send",
+    "lifespan",
+    "listening",
+    "serve",
+    "tls_context",
+]

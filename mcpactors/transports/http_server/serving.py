@@ -1,0 +1,135 @@
+"""Streamable HTTP, the serving end.
+
+Rule: what is spoken on the endpoint stands in sessions.py; this file connects it to our host (asgi/), behind our
+guard (guard.py). The other end: http_client/client.py, and http_client/streams.py.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+from mcp.server.lowlevel import Server
+from starlette.routing import Match, Route
+
+from mcpactors.runtime.policy import DEFAULT_CLIENTS, ClientLimits
+from mcpactors.transports.asgi import STOPPING, ASGIApp, HostLimits, Receive, Scope, Send, listening, serve
+from mcpactors.transports.http_server.cors import shared_with_pages
+from mcpactors.transports.http_server.guard import Names, names_of, refusal
+from mcpactors.transports.http_server.reply import say
+from mcpactors.transports.http_server.sessions import SessionLimits, Sessions
+from mcpactors.transports.http_server.sse import SSEFront
+from mcpactors.transports.websocket.frames import WebSocketLimits
+from mcpactors.transports.websocket.server import serve_websocket, wants_websocket
+
+__all__ = ["serve_http"]
+
+
+@asynccontextmanager
+async def serve_http(
+    server: Server[Any],
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    path: str = "/mcp",
+    routes: Callable[[], Iterable[Route]] = tuple,
+    limits: HostLimits = HostLimits(),
+    *,
+    allowed_hosts: Iterable[str] = (),
+    allowed_origins: Iterable[str] = (),
+    ssl_context: ssl.SSLContext | None = None,
+    uds: str | os.PathLike[str] | None = None,
+    websocket: bool = False,
+    clients: ClientLimits = DEFAULT_CLIENTS,
+) -> AsyncIterator[str]:
+    """Serve an endpoint while the block lasts; yields its URL, with the port that was really bound.
+
+    `routes()` gives what is served beside it, asked anew for every request to another path. Whose requests are served
+    `http_guard.names_of` says; `uds` is the path of a Unix socket to serve at instead of host and port. `websocket`:
+    who asks the endpoint for a WebSocket gets one. Clients of the old HTTP+SSE transport find their stream at /sse.
+    `limits` are of connections and requests, `clients` of what is in them. Leaving the block drains: streams of changes
+    end in good order, calls in flight have `limits.drain` seconds to be answered.
+
+    Raises:
+        ConfigError: the address cannot be bound, or what is allowed is no host or origin.
+    """
+    manager = Sessions(server, SessionLimits(clients))
+    names = names_of(None if uds is not None else host, tuple(allowed_hosts), tuple(allowed_origins))
+    app = _app(manager, path, routes, SSEFront(server, drain=limits.drain, clients=clients), names)
+    if websocket:
+        app = _with_websocket(server, path, limits.drain, clients, app)
+    app = _guarded(names, app)
+    stopping = trio.Event()
+
+    def lasts(scope: Scope) -> bool:  # the stream of an old session; those of modern clients end by `STOPPING`
+        return scope["method"] == "GET" and _is_endpoint(scope, path)
+
+    async with listening(host, port, uds, ssl_context) as (listener, origin):
+        async with (
+            manager.run(),
+            serve(app, [listener], limits, lasts, state={STOPPING: stopping}),
+        ):
+            try:
+                yield f"{origin}{path}"
+            finally:
+                stopping.set()
+
+
+def _is_endpoint(scope: Scope, path: str) -> bool:
+    found: str = scope["path"]
+    return found == path or found.rstrip("/") == path
+
+
+def _app(manager: Sessions, path: str, routes: Callable[[], Iterable[Route]], sse: SSEFront, names: Names) -> ASGIApp:
+    endpoint, old = shared_with_pages(names, manager.handle_request), shared_with_pages(names, sse)
+
+    def app(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        return (endpoint if _is_endpoint(scope, path) else beside)(scope, receive, send)
+
+    async def beside(scope: Scope, receive: Receive, send: Send) -> None:
+        if await _beside(routes(), scope, receive, send):
+            return
+        if sse.is_for(scope):
+            await old(scope, receive, send)
+        else:
+            await say(send, 404, f"nothing is served here; the MCP endpoint is {path}")
+
+    return app
+
+
+def _with_websocket(server: Server[Any], path: str, drain: float, clients: ClientLimits, app: ASGIApp) -> ASGIApp:
+    limits = WebSocketLimits(message=clients.body)
+
+    def either(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if wants_websocket(scope) and _is_endpoint(scope, path):
+            return serve_websocket(server, scope, send, limits, drain, clients)
+        return app(scope, receive, send)
+
+    return either
+
+
+def _guarded(names: Names, app: ASGIApp) -> ASGIApp:
+    def guarded(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        refused = refusal(names, scope["headers"])
+        return app(scope, receive, send) if refused is None else say(send, *refused)
+
+    return guarded
+
+
+async def _beside(routes: Iterable[Route], scope: Scope, receive: Receive, send: Send) -> bool:
+    """Let the first route that fits answer; one that fits but for its method only when no other does."""
+    almost: tuple[Route, Scope] | None = None
+    for route in routes:
+        match, found = route.matches(scope)
+        if match is Match.FULL:
+            await route.handle({**scope, **found}, receive, send)
+            return True
+        if match is Match.PARTIAL and almost is None:
+            almost = (route, found)
+    if almost is None:
+        return False
+    await almost[0].handle({**scope, **almost[1]}, receive, send)
+    return True

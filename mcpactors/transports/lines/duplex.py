@@ -1,0 +1,53 @@
+"""Two streams of lines with a client or a backend at their other end: how they are opened, and closed for good.
+
+Rule: knows of no descriptors and no sockets; a line is a message, in either direction. How a client is served on them
+is lines/serving.py. Promises F6 to F13, P10.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+from trio.abc import ReceiveStream, SendStream
+
+from mcpactors.transports.lines.streams import StdioLimits, StdioReader, StdioWriter
+from mcpactors.transports.owed import Owed
+
+__all__ = ["close_written", "connected"]
+
+
+@asynccontextmanager
+async def connected(
+    name: str, incoming: ReceiveStream, outgoing: SendStream, limits: StdioLimits, *, serving: bool
+) -> AsyncIterator[tuple[StdioReader, StdioWriter]]:
+    """Messages on two streams of lines, which are closed afterwards. What was accepted is written, in bounded time."""
+    writer = StdioWriter(limits.outgoing, Owed(limits.requests, limits.request_bytes))
+    reader = StdioReader(name, incoming, writer, limits, serving=serving)
+    written = trio.Event()
+
+    async def write() -> None:
+        await writer.run(outgoing)
+        written.set()
+        await reader.wake()  # a peer that takes nothing has gone
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(write)
+        try:
+            yield reader, writer
+        finally:
+            await close_written(writer, written, outgoing, incoming, limits.exit_grace)
+            nursery.cancel_scope.cancel()
+
+
+async def close_written(
+    writer: StdioWriter, written: trio.Event, outgoing: SendStream, incoming: ReceiveStream, patience: float
+) -> None:
+    """Close both streams once what was accepted is `written`, or after `patience` seconds; also when cancelled."""
+    with trio.CancelScope(shield=True):
+        writer.close()
+        with trio.move_on_after(patience):
+            await written.wait()
+        await outgoing.aclose()
+        await incoming.aclose()

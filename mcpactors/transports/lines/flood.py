@@ -1,0 +1,165 @@
+"""A peer that says more than anybody can use: what of it need not be read, and how long to wait before reading on.
+
+Rule: pure. Lines are told apart by their bytes, in time linear in them; where there is doubt about a line it is kept.
+What is dropped here would be dropped after it was parsed, by those who keep the last progress of a call and ask once
+however often a list has changed; but its parsing costs forty times as much, and that is its siblings' time. Promises
+P5, P6, F4 and F5.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from attrs import define, field
+
+from mcpactors.transports.lines.framing import LongLine
+
+__all__ = ["DROPPED", "FEW", "LOGS_KEPT", "SAID", "SKIPPED", "Allowance", "cost", "thinned"]
+
+# --- What need not be read --------------------------------------------------------------------------------------------
+
+FEW: Final = 64
+"""Lines read at once that are all parsed, of a peer that does not flood: every step of a short way is heard."""
+LOGS_KEPT: Final = 8
+"""Log messages kept of what is read at once, of a peer that floods."""
+_NOTIFICATION: Final = re.compile(
+    rb'[ \t\r]*\{[ \t\r]*(?:"jsonrpc"[ \t\r]*:[ \t\r]*"2\.0"[ \t\r]*,[ \t\r]*)?"method"[ \t\r]*:[ \t\r]*'
+    rb'"notifications/(?:(progress)|(message)|((?:tools|prompts|resources)/list_changed|resources/updated))"'
+)
+"""As every SDK begins one. With the method so far ahead it is that of the message, and of nothing that is within it."""
+_PROGRESS, _LOG = 1, 2
+_TOKEN_KEY: Final = b'"progressToken"'
+_TOKEN: Final = re.compile(rb'"progressToken"[ \t\r]*:[ \t\r]*(-?(?:0|[1-9][0-9]{0,17})|"[^"\\]{1,128}")[ \t\r]*[,}]')
+_BEGINNINGS: Final = (b"{", b" ", b"\t", b"\r")
+"""Of lines that may be messages."""
+
+Lines = Sequence[bytes | LongLine]
+TokenOf = Callable[[bytes], object]
+"""The token of a line that can be read and is a progress notification; of any other None."""
+
+
+def thinned(lines: Lines, token_of: TokenOf, logs: float = math.inf) -> Lines:
+    """What must be parsed of `lines`, which were read at once; in their order.
+
+    Dropped are: progress, if there is later progress with its token; that something has changed, if the same is said
+    later; all log messages but the last `logs`. "Later" ends before the next line of any other
+    kind: nothing is heard after what was said behind it, and progress comes before its result or not at all.
+    """
+    if len(lines) < 2:
+        return lines
+    later = _Later(token_of, logs)
+    kept = [line for line in reversed(lines) if not later.replaces(line)]
+    kept.reverse()
+    return kept
+
+
+@define(eq=False)
+class _Later:
+    """What is said later, up to the next line of another kind, while the lines are looked at from their end."""
+
+    token_of: TokenOf
+    logs: float
+    _changes: set[bytes] = field(factory=set)
+    _progress: dict[bytes, bytes | None] = field(factory=dict)  # token -> its last line; None once that was tried
+    _alike: bytes = b"\n"  # how progress begins that is replaced; no line has this
+
+    def replaces(self, line: bytes | LongLine) -> bool:
+        """Whether the line need not be parsed, now that all after it have been looked at."""
+        if isinstance(line, LongLine):
+            return self._ends()
+        doubtful = b'"id"' in line or b"\\u006" in line  # the escapes of its letters
+        if not doubtful and (line.startswith(self._alike) or line in self._changes):
+            return True
+        if not line.startswith(_BEGINNINGS):
+            return False
+        if doubtful:
+            return self._ends()
+        found = _NOTIFICATION.match(line)
+        if found is None:
+            return self._ends()
+        if found.lastindex == _PROGRESS:
+            return self._replaces_progress(line)
+        if found.lastindex != _LOG:
+            self._changes.add(line)
+            return False
+        self.logs -= 1
+        return self.logs < 0 or self._ends()
+
+    def _replaces_progress(self, line: bytes) -> bool:
+        found = _TOKEN.search(line)
+        if found is None or line.count(_TOKEN_KEY) > 1:
+            return self._ends()
+        token = found[1]
+        newer = self._progress.get(token, b"")
+        if newer is None:
+            return True
+        same = _TOKEN.search(newer)
+        said = self.token_of(newer) if same is not None else None
+        if same is None or said is None or said != json.loads(token):
+            self._progress[token] = line
+            return False
+        self._progress[token] = None
+        self._alike = newer[: same.end()]
+        return True
+
+    def _ends(self) -> bool:
+        self._changes.clear()
+        self._progress.clear()
+        self._alike = b"\n"
+        return False
+
+
+# --- How long to wait -------------------------------------------------------------------------------------------------
+
+SAID: Final = 20e-6
+"""Seconds that a message costs that nobody waits for: rough ones, which say how the costs compare. `SKIPPED`: a line
+that cannot be read. `DROPPED`: one that was not looked into."""
+SKIPPED: Final = 4e-6
+DROPPED: Final = 0.5e-6
+_BYTE: Final = 5e-9
+SHARE: Final = 0.005
+"""Of all time, for what nobody waits for: 250 messages a second. With what else it takes to read at all, and what it
+costs the peer to say it, a flood comes to some 3 and 5 % of a processor."""
+BURST: Final = 0.125
+"""Seconds for it at once, after silence: 6,000 messages, or more than 100,000 of which most need not be read."""
+LONGEST: Final = 0.5
+"""Seconds to wait at once; only a pipe full of rubbish comes to so much."""
+_SHORTEST: Final = 0.001
+"""Less is not worth a timer."""
+
+
+def cost(each: float, size: int) -> float:
+    """Seconds for a line of so many bytes."""
+    return each + size * _BYTE
+
+
+@define(eq=False)
+class Allowance:
+    """How much of the time goes on what nobody waits for. Not spent, it grows to `BURST`; overspent, it is waited for.
+
+    So a flood is read at the pace that leaves its siblings their time; the pipe fills, and its writer waits. It is not
+    time that is measured but lines that are counted: the same lines wait equally long everywhere.
+    """
+
+    _left: float = BURST
+    _at: float = 0.0
+
+    @property
+    def strained(self) -> bool:
+        """Whether half of it is gone: it floods."""
+        return self._left < BURST / 2
+
+    def spend(self, seconds: float) -> None:
+        """So much more was for nobody."""
+        self._left = max(self._left - seconds, -LONGEST * SHARE)
+
+    def wait(self, now: float) -> float:
+        """Seconds to wait before more is read; often 0. `now` is on a clock that never goes back."""
+        self._left = min(self._left + (now - self._at) * SHARE, BURST)
+        self._at = now
+        owed = -self._left / SHARE
+        return owed if owed >= _SHORTEST else 0.0

@@ -1,0 +1,398 @@
+"""The two streams of a peer at the end of two pipes: messages from it, messages to it.
+
+Rule: reading has no task and no queue of its own, writing one task that writes what has gathered; a line that cannot
+be read never ends the session, and what the peer asks takes bounded memory whether or not it reads. Promises F6-F18.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Final, Self
+
+import anyio
+import trio
+from anyio.abc import ObjectReceiveStream, ObjectSendStream
+from attrs import define, field, frozen
+from mcp.shared.message import SessionMessage
+from mcp_types.jsonrpc import (
+    INVALID_REQUEST,
+    PARSE_ERROR,
+    ErrorData,
+    JSONRPCError,
+    JSONRPCMessage,
+    JSONRPCNotification,
+    JSONRPCRequest,
+    JSONRPCResponse,
+    jsonrpc_message_adapter,
+)
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from mcpactors.runtime.policy import DEFAULT_BACKEND, BackendLimits
+from mcpactors.transports.lines.flood import DROPPED, FEW, LOGS_KEPT, SAID, SKIPPED, Allowance, cost, thinned
+from mcpactors.transports.lines.framing import BOM, WHY, LineFramer, LongLine, Skip, misshapen, salvage_id, why_not_json
+from mcpactors.transports.lines.strict import fault, long_id
+from mcpactors.transports.owed import Owed, refusal
+
+__all__ = ["ReadStatistics", "StdioLimits", "StdioReader", "StdioWriter"]
+
+logger = logging.getLogger("mcpactors.stdio")
+
+_MIB: Final = 1024 * 1024
+_CHUNK: Final = 65536  # a pipe holds no more on Linux
+_JSON: Final = tuple(bytes([first]) for first in b' \t\r{["-0123456789tfnNI')  # how JSON begins; most rubbish does not
+_SKIPS: Final = 4  # lines that cannot be read take together no longer than a message
+_NO_REQUEST: Final = ("not_jsonrpc", "repeated_key", "ambiguous", "long_id")
+
+
+@frozen
+class StdioLimits:
+    """Sizes in bytes, times in seconds. The four times together bound how long leaving `stdio_client` takes."""
+
+    line: int = DEFAULT_BACKEND.message
+    """A longer line is dropped while it is read."""
+    endless: int = 64 * _MIB
+    """So much dropped of one line, and still no newline: the child is given up."""
+    depth: int = DEFAULT_BACKEND.depth
+    id: int = DEFAULT_BACKEND.id
+    parts: int = 250_000
+    """Of one line, as `too_many` counts them."""
+    outgoing: int = _MIB
+    """`send` waits while this much has not gone to the child."""
+    requests: int = 1024
+    """Requests of the child that may be unanswered; and the bytes of their lines. More are refused."""
+    request_bytes: int = 16 * _MIB
+    last_words: float = 0.1
+    """How long is read on after stdin broke; and stderr, after the child went."""
+    exit_grace: float = DEFAULT_BACKEND.exit_grace
+    """From the closing of stdin to SIGTERM."""
+    term_grace: float = DEFAULT_BACKEND.term_grace
+    """From SIGTERM to SIGKILL."""
+    kill_grace: float = 0.4
+    """From SIGKILL to giving the process up as unkillable."""
+
+    @classmethod
+    def of(cls, taken: BackendLimits) -> Self:
+        """Those of a backend of which so much is taken."""
+        return cls(
+            line=taken.message,
+            endless=4 * taken.message,
+            depth=taken.depth,
+            id=taken.id,
+            exit_grace=taken.exit_grace,
+            term_grace=taken.term_grace,
+        )
+
+
+@frozen
+class ReadStatistics:
+    """What came so far: all `lines`, those `skipped` by kind, and the calls failed for one of those."""
+
+    lines: int
+    skipped: Mapping[Skip, int]
+    salvaged: int
+    coalesced: int
+    """Lines that others after them made needless (`lines/flood.py`)."""
+
+
+@define(eq=False)
+class StdioWriter(ObjectSendStream[SessionMessage]):
+    """Messages to the peer: the SDK's `WriteStream`. What gathers while one write is under way goes in the next.
+
+    `limit` is in bytes; one message more may be held than it allows. `owed` knows what is in flight.
+    """
+
+    limit: int
+    owed: Owed = field(factory=lambda: Owed(StdioLimits().requests, StdioLimits().request_bytes))
+    broken: trio.Event = field(factory=trio.Event, init=False)
+    _closed: bool = field(default=False, init=False)
+    _lines: list[bytes] = field(factory=list, init=False)
+    _held: int = field(default=0, init=False)
+    _work: trio.Event = field(factory=trio.Event, init=False)
+    _room: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
+
+    async def send(self, item: SessionMessage, /) -> None:
+        """Waits for room; who waits is served in the order of asking. What returned is accepted, not delivered.
+
+        Raises anyio.BrokenResourceError when the child no longer reads, anyio.ClosedResourceError after `aclose`.
+        """
+        await trio.lowlevel.checkpoint()  # first, so that a cancelled send has sent nothing
+        self._check()
+        line = _line(item.message)
+        if self._held >= self.limit:
+            await self._room.park()
+            self._check()
+        self.owed.sent(item.message)
+        self._accept(line)
+        self._make_room()
+
+    def offer(self, message: JSONRPCMessage) -> None:
+        """Sends what may be lost: it is dropped when there is no room, or nobody to write to."""
+        if self._held < self.limit and not self._closed and not self.broken.is_set():
+            self._accept(_line(message))
+
+    def _accept(self, line: bytes) -> None:
+        self._lines.append(line)
+        self._held += len(line)
+        self._work.set()
+
+    async def aclose(self) -> None:
+        """No more is accepted; what was accepted is still written, then the child's stdin is closed."""
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
+        """`aclose`, without waiting for anything."""
+        self._closed = True
+        self._wake_all()
+
+    def hang_up(self) -> None:
+        """The child is dead to us: what was not written yet is dropped."""
+        self.broken.set()
+        self._lines.clear()
+        self._wake_all()
+
+    async def run(self, stdin: trio.abc.SendStream) -> None:
+        """Writes until closed or broken. Shielded: what was accepted before a cancellation is written; `stdin`'s
+        closing, at the latest at the end of the ladder, ends it."""
+        with trio.CancelScope(shield=True):
+            async with stdin:
+                while await self._gathered():
+                    data = b"".join(self._lines)
+                    self._lines.clear()
+                    try:
+                        await stdin.send_all(data)
+                    except (trio.BrokenResourceError, trio.ClosedResourceError):
+                        self.hang_up()
+                    self._held -= len(data)
+                    self._make_room()
+
+    async def _gathered(self) -> bool:
+        while not self._lines and not self._closed and not self.broken.is_set():
+            self._work = trio.Event()
+            await self._work.wait()
+        return bool(self._lines)
+
+    def _check(self) -> None:
+        if self._closed:
+            raise anyio.ClosedResourceError
+        if self.broken.is_set():
+            raise anyio.BrokenResourceError
+
+    def _make_room(self) -> None:
+        if self._held < self.limit:
+            self._room.unpark()  # one; it passes on what room it leaves
+
+    def _wake_all(self) -> None:
+        self._work.set()
+        self._room.unpark_all()
+
+
+def _line(message: JSONRPCMessage) -> bytes:
+    return message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n"
+
+
+def _parsed(line: bytes | LongLine, limits: StdioLimits) -> JSONRPCMessage | Skip:
+    """The message that a line is, or why it is none."""
+    if isinstance(line, LongLine):
+        return "too_long"
+    if (wrong := misshapen(line, limits.depth, limits.parts)) is not None:
+        return wrong
+    if not line.startswith(_JSON):
+        return why_not_json(line)
+    try:  # not `validate_json`, which reads the whole line anew for each kind of message that it may be
+        message = jsonrpc_message_adapter.validate_python(from_json(line), by_name=False)
+    except ValidationError:
+        return "not_jsonrpc"
+    except ValueError:
+        return why_not_json(line)
+    return fault(line) or message
+
+
+@define(eq=False)
+class StdioReader(ObjectReceiveStream[SessionMessage | Exception]):
+    """Messages from the peer: the SDK's `ReadStream`, for one reading task. Reads `stdout` itself.
+
+    What it drops it counts in `skipped`. With `serving` the peer is a client: it is told also of what nobody can tell
+    the id of, and may close its end of one pipe and still read from the other.
+    """
+
+    name: str
+    stdout: trio.abc.ReceiveStream
+    writer: StdioWriter
+    limits: StdioLimits
+    skipped: Counter[Skip] = field(factory=Counter)
+    serving: bool = False
+    _framer: LineFramer = field(init=False)
+    _wanted: tuple[type, ...] = field(init=False)  # what may come as often as it likes
+    _lines: deque[bytes | LongLine] = field(factory=deque, init=False)
+    _seen: int = field(default=0, init=False)
+    _salvaged: int = field(default=0, init=False)
+    _coalesced: int = field(default=0, init=False)
+    _allowance: Allowance = field(factory=Allowance, init=False)
+    _afterwards: int = field(default=0, init=False)
+    _reading: bool = field(default=False, init=False)
+    _ended: bool = field(default=False, init=False)
+    _closed: bool = field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._framer = LineFramer(self.limits.line)
+        self._wanted = (JSONRPCResponse, JSONRPCError, *([JSONRPCRequest] if self.serving else []))
+
+    def statistics(self) -> ReadStatistics:
+        return ReadStatistics(self._seen, MappingProxyType(dict(self.skipped)), self._salvaged, self._coalesced)
+
+    async def receive(self) -> SessionMessage | Exception:
+        """The next message; for a reply that cannot be read but whose id can, an error with that id.
+
+        Raises anyio.EndOfStream when the child is gone, anyio.ClosedResourceError after `aclose`, and
+        anyio.BrokenResourceError when it writes an endless line.
+        """
+        skips = 0
+        while True:
+            if self._closed:
+                raise anyio.ClosedResourceError
+            if self._lines:
+                if skips % _SKIPS == 0:
+                    await trio.lowlevel.checkpoint()  # a flood of lines, good or bad, leaves the others their turns
+            elif (wait := self._allowance.wait(trio.current_time())) > 0:
+                await trio.sleep(wait)  # and their time
+                continue
+            elif not await self._fill():
+                raise anyio.ClosedResourceError if self._closed else anyio.EndOfStream
+            if self._lines:
+                if (message := self._read(self._lines.popleft())) is not None:
+                    return SessionMessage(message)
+                skips += 1
+
+    async def _fill(self) -> bool:
+        """Reads once. False when there is nothing more to come."""
+        if self._ended:
+            await trio.lowlevel.checkpoint()
+            return False
+        self._reading = True
+        try:
+            data = await self._receive_some()
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            data = b""
+        finally:
+            self._reading = False
+        if not data:
+            self._end()
+            return False
+        self._take(self._framer.feed(data))
+        if self._framer.unfinished - self.limits.line > self.limits.endless:
+            self._end()
+            raise anyio.BrokenResourceError(
+                f"{self.name!r} wrote {self._framer.unfinished} bytes on stdout without a newline; it was given up. "
+                "Messages are one line each: see what this server prints."
+            )
+        return True
+
+    def _take(self, lines: Sequence[bytes | LongLine]) -> None:
+        if (floods := self._allowance.strained) or len(lines) > FEW:
+            read = len(lines)
+            lines = thinned(lines, self._token_of, LOGS_KEPT if floods else math.inf)
+            dropped = read - len(lines)
+            self._seen += dropped
+            self._coalesced += dropped
+            self._allowance.spend(dropped * DROPPED)
+        self._lines.extend(lines)
+
+    async def _receive_some(self) -> bytes:
+        if not self.writer.broken.is_set():
+            return bytes(await self.stdout.receive_some(_CHUNK))
+        # The child stopped listening. What it said before is a pipe's worth at most; what it says now is not heard.
+        data = b""
+        with trio.move_on_after(self.limits.last_words):
+            if self._afterwards < _CHUNK:
+                data = bytes(await self.stdout.receive_some(_CHUNK - self._afterwards))
+        self._afterwards += len(data)
+        return data
+
+    async def wake(self) -> None:
+        """Ends the `receive` that is waiting, if one is: nothing but the closing of the pipe wakes it."""
+        if self._reading:
+            await self.stdout.aclose()
+
+    def _end(self) -> None:
+        """Half a connection is none: nothing can be asked of a child whose answers cannot come."""
+        self._ended = True
+        if not self.serving:
+            self.writer.hang_up()
+        if self._framer.unfinished:
+            self._seen += 1
+            self._skip("unfinished")
+
+    def _read(self, line: bytes | LongLine) -> JSONRPCMessage | None:
+        self._seen += 1
+        size = line.size if isinstance(line, LongLine) else len(line)
+        read = _parsed(line, self.limits)
+        message = self._refuse(read, line) if isinstance(read, str) else self._admit(read, size)
+        if not isinstance(message, self._wanted):
+            self._allowance.spend(cost(SKIPPED if message is None else SAID, size))
+        return message
+
+    def _token_of(self, line: bytes) -> object:
+        read = _parsed(line, self.limits)
+        return read.params.get("progressToken") if isinstance(read, JSONRPCNotification) and read.params else None
+
+    def _admit(self, message: JSONRPCMessage, size: int) -> JSONRPCMessage | None:
+        """What has been read, if it can be taken: who asks too much is refused, replies that nobody waits for end."""
+        owed = self.writer.owed
+        if isinstance(message, JSONRPCNotification):
+            owed.cancelled(message)
+        elif isinstance(message, JSONRPCRequest):
+            if long_id(message.id, self.limits.id):
+                self._complain("long_id", None)
+                return None
+            if (refused := owed.asked(message.id, size)) is not None:
+                self._skip(refused)
+                self.writer.offer(refusal(message.id, refused))
+                return None
+        elif (unwanted := owed.unwanted(message.id)) is not None:
+            self._skip(unwanted)
+            return None
+        return message
+
+    def _refuse(self, kind: Skip, line: bytes | LongLine) -> JSONRPCMessage | None:
+        """A line that cannot be read: whoever waits for it is told, at either side, if that can be found out."""
+        bare = line.removeprefix(BOM) if isinstance(line, bytes) else line
+        found = salvage_id(bare)
+        if found is None:
+            self._complain(kind, salvage_id(bare, "request"))
+            return None
+        self._skip(kind)
+        self._salvaged += 1
+        message = f"The reply of {self.name!r} could not be read: {self._why(kind)}."
+        error = JSONRPCError(jsonrpc="2.0", id=found, error=ErrorData(code=PARSE_ERROR, message=message))
+        return self._admit(error, 0)
+
+    def _complain(self, kind: Skip, request: int | str | None) -> None:
+        """Answer what may have been a request; nothing is said of what was none, unless to a client."""
+        self._skip(kind)
+        if request is not None or (self.serving and kind not in ("blank", "unfinished")):
+            code = INVALID_REQUEST if kind in _NO_REQUEST else PARSE_ERROR
+            said = ErrorData(code=code, message=f"The message could not be read: {self._why(kind)}.")
+            self.writer.offer(JSONRPCError(jsonrpc="2.0", id=request, error=said))
+
+    def _why(self, kind: Skip) -> str:
+        limits = self.limits
+        known: dict[Skip, int] = {"too_deep": limits.depth, "too_many": limits.parts, "too_long": limits.line}
+        limit = (known | {"long_id": limits.id}).get(kind)
+        return WHY[kind] if limit is None else f"{WHY[kind]} (the limit is {limit})"
+
+    def _skip(self, kind: Skip) -> None:
+        self.skipped[kind] += 1
+        if self.skipped[kind] == 1:  # once a kind: rubbish comes in floods
+            logger.warning("dropped a line from %r: %s; more of the kind are only counted", self.name, self._why(kind))
+
+    async def aclose(self) -> None:
+        """Nothing more is received. The pipe stays open, to be drained: its closing could kill a child at work."""
+        self._closed = True
+        await self.wake()
+        await trio.lowlevel.checkpoint()

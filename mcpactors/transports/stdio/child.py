@@ -1,0 +1,275 @@
+"""A backend that is a child process: the client end of MCP's stdio transport.
+
+Rule: whatever the child does, the caller's side ends in bounded time and nothing of the child is left. The nursery is
+opened and left in `stdio_client` alone. MCP 2025-11-25: basic/transports "stdio", basic/lifecycle "shutdown".
+Promises F18, F46-F49.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from subprocess import PIPE
+from typing import Final
+
+import trio
+
+from mcpactors.errors import BackendStartError
+from mcpactors.transports.lines.framing import StderrTail, text
+from mcpactors.transports.lines.streams import ReadStatistics, StdioLimits, StdioReader, StdioWriter
+from mcpactors.transports.owed import Owed
+from mcpactors.transports.stdio.processes import (
+    LEADERS,
+    VARIABLE,
+    Process,
+    family,
+    is_marked,
+    look,
+    new_mark,
+    signal_all,
+)
+
+__all__ = [
+    "ReadStatistics",
+    "StderrTail",
+    "StdioLimits",
+    "StdioReader",
+    "StdioWriter",
+    "child_environment",
+    "stdio_client",
+    "wake_after_last_words",
+]
+
+logger = logging.getLogger("mcpactors.stdio")
+stderr_logger = logging.getLogger("mcpactors.stderr")
+
+_CHUNK: Final = 65536  # a pipe holds no more on Linux
+_SIGKILL: Final = 9  # `signal` has no name for it on Windows
+
+Pipes = tuple[trio.abc.SendStream, trio.abc.ReceiveStream, trio.abc.ReceiveStream]
+
+_POSIX_ENV: Final = "HOME LANG LOGNAME PATH SHELL TERM TMPDIR USER"
+_WINDOWS_ENV: Final = (
+    "APPDATA HOMEDRIVE HOMEPATH LANG LOCALAPPDATA PATH PATHEXT PROCESSOR_ARCHITECTURE SYSTEMDRIVE SYSTEMROOT TEMP TMP "
+    "USERNAME USERPROFILE"
+)
+_INHERITED: Final = frozenset((_WINDOWS_ENV if sys.platform == "win32" else _POSIX_ENV).split())
+
+
+def child_environment(ours: Mapping[str, str], extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What a child sees: an allow-list from `ours` (no secret of ours is inherited by chance), then `extra`."""
+    inherited = {
+        name: value
+        for name, value in ours.items()
+        if (name in _INHERITED or name.startswith("LC_")) and not value.startswith("()")  # "()": a shell function
+    }
+    return inherited | dict(extra or {})
+
+
+@asynccontextmanager
+async def stdio_client(
+    command: str,
+    args: Sequence[str] = (),
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: str | Path | None = None,
+    stderr: StderrTail | None = None,
+    limits: StdioLimits = StdioLimits(),
+) -> AsyncIterator[tuple[StdioReader, StdioWriter]]:
+    """Starts `command` (no shell, a session of its own) and yields the streams from and to it.
+
+    It is a nursery block: an exception from inside comes out in a group. Leaving it takes the child's whole process
+    group down, within `limits`, also when cancelled. Raises BackendStartError when the command cannot be started.
+    """
+    mark = new_mark()
+    marks = os.environ.get(VARIABLE, "") + mark
+    process = await _start(command, args, {**child_environment(os.environ, env), VARIABLE: marks}, cwd)
+    LEADERS.add(process.pid)
+    stdin, stdout, stderr_pipe = pipes = _pipes(process)
+    tail = StderrTail() if stderr is None else stderr
+    writer = StdioWriter(limits.outgoing, Owed(limits.requests, limits.request_bytes))
+    reader = StdioReader(command, stdout, writer, limits, tail.dropped)
+    heard = trio.Event()
+    # Nothing waits between the start and the `try`: a cancellation there would leave the child behind.
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writer.run, stdin)
+        nursery.start_soon(_listen_to_stderr, stderr_pipe, command, tail, heard)
+        nursery.start_soon(_notice_closed_stdin, stdin, writer)
+        nursery.start_soon(_notice_exit, process.pid, writer)
+        nursery.start_soon(wake_after_last_words, reader)
+        try:
+            yield reader, writer
+        finally:
+            with trio.CancelScope(shield=True):
+                writer.close()
+                await _end(process, mark, pipes, limits, heard)
+                LEADERS.discard(process.pid)
+            nursery.cancel_scope.cancel()
+
+
+async def _start(command: str, args: Sequence[str], env: dict[str, str], cwd: str | Path | None) -> trio.Process:
+    try:
+        if sys.platform == "win32":
+            return await trio.lowlevel.open_process(
+                [command, *args], stdin=PIPE, stdout=PIPE, stderr=PIPE, env=env, cwd=cwd
+            )
+        return await trio.lowlevel.open_process(
+            [command, *args], stdin=PIPE, stdout=PIPE, stderr=PIPE, start_new_session=True, env=env, cwd=cwd
+        )
+    except (OSError, ValueError) as error:
+        raise BackendStartError(_cannot_start(error, command, cwd)) from error
+
+
+def _pipes(process: trio.Process) -> Pipes:
+    stdin, stdout, stderr = process.stdin, process.stdout, process.stderr
+    assert stdin is not None  # we asked for all three
+    assert stdout is not None
+    assert stderr is not None
+    return stdin, stdout, stderr
+
+
+def _cannot_start(error: OSError | ValueError, command: str, cwd: str | Path | None) -> str:
+    if cwd is not None and isinstance(error, OSError) and error.filename == str(cwd):
+        return f"cannot start {command!r}: its working directory {str(cwd)!r} cannot be entered. Correct `cwd`."
+    if isinstance(error, FileNotFoundError) and " " in command:
+        program, *args = command.split()
+        return f"cannot start {command!r}: no such command. Give the program, {program!r}, and `args`: {args}."
+    if isinstance(error, FileNotFoundError):
+        return f"cannot start {command!r}: no such command. Install it, or give its full path or a PATH in `env`."
+    if isinstance(error, PermissionError):
+        return f"cannot start {command!r}: it may not be executed. Make it executable (chmod +x)."
+    return f"cannot start {command!r}: {error}. Try the same command and arguments in a terminal."
+
+
+async def _listen_to_stderr(stream: trio.abc.ReceiveStream, name: str, tail: StderrTail, heard: trio.Event) -> None:
+    """Always drained: a child blocked on a full stderr answers nothing. Shielded: its last words count most."""
+    with trio.CancelScope(shield=True), suppress(trio.ClosedResourceError, trio.BrokenResourceError):
+        while data := await stream.receive_some(_CHUNK):
+            _log(name, tail.feed(bytes(data)))
+    _log(name, tail.end())
+    heard.set()
+
+
+def _log(name: str, lines: list[bytes]) -> None:
+    if stderr_logger.isEnabledFor(logging.DEBUG):
+        for line in lines:
+            stderr_logger.debug("%s: %s", name, text(line))
+
+
+async def _notice_closed_stdin(stdin: trio.abc.SendStream, writer: StdioWriter) -> None:
+    """A child that closed its stdin is noticed now and not at the next write, which may never come."""
+    if sys.platform != "win32" and isinstance(stdin, trio.lowlevel.FdStream) and stdin.fileno() >= 0:  # -1: closed
+        with suppress(trio.ClosedResourceError):
+            await trio.lowlevel.wait_readable(stdin.fileno())  # our end of a pipe is "readable" only once it broke
+            writer.hang_up()
+
+
+async def _notice_exit(pid: int, writer: StdioWriter) -> None:
+    """A child that is gone is noticed though a helper of its own has inherited its pipes, and keeps them open."""
+    if await _exit_seen(pid):
+        writer.hang_up()
+
+
+async def wake_after_last_words(reader: StdioReader) -> None:
+    """Half a connection is none: a reader that waits for a child which no longer listens is told so."""
+    await reader.writer.broken.wait()
+    await trio.sleep(reader.limits.last_words)
+    await reader.wake()
+
+
+# --- Its end ------------------------------------------------------------------------------------------------------
+
+
+async def _end(process: trio.Process, mark: str, pipes: Pipes, limits: StdioLimits, heard: trio.Event) -> None:
+    """The ladder. The writer has been told to close stdin; call it shielded."""
+    kin: dict[int, int] = {}
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_discard, pipes[1])
+        try:
+            await _family(process, mark, kin)  # while parents live who may die before their children
+            for patience, last_resort in (limits.exit_grace, signal.SIGTERM), (limits.term_grace, _SIGKILL):
+                with trio.move_on_after(patience) as waiting:
+                    await _exited(process)
+                if not waiting.cancelled_caught:
+                    break
+                await _family(process, mark, kin)
+                _signal_group(process, last_resort)
+            await _reap(process, mark, kin, limits.kill_grace)
+            with trio.move_on_after(limits.last_words):
+                await heard.wait()
+        finally:
+            for pipe in pipes:
+                await pipe.aclose()
+            nursery.cancel_scope.cancel()
+
+
+async def _discard(stdout: trio.abc.ReceiveStream) -> None:
+    """A child that is blocked writing cannot see that its stdin was closed."""
+    with suppress(trio.ClosedResourceError, trio.BrokenResourceError, trio.BusyResourceError):
+        while await stdout.receive_some(_CHUNK):
+            pass
+
+
+async def _exited(process: trio.Process) -> None:
+    """Until the process exits; not reaped where that can be told apart, so that its group's number stays its own."""
+    if not await _exit_seen(process.pid):
+        await process.wait()
+
+
+async def _exit_seen(pid: int) -> bool:
+    """True once the process runs no more, whoever is to reap it; False at once where that cannot be watched."""
+    if sys.platform != "linux":
+        return False
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        await trio.lowlevel.wait_readable(descriptor)
+    finally:
+        os.close(descriptor)
+    return True
+
+
+async def _family(process: trio.Process, mark: str, kin: dict[int, int]) -> list[Process]:
+    """Whoever descends from the process and lives; `kin` are those found before. In a thread: /proc may be long."""
+
+    def find() -> list[Process]:
+        return family(look(), lambda pid: is_marked(pid, mark), (process.pid,), kin)
+
+    found: list[Process] = []
+    if sys.platform == "linux":
+        alone = trio.CapacityLimiter(1)  # not one that handlers could have used up
+        with suppress(OSError):  # no descriptor is left to look with: its group is signalled all the same
+            found = await trio.to_thread.run_sync(find, limiter=alone)
+    kin.update((each.pid, each.started) for each in found)
+    return found
+
+
+async def _reap(process: trio.Process, mark: str, kin: dict[int, int], patience: float) -> None:
+    """Whoever is left of the family: SIGKILL, also after a leader that went by itself. Its number is reaped last."""
+    _signal_group(process, _SIGKILL)
+    with trio.move_on_after(patience) as waiting:
+        await _exited(process)
+        while left := await _family(process, mark, kin):
+            signal_all(left, _SIGKILL)
+            for each in left:
+                await _exit_seen(each.pid)
+                with suppress(ChildProcessError):  # an orphan is somebody's to reap: ours, if we are the subreaper
+                    os.waitpid(each.pid, os.WNOHANG)  # noqa: ASYNC222 (it does not wait)
+        await process.wait()
+    if waiting.cancelled_caught:
+        logger.warning("processes of %d are still there after SIGKILL; they were left behind", process.pid)
+
+
+def _signal_group(process: trio.Process, number: int) -> None:
+    if sys.platform == "win32":
+        process.kill()
+        return
+    with suppress(ProcessLookupError, PermissionError):  # PermissionError: on macOS, a group of zombies
+        os.killpg(process.pid, number)
