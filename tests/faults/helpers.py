@@ -27,6 +27,8 @@ from mcpactors.runtime.restart import RestartLimit
 
 CHILD = str(Path(__file__).parent / "child.py")
 SICK = StdioTransport(sys.executable, ("-I", "-S", CHILD))
+SHELL = StdioTransport("/bin/sh", (str(Path(__file__).parent / "child.sh"),))
+"""Starts in a millisecond; it has `echo`, `ignore` and `spawn` only."""
 PATIENCE = 60.0
 """Seconds for what must happen soon; only a failing test waits so long."""
 AGAIN_AT_ONCE = RestartPolicy(intensity=10**9, backoff_initial=0, backoff_max=0, poison_after=0)
@@ -70,12 +72,12 @@ class Ward:
 
 
 @asynccontextmanager
-async def ward(**settings: Any) -> AsyncIterator[Ward]:
-    """Open a runtime over the two children."""
+async def ward(child: StdioTransport = SICK, **settings: Any) -> AsyncIterator[Ward]:
+    """Open a runtime over the two children; `child` is the sick one."""
     settings = {"restart": AGAIN_AT_ONCE, "restart_limit": UNLIMITED, "stall": None, **settings}
     async with open_runtime("ward", settings=RuntimeSettings(**settings)) as runtime:
-        for name in ("sick", "well"):
-            await runtime.mount(create_proxy(SICK, name=name), namespace=name)
+        for name, command in {"sick": child, "well": SICK}.items():
+            await runtime.mount(create_proxy(command, name=name), namespace=name)
         async with runtime.client() as client:
             yield Ward(runtime, client)
 
