@@ -10,12 +10,15 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, final
 
 import trio
 from attrs import evolve
 from mcp.client import Client
+from mcp.server.auth.provider import TokenVerifier
+from mcp.server.auth.settings import AuthSettings
 from mcp.server.lowlevel import Server as LowLevelServer
 from starlette.routing import Route
 
@@ -24,6 +27,7 @@ from mcpactors.backends import example_config
 from mcpactors.config import Isolation, MCPConfig
 from mcpactors.configfile import load_config
 from mcpactors.errors import BackendStartError, ConfigError, MCPActorsError, NameConflict, NamespaceError
+from mcpactors.foreign import auth_of
 from mcpactors.isolation import placed
 from mcpactors.mounts import Catalog, CatalogDiff, MountHandle, below, make_handle
 from mcpactors.routes import routes_of
@@ -41,6 +45,7 @@ from mcpactors.snapshots import load_snapshot, save_snapshot
 from mcpactors.targets import called, check_target
 from mcpactors.transports.asgi import HostLimits, ParseLimits, tls_context
 from mcpactors.transports.edge import Surroundings, edge_server
+from mcpactors.transports.http_server.bearer import Bearer
 from mcpactors.transports.http_server.serving import serve_http
 from mcpactors.transports.parking import ParkedCall, Parking
 from mcpactors.transports.stdio.orphans import own_orphans
@@ -50,6 +55,7 @@ from mcpactors.tree.copies import listed
 from mcpactors.tree.face import face_of, in_order
 from mcpactors.tree.forest import Forest
 from mcpactors.tree.making import Ground
+from mcpactors.tree.places import goes_to
 
 __all__ = [
     "MountHandle",
@@ -97,6 +103,7 @@ class Runtime:
             gateways=lambda: (router.gateway, router.through()),
             calls=settings.calls,
             in_flight=settings.clients.in_flight,
+            goes_to=partial(goes_to, router),
             closing=self._closing,
             hop_limit=settings.hop_limit,
         )
@@ -263,13 +270,20 @@ class Runtime:
         ssl_context: ssl.SSLContext | None = None,
         uds: str | os.PathLike[str] | None = None,
         websocket: bool = False,
+        auth: AuthSettings | None = None,
+        token_verifier: TokenVerifier | None = None,
     ) -> AbstractAsyncContextManager[str]:
         """Serve streamable HTTP, both eras on one endpoint, while the block lasts; yields the endpoint's URL.
 
         `allowed_hosts` are names by which clients may ask for it beside `host` and the loopback, as behind a proxy or
         bound to 0.0.0.0; `allowed_origins` web pages that may ask (docs/security.md). `uds` is the path of a Unix
-        socket to serve at instead. `websocket`: WebSocket is spoken at the same address, too. Raises `ConfigError`.
+        socket to serve at instead. `websocket`: WebSocket is spoken at the same address, too. `auth` and
+        `token_verifier`, the SDK's, ask every request to MCP for a token; without them the main server's own do, where
+        it has some. The verifier runs on trio. Raises `ConfigError`.
         """
+        if (auth is None) is not (token_verifier is None):
+            raise ConfigError("auth=AuthSettings(...) and token_verifier=... go together; one of the two is missing")
+        given = auth_of(self._forest.root.main) if auth is None or token_verifier is None else (auth, token_verifier)
         clients = self.settings.clients
         parse = ParseLimits(body=clients.body)
         return serve_http(
@@ -284,6 +298,7 @@ class Runtime:
             ssl_context=ssl_context,
             uds=uds,
             websocket=websocket,
+            bearer=None if given is None else Bearer(*given),
         )
 
     async def serve_stdio(self, stopping: trio.Event | None = None) -> None:

@@ -26,7 +26,7 @@ from mcpactors.runtime.mailbox import Caller
 from mcpactors.runtime.methods import capability_for, reworded_question
 from mcpactors.runtime.reply import CLOSE_STREAM, PROGRESS, Failure, Notice, Outcome, Question, Replies, Result
 from mcpactors.transports.parking import OpenCall
-from mcpactors.transports.turns import Turns
+from mcpactors.transports.turns import Turn
 
 __all__ = [
     "INPUT_REQUIRED",
@@ -51,7 +51,7 @@ GATHER: Final = 0.01
 class CallClient:
     """The client, behind the request that is open now."""
 
-    __slots__ = ("_caller", "_channel", "_close", "_log_level", "_token", "_turns", "refused")
+    __slots__ = ("_caller", "_channel", "_close", "_log_level", "_token", "_turn", "refused")
 
     def __init__(
         self,
@@ -60,10 +60,10 @@ class CallClient:
         params: Mapping[str, Any],
         log_level: Callable[[], str | None],
         close: Callable[[], Awaitable[None]] | None = None,
-        turns: Turns | None = None,
+        turn: Turn | None = None,
     ) -> None:
         self._channel = channel
-        self._turns = turns
+        self._turn = turn
         self._close = close
         self._caller = caller
         self._log_level = log_level
@@ -111,7 +111,7 @@ class CallClient:
         if params is not None and params.get("mode") == "url":
             params.setdefault("elicitationId", secrets.token_urlsafe(16))  # MCP 2025-11-25 must have one
         try:
-            with self._turns.lent() if self._turns is not None else nullcontext():
+            with self._turn.lent() if self._turn is not None else nullcontext():
                 return Result(await self._channel.send_raw_request(question.method, params))
         except MCPError as error:
             return Failure(error.code, error.message, error.data)

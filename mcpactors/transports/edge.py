@@ -10,7 +10,7 @@ relayed whole. What a request means in its era is known here only. The SDK's pro
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import trio
 from attrs import evolve, field, frozen
+from mcp.server.auth.middleware.auth_context import auth_context_var
 from mcp.server.connection import Connection
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel import NotificationOptions, Server
@@ -68,7 +69,7 @@ from mcpactors.transports.asking import (
 from mcpactors.transports.changes import LISTS_TOLD, Changes, Listener, Teller, notification
 from mcpactors.transports.parking import OpenCall, Parking, Spawn
 from mcpactors.transports.shaping import for_legacy
-from mcpactors.transports.turns import Turns, TurnsOfAll
+from mcpactors.transports.turns import Turn, TurnsOfAll
 
 __all__ = ["Face", "Surroundings", "edge_server"]
 
@@ -128,6 +129,8 @@ class Surroundings:
     """What one call may send before its result."""
     in_flight: int = DEFAULT_CLIENTS.in_flight
     """Calls of one connection that run at one time."""
+    goes_to: Callable[[str, Mapping[str, Any]], Hashable] = lambda method, params: None
+    """Where a request goes, as far as is known now, by its method and params: each place has turns of its own."""
     hop_limit: int = HOP_LIMIT
     """Gateways that a call may have come through before this one."""
     closing: trio.Event = field(factory=trio.Event)
@@ -226,7 +229,7 @@ class _Edge:
         if method == "subscriptions/listen":
             return await self._listen(ctx, params, caller)
         if method in INPUT_REQUIRED_METHODS:
-            return await self._in_turn(ctx, caller, params)
+            return await self._in_turn(ctx, partial(self._begin, ctx, caller, params))
         if method == "resources/unsubscribe" and not _let_go(connection, params.get("uri")):
             return EmptyResult()  # nothing to end here: it is counted who watches, and others may go on
         request = Request(method, params, caller)
@@ -237,30 +240,31 @@ class _Edge:
         await self._watch(connection, params["uri"])
         return result
 
-    async def _in_turn(self, ctx: _Context, caller: Caller, params: Mapping[str, Any]) -> HandlerResult:
-        """A call, once it is its turn among those of its connection."""
+    async def _in_turn(self, ctx: _Context, answer: Callable[[Turn | None], Awaitable[HandlerResult]]) -> HandlerResult:
+        """A request, once it is its turn among those of its connection."""
+        params = ctx.params or {}
         turns = self._turns.of(ctx.session._connection, by_gateway=hops_of(params) > 0)
         if turns is None:
-            return await self._begin(ctx, caller, params, None)
+            return await answer(None)
         try:
-            await turns.take()
+            turn = await turns.take(self._surroundings.goes_to(ctx.method, params))
         except MCPActorsError as error:
             raise MCPError(error.code, error.message, error.data) from error
         try:
-            return await self._begin(ctx, caller, params, turns)
+            return await answer(turn)
         finally:
             channel = ctx.session._request_outbound
             if isinstance(channel, Channel):  # until then it is in memory, and the client may be one that does not read
-                channel.taken = turns.give_back
+                channel.taken = turn.give_back
             else:
-                turns.give_back()
+                turn.give_back()
 
     async def _begin(
-        self, ctx: _Context, caller: Caller, params: Mapping[str, Any], turns: Turns | None
+        self, ctx: _Context, caller: Caller, params: Mapping[str, Any], turn: Turn | None
     ) -> HandlerResult:
         if caller.revision in MODERN_PROTOCOL_VERSIONS:
             return await self._sealed(ctx, partial(self._call_in_rounds, caller))
-        return await self._call(ctx, Request(ctx.method, params, caller), turns)
+        return await self._call(ctx, Request(ctx.method, params, caller), turn)
 
     async def _introduce(self, ctx: _Context) -> None:
         own = self._own()
@@ -339,9 +343,9 @@ class _Edge:
 
     # --- Calls ----------------------------------------------------------------------------------------------------
 
-    async def _call(self, ctx: _Context, request: Request, turns: Turns | None = None) -> dict[str, Any]:
+    async def _call(self, ctx: _Context, request: Request, turn: Turn | None = None) -> dict[str, Any]:
         """A call that ends with the request that began it."""
-        client = self._client(ctx, request.caller, turns)
+        client = self._client(ctx, request.caller, turn)
         with self._begun(request) as replies:
             await client.converse(replies)
         return self._answered(request, replies)
@@ -401,7 +405,7 @@ class _Edge:
 
     def _caller(self, ctx: _Context, params: Mapping[str, Any]) -> Caller:
         """The facts about the client: each modern request carries them, an old session keeps them."""
-        connection, revision = ctx.session._connection, ctx.protocol_version
+        connection, revision, user = ctx.session._connection, ctx.protocol_version, auth_context_var.get()
         if revision in MODERN_PROTOCOL_VERSIONS:
             meta = params.get("_meta") or {}
             return Caller(
@@ -411,6 +415,7 @@ class _Edge:
                 principal=authenticated_principal(ctx),
                 log_level=meta.get(LOG_LEVEL_META_KEY),
                 can_be_asked=True,
+                user=user,
             )
         known: Caller | None = connection.state.get(_CALLER)
         if known is None:
@@ -428,9 +433,9 @@ class _Edge:
             connection.exit_stack.callback(self._surroundings.client_left, session)
             line = line_to(connection, known, lambda: connection.state[_CALLER].log_level)
             self._surroundings.client_came(session, line)
-        return known
+        return known if known.user is user else evolve(known, user=user)  # a session outlives its tokens
 
-    def _client(self, ctx: _Context, caller: Caller, turns: Turns | None = None) -> CallClient:
+    def _client(self, ctx: _Context, caller: Caller, turn: Turn | None = None) -> CallClient:
         state = ctx.session._connection.state
 
         def log_level() -> str | None:  # an old session may set it while the call runs
@@ -438,7 +443,7 @@ class _Edge:
             return known.log_level
 
         channel, params = ctx.session._request_outbound, ctx.params or {}
-        return CallClient(channel, caller, params, log_level, ctx.close_sse_stream, turns)
+        return CallClient(channel, caller, params, log_level, ctx.close_sse_stream, turn)
 
     def _answered(self, request: Request, replies: Replies, refused: Failure | None = None) -> dict[str, Any]:
         """The result, or the error raised. A call that failed for want of a capability says so to modern clients."""

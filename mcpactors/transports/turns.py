@@ -1,61 +1,60 @@
-"""Whose turn it is: how many calls of one connection run at one time, and who is next.
+"""Whose turn it is: how many requests of one connection run at one time, and who is next.
 
-Rule: who finds no turn free waits for one in the order of asking, for as long as a call may be without a sign of life
-and no longer. A call that waits for its client's answer has lent its turn: what the client does for that answer may be
-another call. Lists and what else ends soon take none.
+Rule: a request begins while fewer than `most` of its connection run, or fewer than `own` of those that go where it
+goes: however many a mount keeps, every other has turns of its own (promise P6). Who finds none waits in the order of
+asking, but never for one that cannot begin, for as long as a call may be without a sign of life and no longer. A call
+that waits for its client's answer has lent its turn: what the client does for that answer may be another call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from typing import Final, final
 from weakref import WeakKeyDictionary
 
 import trio
+from attrs import define, field
 from mcp.server.connection import Connection, NotifyOnlyOutbound
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from mcpactors.errors import Overloaded
 
-__all__ = ["CLIENTS", "Turns", "TurnsOfAll"]
+__all__ = ["CLIENTS", "OWN", "Turn", "Turns", "TurnsOfAll"]
 
 CLIENTS: Final = 8
 """For how many clients a gateway's connection counts. With the defaults its calls take half of a mount at most."""
+OWN: Final = 8
+"""Turns that requests to one mount have on a connection, whatever those to others do."""
+
+
+@define(eq=False)
+class _Line:
+    """The requests of one connection that go to the same place."""
+
+    running: int = 0
+    waiting: dict[_Waiter, None] = field(factory=dict)
+    """In the order of asking."""
+
+
+@define(eq=False)
+class _Waiter:
+    line: _Line
+    woken: trio.Event = field(factory=trio.Event)
 
 
 @final
-class Turns:
-    """Those of one connection: `most` at one time; who waits is refused after `patience` seconds."""
+class Turn:
+    """One that was taken. Whoever has it gives it back, once."""
 
-    __slots__ = ("_most", "_patience", "_taken", "_waiting")
+    __slots__ = ("_line", "_of", "_to")
 
-    def __init__(self, most: int, patience: float) -> None:
-        self._most = most
-        self._patience = patience
-        self._taken = 0
-        self._waiting = trio.lowlevel.ParkingLot()
-
-    async def take(self) -> None:
-        """Take one; no checkpoint where one is free. Raises `Overloaded` when there is none in time."""
-        if self._taken < self._most:
-            self._taken += 1
-            return
-        with trio.move_on_after(self._patience):
-            await self._waiting.park()  # who is woken has been given a turn
-            return
-        raise Overloaded(
-            f"{self._most} calls of this connection are running, and none has ended for {self._patience:g} s; "
-            "retry when some have",
-            {"retryAfter": 1.0},
-        )
+    def __init__(self, of: Turns, to: Hashable, line: _Line) -> None:
+        self._of, self._to, self._line = of, to, line
 
     def give_back(self) -> None:
-        """It has ended: whoever waits longest is next."""
-        self._taken -= 1
-        while self._waiting and self._taken < self._most:
-            self._taken += 1
-            self._waiting.unpark()
+        """It has ended: of those that may begin now, who waits longest is next."""
+        self._of._end(self._to, self._line)
 
     @contextmanager
     def lent(self) -> Iterator[None]:
@@ -64,7 +63,69 @@ class Turns:
         try:
             yield
         finally:
-            self._taken += 1
+            self._line = self._of._lines.setdefault(self._to, self._line)
+            self._of._begin(self._line)
+
+
+@final
+class Turns:
+    """Those of one connection. Who waits is refused after `patience` seconds."""
+
+    __slots__ = ("_lines", "_most", "_own", "_patience", "_running", "_waiting")
+
+    def __init__(self, most: int, own: int, patience: float) -> None:
+        self._most = most
+        self._own = own
+        self._patience = patience
+        self._running = 0
+        self._lines: dict[Hashable, _Line] = {}  # those of which any run or wait
+        self._waiting: dict[_Waiter, None] = {}  # of all lines, in the order of asking
+
+    async def take(self, to: Hashable) -> Turn:
+        """One for a request that goes there; no checkpoint where it may begin. Raises `Overloaded`: none in time."""
+        line = self._lines.get(to)
+        if line is None:
+            line = self._lines[to] = _Line()
+        if self._running < self._most or line.running < self._own:
+            self._begin(line)
+            return Turn(self, to, line)
+        waiter = _Waiter(line)
+        self._waiting[waiter] = line.waiting[waiter] = None
+        try:
+            with trio.move_on_after(self._patience):
+                await waiter.woken.wait()  # who is woken has been given a turn
+                return Turn(self, to, line)
+        finally:
+            self._leave(waiter)
+        raise Overloaded(
+            f"{self._running} calls of this connection are running, {line.running} of them where this one goes, and "
+            f"its turn has not come for {self._patience:g} s; retry when some have ended",
+            {"retryAfter": 1.0},
+        )
+
+    def _begin(self, line: _Line) -> None:
+        self._running += 1
+        line.running += 1
+
+    def _leave(self, waiter: _Waiter) -> None:
+        self._waiting.pop(waiter, None)
+        waiter.line.waiting.pop(waiter, None)
+
+    def _end(self, to: Hashable, line: _Line) -> None:
+        self._running -= 1
+        line.running -= 1
+        while (waiter := self._next(line)) is not None:
+            self._leave(waiter)
+            self._begin(waiter.line)
+            waiter.woken.set()
+        if not line.running and not line.waiting:
+            self._lines.pop(to, None)
+
+    def _next(self, line: _Line) -> _Waiter | None:
+        """Who may begin, now that one of this line has ended: of the other lines none could before."""
+        if self._running < self._most:
+            return next(iter(self._waiting), None)
+        return next(iter(line.waiting), None) if line.running < self._own else None
 
 
 @final
@@ -95,5 +156,7 @@ class TurnsOfAll:
         known = self._gateways if by_gateway else self._known
         turns = known.get(line)
         if turns is None:
-            turns = known[line] = Turns(self._most * (CLIENTS if by_gateway else 1), self._patience)
+            clients = CLIENTS if by_gateway else 1
+            turns = Turns(self._most * clients, min(OWN, self._most) * clients, self._patience)
+            known[line] = turns
         return turns

@@ -85,6 +85,7 @@ class Callers:
 
     def __init__(self, client: Client, nursery: trio.Nursery, meta: Any = None) -> None:
         self.client, self.nursery, self.meta = client, nursery, meta
+        self.tool = "wait"
         self.ended: dict[str, Any] = {}
 
     async def call(self, *keys: str) -> None:
@@ -94,7 +95,7 @@ class Callers:
 
     async def _call(self, key: str) -> None:
         try:
-            self.ended[key] = (await self.client.call_tool("wait", {"key": key}, meta=self.meta)).content[0]
+            self.ended[key] = (await self.client.call_tool(self.tool, {"key": key}, meta=self.meta)).content[0]
         except MCPError as error:
             self.ended[key] = error
 
@@ -134,6 +135,7 @@ async def test_p6_clients_of_a_gateway_before_this_one_do_not_wait_for_each_othe
     async with over_streams(gates.server, mode, settings) as (_, gateway), trio.open_nursery() as nursery:
         before = RuntimeSettings(clients=ClientLimits(in_flight=2))
         async with over_streams(create_proxy(gateway), mode, before) as (runtime, client):
+            await client.list_tools()  # where a name leads that nobody has listed yet is not known
             callers = Callers(client, nursery)
             await callers.call("a", "b", "c")
             assert gates.begun == ["a", "b"]
@@ -159,6 +161,8 @@ async def test_f21_who_does_not_read_its_answers_has_so_many_made_and_no_more(au
     asking, incoming = trio.testing.memory_stream_pair()
     settings = RuntimeSettings(clients=ClientLimits(in_flight=4), deadlines=CallDeadlines(idle=10))
     async with open_runtime(main, settings=settings) as runtime, trio.open_nursery() as nursery:
+        async with another(runtime, "auto") as client:
+            await client.list_tools()  # where a name leads that nobody has listed yet is not known
         nursery.start_soon(serve_duplex, runtime.server, incoming, outgoing, StdioLimits())
         info = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "raw", "version": "0"}}
         said = [{"id": 0, "method": "initialize", "params": info}]
@@ -203,7 +207,10 @@ async def test_a_call_whose_turn_does_not_come_is_refused_and_told_to_come_again
         await trio.sleep(2)
         refused = callers.ended["b"]
         assert (refused.code, refused.error.data) == (OVERLOADED, {"retryAfter": 1.0})
-        assert "1 calls of this connection are running, and none has ended for 10 s" in refused.message
+        said = (
+            "1 calls of this connection are running, 1 of them where this one goes, and its turn has not come for 10 s"
+        )
+        assert said in refused.message
         gates.gate("a").set()
     assert gates.begun == ["a"]
 
