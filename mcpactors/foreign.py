@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from mcp.server import MCPServer
+from mcp.server.auth.provider import TokenVerifier
+from mcp.server.auth.settings import AuthSettings
 from mcp.server.lowlevel import Server as LowLevelServer
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.tools import Tool
@@ -20,6 +22,7 @@ from mcpactors.errors import ConfigError, MountError
 from mcpactors.runtime.threads import in_thread
 
 __all__ = [
+    "auth_of",
     "bus_of",
     "low_level",
     "refuse_asyncio",
@@ -103,6 +106,29 @@ def sync_handlers_in_threads(target: object) -> None:
                 component.fn = in_thread(function)  # type: ignore[union-attr]
                 if isinstance(component, Tool):
                     component.is_async = True
+
+
+def auth_of(target: object) -> tuple[AuthSettings, TokenVerifier] | None:
+    """What an SDK server wants its clients asked for, over HTTP; None: nothing.
+
+    Raises:
+        ConfigError: it wants what is not served here.
+    """
+    if isinstance(target, MCPServer):
+        auth, verifier = target.settings.auth, target._token_verifier
+        if auth is None or verifier is None:
+            return None
+        if target._auth_server_provider is None:
+            return auth, verifier
+        what = "auth_server_provider=..., whose routes (/authorize, /token, ...) are not served here"
+    elif getattr(target, "auth", None) is not None:  # FastMCP's servers
+        what = "auth=... in FastMCP's words, which are not understood here"
+    else:
+        return None
+    raise ConfigError(
+        f"this server has {what}, and it is not served open: say serve_http(auth=..., token_verifier=...), or "
+        "run('http', auth=..., token_verifier=...), with the SDK's AuthSettings and a verifier of its tokens"
+    )
 
 
 def routes_given(target: object) -> Sequence[Route]:

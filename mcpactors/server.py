@@ -135,8 +135,8 @@ class Server(Components):
 
         `transport` is "stdio", or "streamable-http" (or "http", or "sse": they are one endpoint, with /sse beside it).
         `options`: `settings=RuntimeSettings(...)`, and over HTTP those of `Runtime.serve_http`: `host`, `port`,
-        `allowed_hosts`, `allowed_origins`, `ssl_context`, `uds`, `websocket`. The first Ctrl-C, or SIGTERM, lets calls
-        in flight end.
+        `allowed_hosts`, `allowed_origins`, `ssl_context`, `uds`, `websocket`, `auth`, `token_verifier`. The first
+        Ctrl-C, or SIGTERM, lets calls in flight end.
 
         Raises:
             ConfigError: there is no such transport or option, or the address cannot be served at.

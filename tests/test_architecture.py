@@ -43,7 +43,7 @@ MAY_IMPORT = {
         "transports backends tree"
     ),
     "host": (
-        "errors config configfile settings runtime mounts snapshots targets routes isolation server actors "
+        "errors config configfile settings runtime mounts snapshots foreign targets routes isolation server actors "
         "transports backends tree"
     ),
     "client": "errors config runtime foreign meaning targets server transports backends host",

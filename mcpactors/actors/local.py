@@ -17,6 +17,7 @@ from typing import Any, Final
 import anyio
 import trio
 from attrs import frozen
+from mcp.server.auth.middleware.auth_context import auth_context_var
 from mcp.server.connection import Connection
 from mcp.server.context import CallNext, ServerMiddleware, ServerRequestContext
 from mcp.server.lowlevel import Server
@@ -248,6 +249,7 @@ class LocalActor(Actor):
     async def _serve(
         self, server: Server[Any], method: str, params: Mapping[str, Any], caller: Caller, reply: ReplyChannel
     ) -> dict[str, Any]:
+        auth_context_var.set(caller.user)  # also when there is none: the task may have been begun in somebody's call
         context = _CallContext(reply, caller, self._local)
         connection = Connection.from_envelope(caller.revision, caller.info, caller.capabilities, outbound=context)
         if caller.session is not None:

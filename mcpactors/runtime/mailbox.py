@@ -44,6 +44,8 @@ class Caller:
     log_level: str | None = None
     can_be_asked: bool = False
     """Whether a question can be put to this client while the call runs."""
+    user: Any = field(default=None, eq=False, repr=False)
+    """Who `principal` is, with the token: for handlers in this process only. It goes to no backend (features E3)."""
 
 
 @frozen

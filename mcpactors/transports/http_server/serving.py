@@ -18,6 +18,7 @@ from starlette.routing import Match, Route
 
 from mcpactors.runtime.policy import DEFAULT_CLIENTS, ClientLimits
 from mcpactors.transports.asgi import STOPPING, ASGIApp, HostLimits, Receive, Scope, Send, listening, serve
+from mcpactors.transports.http_server.bearer import Bearer
 from mcpactors.transports.http_server.cors import shared_with_pages
 from mcpactors.transports.http_server.guard import Names, names_of, refusal
 from mcpactors.transports.http_server.reply import say
@@ -27,6 +28,8 @@ from mcpactors.transports.websocket.frames import WebSocketLimits
 from mcpactors.transports.websocket.server import serve_websocket, wants_websocket
 
 __all__ = ["serve_http"]
+
+_Guard = Callable[[ASGIApp], ASGIApp]
 
 
 @asynccontextmanager
@@ -44,23 +47,28 @@ async def serve_http(
     uds: str | os.PathLike[str] | None = None,
     websocket: bool = False,
     clients: ClientLimits = DEFAULT_CLIENTS,
+    bearer: Bearer | None = None,
 ) -> AsyncIterator[str]:
     """Serve an endpoint while the block lasts; yields its URL, with the port that was really bound.
 
     `routes()` gives what is served beside it, asked anew for every request to another path. Whose requests are served
     `http_guard.names_of` says; `uds` is the path of a Unix socket to serve at instead of host and port. `websocket`:
     who asks the endpoint for a WebSocket gets one. Clients of the old HTTP+SSE transport find their stream at /sse.
-    `limits` are of connections and requests, `clients` of what is in them. Leaving the block drains: streams of changes
-    end in good order, calls in flight have `limits.drain` seconds to be answered.
+    `limits` are of connections and requests, `clients` of what is in them. `bearer`: who asks on a route of MCP (not on
+    one of `routes`) has to have a token; preflights of pages never have one. Leaving the block drains: streams of
+    changes end in good order, calls in flight have `limits.drain` seconds to be answered.
 
     Raises:
         ConfigError: the address cannot be bound, or what is allowed is no host or origin.
     """
     manager = Sessions(server, SessionLimits(clients))
     names = names_of(None if uds is not None else host, tuple(allowed_hosts), tuple(allowed_origins))
-    app = _app(manager, path, routes, SSEFront(server, drain=limits.drain, clients=clients), names)
+    guarded: _Guard = bearer.guarded if bearer is not None else lambda app: app
+    described = bearer.routes() if bearer is not None else []
+    sse = SSEFront(server, drain=limits.drain, clients=clients)
+    app = _app(manager, path, lambda: [*described, *routes()], sse, names, guarded)
     if websocket:
-        app = _with_websocket(server, path, limits.drain, clients, app)
+        app = _with_websocket(server, path, limits.drain, clients, app, guarded)
     app = _guarded(names, app)
     stopping = trio.Event()
 
@@ -83,8 +91,16 @@ def _is_endpoint(scope: Scope, path: str) -> bool:
     return found == path or found.rstrip("/") == path
 
 
-def _app(manager: Sessions, path: str, routes: Callable[[], Iterable[Route]], sse: SSEFront, names: Names) -> ASGIApp:
-    endpoint, old = shared_with_pages(names, manager.handle_request), shared_with_pages(names, sse)
+def _app(
+    manager: Sessions,
+    path: str,
+    routes: Callable[[], Iterable[Route]],
+    sse: SSEFront,
+    names: Names,
+    guarded: _Guard,
+) -> ASGIApp:
+    endpoint = shared_with_pages(names, guarded(manager.handle_request))
+    old = shared_with_pages(names, guarded(sse))
 
     def app(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         return (endpoint if _is_endpoint(scope, path) else beside)(scope, receive, send)
@@ -100,12 +116,19 @@ def _app(manager: Sessions, path: str, routes: Callable[[], Iterable[Route]], ss
     return app
 
 
-def _with_websocket(server: Server[Any], path: str, drain: float, clients: ClientLimits, app: ASGIApp) -> ASGIApp:
+def _with_websocket(
+    server: Server[Any], path: str, drain: float, clients: ClientLimits, app: ASGIApp, guarded: _Guard
+) -> ASGIApp:
     limits = WebSocketLimits(message=clients.body)
+
+    async def spoken(scope: Scope, receive: Receive, send: Send) -> None:
+        await serve_websocket(server, scope, send, limits, drain, clients)
+
+    socket = guarded(spoken)
 
     def either(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if wants_websocket(scope) and _is_endpoint(scope, path):
-            return serve_websocket(server, scope, send, limits, drain, clients)
+            return socket(scope, receive, send)
         return app(scope, receive, send)
 
     return either

@@ -23,6 +23,7 @@ from wsproto.utilities import generate_accept_token
 
 from mcpactors.runtime.policy import DEFAULT_CLIENTS, ClientLimits
 from mcpactors.transports.asgi import STOPPING, UPGRADE, Scope, Send
+from mcpactors.transports.http_server.bearer import valid_for
 from mcpactors.transports.http_server.body import PARTS
 from mcpactors.transports.http_server.reply import say
 from mcpactors.transports.lines.serving import serve_duplex
@@ -34,6 +35,7 @@ __all__ = ["serve_websocket", "wants_websocket"]
 logger = logging.getLogger("mcpactors.websocket")
 
 GOING_AWAY: Final = (1001, "the server is stopping")
+EXPIRED: Final = (1008, "the token has expired")
 
 Fields = tuple[tuple[bytes, bytes], ...]
 _OURS: Final[Fields] = ((b"sec-websocket-version", b"13"),)
@@ -63,7 +65,8 @@ async def serve_websocket(
 ) -> None:
     """Answer a handshake, and serve the client until it leaves, or `STOPPING` of the scope's state is set.
 
-    Then nothing new is begun, and what was asked has `drain` seconds to be answered.
+    Then nothing new is begun, and what was asked has `drain` seconds to be answered. When the token of the handshake
+    expires, what runs is answered that the connection has closed.
     """
     judged = judge(scope)
     upgrade = scope["extensions"].get(UPGRADE)
@@ -73,8 +76,11 @@ async def serve_websocket(
         return
     stream, ahead = await upgrade(judged)
     stopping: trio.Event | None = scope.get("state", {}).get(STOPPING)
+    valid = trio.CancelScope(deadline=trio.current_time() + valid_for(scope))
 
     def parting() -> tuple[int, str]:
+        if valid.cancel_called:
+            return EXPIRED
         return GOING_AWAY if stopping is not None and stopping.is_set() else (1000, "")
 
     socket = WebSocket(stream, ConnectionType.SERVER, limits, ahead, parting)
@@ -85,7 +91,8 @@ async def serve_websocket(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(socket.tend)
         try:
-            await serve_duplex(server, Incoming(socket), Outgoing(socket), lines, stopping, drain, metadata)
+            with valid:
+                await serve_duplex(server, Incoming(socket), Outgoing(socket), lines, stopping, drain, metadata)
         except Exception as error:
             logger.error("a WebSocket connection failed", exc_info=error)
         nursery.cancel_scope.cancel()
