@@ -131,7 +131,7 @@ async def _serve_server(
     """What `Server.run_async` tells."""
     need_trio("a server's run_async")
     settings = settings or RuntimeSettings()
-    http = _options(server, transport, options)
+    http = _options(transport, options)
     told = Told(settings.drain)
     try:
         with told.by_signals():
@@ -141,7 +141,7 @@ async def _serve_server(
         raise first_error(group) from None
 
 
-def _options(server: Server, transport: str, given: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _options(transport: str, given: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The options of `serve_http`, None for stdio. Raises `ConfigError` for what cannot be done."""
     if transport not in ("stdio", *OVER_HTTP):
         raise ConfigError(f"transport {transport!r} is unknown; known are stdio, {', '.join(OVER_HTTP)}")
@@ -152,14 +152,7 @@ def _options(server: Server, transport: str, given: Mapping[str, Any]) -> Mappin
         raise ConfigError(
             f"run({transport!r}) has no {unknown[0]}; beside settings=RuntimeSettings(...) it has {takes}"
         )
-    if transport == "stdio":
-        return None
-    if server.settings.auth is not None:
-        raise ConfigError(
-            "run() does not ask for tokens, and this server has auth=...; serve it by "
-            "runtime.server.streamable_http_app(auth=..., token_verifier=...) of `async with open_runtime(server)`"
-        )
-    return given
+    return None if transport == "stdio" else given
 
 
 Server.serve_alone = _serve_server
