@@ -18,7 +18,7 @@ from attrs import define, field
 
 from mcpactors.transports.lines.framing import LongLine
 
-__all__ = ["DROPPED", "FEW", "LOGS_KEPT", "SAID", "SKIPPED", "Allowance", "cost", "thinned"]
+__all__ = ["DROPPED", "FEW", "LOGS_KEPT", "READ", "SAID", "SKIPPED", "Allowance", "cost", "thinned"]
 
 # --- What need not be read --------------------------------------------------------------------------------------------
 
@@ -51,10 +51,21 @@ def thinned(lines: Lines, token_of: TokenOf, logs: float = math.inf) -> Lines:
     """
     if len(lines) < 2:
         return lines
-    later = _Later(token_of, logs)
-    kept = [line for line in reversed(lines) if not later.replaces(line)]
+    later, kept = _Later(token_of, logs), list[bytes | LongLine]()
+    for line in reversed(lines):
+        if (  # most lines of a flood are told by this
+            isinstance(line, bytes) and (line.startswith(later.alike) or line in later.changes) and not _doubtful(line)
+        ):
+            continue
+        if not later.replaces(line):
+            kept.append(line)
     kept.reverse()
     return kept
+
+
+def _doubtful(line: bytes) -> bool:
+    """Whether it may be no notification, whatever it begins with."""
+    return line.find(b'"id"') >= 0 or line.find(b"\\u006") >= 0  # the escapes of its letters; `in` takes thrice as long
 
 
 @define(eq=False)
@@ -63,20 +74,19 @@ class _Later:
 
     token_of: TokenOf
     logs: float
-    _changes: set[bytes] = field(factory=set)
+    changes: set[bytes] = field(factory=set)
+    """Of lines that are replaced, unless there is doubt about them, some whole ones; and `alike`, how others begin."""
+    alike: tuple[bytes, ...] = ()
+    _needless: tuple[bytes, ...] = ()  # how the last log began that was not kept: no more are
     _progress: dict[bytes, bytes | None] = field(factory=dict)  # token -> its last line; None once that was tried
-    _alike: bytes = b"\n"  # how progress begins that is replaced; no line has this
 
     def replaces(self, line: bytes | LongLine) -> bool:
         """Whether the line need not be parsed, now that all after it have been looked at."""
         if isinstance(line, LongLine):
             return self._ends()
-        doubtful = b'"id"' in line or b"\\u006" in line  # the escapes of its letters
-        if not doubtful and (line.startswith(self._alike) or line in self._changes):
-            return True
         if not line.startswith(_BEGINNINGS):
             return False
-        if doubtful:
+        if _doubtful(line):
             return self._ends()
         found = _NOTIFICATION.match(line)
         if found is None:
@@ -84,10 +94,14 @@ class _Later:
         if found.lastindex == _PROGRESS:
             return self._replaces_progress(line)
         if found.lastindex != _LOG:
-            self._changes.add(line)
+            self.changes.add(line)
             return False
         self.logs -= 1
-        return self.logs < 0 or self._ends()
+        if self.logs >= 0:
+            return self._ends()
+        self._needless = (found[0],)
+        self.alike = (*self._needless, *self.alike[-1:])
+        return True
 
     def _replaces_progress(self, line: bytes) -> bool:
         found = _TOKEN.search(line)
@@ -103,13 +117,13 @@ class _Later:
             self._progress[token] = line
             return False
         self._progress[token] = None
-        self._alike = newer[: same.end()]
+        self.alike = (*self._needless, newer[: same.end()])
         return True
 
     def _ends(self) -> bool:
-        self._changes.clear()
+        self.changes.clear()
         self._progress.clear()
-        self._alike = b"\n"
+        self.alike = self._needless
         return False
 
 
@@ -117,15 +131,21 @@ class _Later:
 
 SAID: Final = 20e-6
 """Seconds that a message costs that nobody waits for: rough ones, which say how the costs compare. `SKIPPED`: a line
-that cannot be read. `DROPPED`: one that was not looked into."""
+that cannot be read. `DROPPED`: one that was not looked into; `READ`: to read so much at once that there were any."""
 SKIPPED: Final = 4e-6
-DROPPED: Final = 0.5e-6
+DROPPED: Final = 0.25e-6
+READ: Final = 150e-6
 _BYTE: Final = 5e-9
 SHARE: Final = 0.005
 """Of all time, for what nobody waits for: 250 messages a second. With what else it takes to read at all, and what it
-costs the peer to say it, a flood comes to some 3 and 5 % of a processor."""
+costs the peer to say it, a flood comes to some 2 % and 4 % of a processor."""
 BURST: Final = 0.125
-"""Seconds for it at once, after silence: 6,000 messages, or more than 100,000 of which most need not be read."""
+"""Seconds for it, after silence, sooner than at that share: 6,000 messages, or 200,000 of which most need not be
+read."""
+HASTE: Final = 0.1
+"""The share of the time at which those are used up: a reply behind 100,000 lines of progress is half a second late."""
+AT_ONCE: Final = 0.005
+"""Seconds for it at once: within any twentieth of a second it gets no more than twice this."""
 LONGEST: Final = 0.5
 """Seconds to wait at once; only a pipe full of rubbish comes to so much."""
 _SHORTEST: Final = 0.001
@@ -146,20 +166,23 @@ class Allowance:
     """
 
     _left: float = BURST
+    _now: float = AT_ONCE
     _at: float = 0.0
 
     @property
     def strained(self) -> bool:
-        """Whether half of it is gone: it floods."""
-        return self._left < BURST / 2
+        """Whether a quarter of it is gone: it floods."""
+        return self._left < BURST * 3 / 4
 
     def spend(self, seconds: float) -> None:
         """So much more was for nobody."""
         self._left = max(self._left - seconds, -LONGEST * SHARE)
+        self._now = max(self._now - seconds, -LONGEST * HASTE)
 
     def wait(self, now: float) -> float:
         """Seconds to wait before more is read; often 0. `now` is on a clock that never goes back."""
         self._left = min(self._left + (now - self._at) * SHARE, BURST)
+        self._now = min(self._now + (now - self._at) * HASTE, AT_ONCE)
         self._at = now
-        owed = -self._left / SHARE
+        owed = max(-self._left / SHARE, -self._now / HASTE)
         return owed if owed >= _SHORTEST else 0.0

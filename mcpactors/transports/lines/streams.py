@@ -33,7 +33,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from mcpactors.runtime.policy import DEFAULT_BACKEND, BackendLimits
-from mcpactors.transports.lines.flood import DROPPED, FEW, LOGS_KEPT, SAID, SKIPPED, Allowance, cost, thinned
+from mcpactors.transports.lines.flood import DROPPED, FEW, LOGS_KEPT, READ, SAID, SKIPPED, Allowance, cost, thinned
 from mcpactors.transports.lines.framing import BOM, WHY, LineFramer, LongLine, Skip, misshapen, salvage_id, why_not_json
 from mcpactors.transports.lines.strict import fault, long_id
 from mcpactors.transports.owed import Owed, refusal
@@ -300,7 +300,7 @@ class StdioReader(ObjectReceiveStream[SessionMessage | Exception]):
             dropped = read - len(lines)
             self._seen += dropped
             self._coalesced += dropped
-            self._allowance.spend(dropped * DROPPED)
+            self._allowance.spend(READ + dropped * DROPPED if dropped else 0)
         self._lines.extend(lines)
 
     async def _receive_some(self) -> bytes:
