@@ -17,6 +17,7 @@ from mcpactors.transports.asgi import ASGIApp, Receive, Scope, Send
 from mcpactors.transports.http_server.bearer import Bearer
 from mcpactors.transports.http_server.serving import serve_http
 from tests.transports.http_old import HELLO, endpoint, request
+from tests.transports.http_old import call as old_call
 from tests.transports.http_raw import HANG, RawClient, connected
 from tests.transports.tokens import (
     METADATA,
@@ -142,6 +143,14 @@ async def test_f35_a_session_of_another_principal_is_as_one_that_never_was() -> 
             assert foreign.status == 404
         own = {"Mcp-Session-Id": begun.fields["mcp-session-id"], **bearer("ada")}
         assert (await ask(port, request("POST", ping, own))).status == 200
+
+
+async def test_a_session_goes_on_with_the_next_token_of_its_principal_and_handlers_see_that_one() -> None:
+    async with asking() as port:
+        begun = await ask(port, request("POST", HELLO_AGAIN, bearer("ada")))
+        for token in ("ada", "ada2"):
+            fields = {"Mcp-Session-Id": begun.fields["mcp-session-id"], **bearer(token)}
+            assert f"ada with {token}".encode() in (await ask(port, request("POST", old_call(1, "who"), fields))).body
 
 
 async def test_f35_what_is_posted_to_the_sse_stream_of_another_principal_finds_none() -> None:

@@ -35,7 +35,10 @@ def settings(**more: Any) -> AuthSettings:
 
 @define(eq=False)
 class Tokens:
-    """Knows `ada` and `eve`, who are users of one app, and some tokens that are not enough, or of no use at all."""
+    """Knows `ada` and `eve`, who are users of one app, and some tokens that are not enough, or of no use at all.
+
+    `ada2` is another token of ada's.
+    """
 
     asked: list[str] = field(factory=list)
     go: trio.Event = field(factory=trio.Event)
@@ -49,12 +52,12 @@ class Tokens:
             await self.go.wait()
         if token == "broken":
             raise RuntimeError("the key is sesame")
-        if token not in ("ada", "eve", "slow", "scopeless", "expired", "elsewhere"):
+        if token not in ("ada", "ada2", "eve", "slow", "scopeless", "expired", "elsewhere"):
             return None
         return AccessToken(
             token=token,
             client_id="app",
-            subject=token,
+            subject=token.rstrip("2"),
             scopes=[] if token == "scopeless" else ["tools", "more"],
             expires_at=int(time.time()) - 1 if token == "expired" else self.ends,
             resource="https://other.example.org/mcp" if token == "elsewhere" else HERE,
