@@ -24,7 +24,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from mcpactors.backends import load_server
 from mcpactors.config import MCPConfig, ModuleServer
-from mcpactors.errors import BackendStartError, ConfigError, MCPActorsError
+from mcpactors.errors import BackendStartError, ConfigError, MCPActorsError, notes_of
 from mcpactors.foreign import low_level
 from mcpactors.host import need_trio, open_runtime
 from mcpactors.meaning import Composite, as_config, transport_of
@@ -219,4 +219,5 @@ def _reason(error: BaseException) -> str:
     while isinstance(leaves[0], BaseExceptionGroup):
         leaves[:1] = leaves[0].exceptions
     ours = [leaf for leaf in leaves if isinstance(leaf, MCPActorsError)]
-    return str((ours or leaves)[0]) or type(leaves[0]).__name__
+    said = str((ours or leaves)[0]) or type(leaves[0]).__name__
+    return ": ".join((said, *notes_of(error)))

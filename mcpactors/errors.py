@@ -36,6 +36,8 @@ __all__ = [
     "SessionForgotten",
     "SessionInDoubt",
     "TooManyHops",
+    "notes_of",
+    "said_of",
 ]
 
 INVALID_REQUEST: Final = -32600
@@ -196,3 +198,21 @@ class SessionForgotten(Exception):
 
 class SessionInDoubt(Exception):
     """Marks an error of the backend's that is about its session or about what was asked: nothing says which."""
+
+
+# --- For people ---------------------------------------------------------------------------------------------------
+
+
+def said_of(error: BaseException) -> str:
+    """An error in a line: the innermost of a group, and what was noted on its way out."""
+    leaf = error
+    while isinstance(leaf, BaseExceptionGroup):
+        leaf = leaf.exceptions[0]
+    said = str(leaf) if isinstance(leaf, MCPActorsError) else f"{type(leaf).__name__}: {leaf}"
+    return ": ".join((said, *notes_of(error)))
+
+
+def notes_of(error: BaseException) -> list[str]:
+    """What was noted (PEP 678) on an error, or on the groups that it is the innermost of."""
+    inner = notes_of(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else []
+    return [*inner, *getattr(error, "__notes__", ())]

@@ -41,6 +41,7 @@ from mcpactors.errors import (
     CallTimeout,
     QuestionRefused,
     SessionForgotten,
+    said_of,
 )
 from mcpactors.runtime.actor import part
 from mcpactors.runtime.hops import HOPS, hops_of
@@ -186,7 +187,7 @@ class BackendSession:
         except BaseException as error:
             passing, own = part(error)
             if own is not None:
-                said = _innermost(own)
+                said = said_of(own)
                 self._not_opened = BackendStartError(f"{self._name} did not open a session: {said}")
                 logger.info("%s: a session ended: %s", self._name, said)
             if passing is not None:
@@ -492,9 +493,3 @@ def _answer(outcome: Outcome) -> dict[str, Any]:
 
 def _list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
-
-
-def _innermost(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -18,7 +18,7 @@ from typing import Final, Literal
 import trio
 from attrs import asdict, define, evolve, field, frozen
 
-from mcpactors.errors import ActorStopped, MCPActorsError
+from mcpactors.errors import ActorStopped, said_of
 from mcpactors.runtime.actor import Actor, part, run_actor
 from mcpactors.runtime.mailbox import ActorRef, Down, MailboxStatistics
 from mcpactors.runtime.poison import Suspects
@@ -322,7 +322,7 @@ class Supervisor:
         return f"{said} ({words})" if words else said
 
     def _note(self, child: _Child, crash: BaseException) -> None:
-        child.last_exit = self._with_last_words(child, _said(crash))
+        child.last_exit = self._with_last_words(child, said_of(crash))
         logger.log(
             logging.WARNING if child.state == "running" else logging.INFO,
             "actor %s crashed: %s",
@@ -346,10 +346,3 @@ async def _ended(children: Iterable[_Child], deadline: float) -> None:
         if not child.ended.is_set():
             name = child.spec.ref.name
             logger.warning("actor %s does not end within %g s of being stopped", name, STOP_PATIENCE)
-
-
-def _said(error: BaseException) -> str:
-    """The innermost error of a group, in a line for people."""
-    while isinstance(error, BaseExceptionGroup) and error.exceptions:
-        error = error.exceptions[0]
-    return str(error) if isinstance(error, MCPActorsError) else f"{type(error).__name__}: {error}"

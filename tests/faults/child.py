@@ -14,7 +14,7 @@ import time
 from typing import Any
 
 TOOLS = """
-    echo ignore crash die_within say say_long endless close_stdin close_stdout
+    echo ignore crash die_by leave die_within say say_long endless close_stdin close_stdout
     ask_and_never_read ignore_everything spawn
 """
 
@@ -66,6 +66,14 @@ def ignore(identity: object) -> None:
 
 def crash(identity: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_by(identity: object, number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+def leave(identity: object, code: int) -> None:
+    sys.exit(code)
 
 
 def die_within(identity: object, cut: int) -> None:

@@ -19,7 +19,7 @@ while IFS= read -r line; do
     id=${id%%[!0-9]*}
     case $line in
     (*'"method":"initialize"'*)
-        answer '{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"sh","version":"0"}}' ;;
+        answer '{"protocolVersion":"'"${REVISION-2025-11-25}"'","capabilities":{"tools":{}},"serverInfo":{"name":"sh","version":"0"}}' ;;
     (*'"method":"tools/list"'*)
         tool='"inputSchema":{"type":"object"}}'
         answer '{"tools":[{"name":"echo",'"$tool"',{"name":"ignore",'"$tool"',{"name":"spawn",'"$tool"']}' ;;

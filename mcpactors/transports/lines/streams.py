@@ -109,6 +109,8 @@ class StdioWriter(ObjectSendStream[SessionMessage]):
     limit: int
     owed: Owed = field(factory=lambda: Owed(StdioLimits().requests, StdioLimits().request_bytes))
     broken: trio.Event = field(factory=trio.Event, init=False)
+    lost: bool = field(default=False, init=False)
+    """Whether the child has hung up, and not we."""
     _closed: bool = field(default=False, init=False)
     _lines: list[bytes] = field(factory=list, init=False)
     _held: int = field(default=0, init=False)
@@ -152,6 +154,7 @@ class StdioWriter(ObjectSendStream[SessionMessage]):
 
     def hang_up(self) -> None:
         """The child is dead to us: what was not written yet is dropped."""
+        self.lost |= not self._closed
         self.broken.set()
         self._lines.clear()
         self._wake_all()

@@ -84,7 +84,8 @@ async def stdio_client(
     """Starts `command` (no shell, a session of its own) and yields the streams from and to it.
 
     It is a nursery block: an exception from inside comes out in a group. Leaving it takes the child's whole process
-    group down, within `limits`, also when cancelled. Raises BackendStartError when the command cannot be started.
+    group down, within `limits`, also when cancelled; where the child has hung up before, how it ended is noted on the
+    exception (PEP 678). Raises BackendStartError when the command cannot be started.
     """
     mark = new_mark()
     marks = os.environ.get(VARIABLE, "") + mark
@@ -102,14 +103,20 @@ async def stdio_client(
         nursery.start_soon(_notice_closed_stdin, stdin, writer)
         nursery.start_soon(_notice_exit, process.pid, writer)
         nursery.start_soon(wake_after_last_words, reader)
+        ending = None
         try:
-            yield reader, writer
-        finally:
-            with trio.CancelScope(shield=True):
-                writer.close()
-                await _end(process, mark, pipes, limits, heard)
-                LEADERS.discard(process.pid)
-            nursery.cancel_scope.cancel()
+            try:
+                yield reader, writer
+            finally:
+                with trio.CancelScope(shield=True):
+                    writer.close()
+                    ending = await _end(process, mark, pipes, limits, heard)
+                    LEADERS.discard(process.pid)
+                nursery.cancel_scope.cancel()
+        except BaseException as error:
+            if writer.lost and ending is not None:
+                error.add_note(ending)
+            raise
 
 
 async def _start(command: str, args: Sequence[str], env: dict[str, str], cwd: str | Path | None) -> trio.Process:
@@ -185,9 +192,11 @@ async def wake_after_last_words(reader: StdioReader) -> None:
 # --- Its end ------------------------------------------------------------------------------------------------------
 
 
-async def _end(process: trio.Process, mark: str, pipes: Pipes, limits: StdioLimits, heard: trio.Event) -> None:
-    """The ladder. The writer has been told to close stdin; call it shielded."""
+async def _end(process: trio.Process, mark: str, pipes: Pipes, limits: StdioLimits, heard: trio.Event) -> str | None:
+    """The ladder; returns how the process ended, where that is known. The writer has been told to close stdin; call it
+    shielded."""
     kin: dict[int, int] = {}
+    by_itself = True
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_discard, pipes[1])
         try:
@@ -197,6 +206,7 @@ async def _end(process: trio.Process, mark: str, pipes: Pipes, limits: StdioLimi
                     await _exited(process)
                 if not waiting.cancelled_caught:
                     break
+                by_itself = False
                 await _family(process, mark, kin)
                 _signal_group(process, last_resort)
             await _reap(process, mark, kin, limits.kill_grace)
@@ -206,6 +216,16 @@ async def _end(process: trio.Process, mark: str, pipes: Pipes, limits: StdioLimi
             for pipe in pipes:
                 await pipe.aclose()
             nursery.cancel_scope.cancel()
+    return _ending(process.returncode) if by_itself else "its process ran on"
+
+
+def _ending(code: int | None) -> str | None:
+    """For people; `code` is negative for a signal, as `subprocess` has it."""
+    if code is None or code >= 0:
+        return None if code is None else f"its process exited with {code}"
+    with suppress(ValueError):  # a signal without a name: SIGRTMIN + 1
+        return f"its process was ended by {signal.Signals(-code).name}"
+    return f"its process was ended by signal {-code}"
 
 
 async def _discard(stdout: trio.abc.ReceiveStream) -> None:
