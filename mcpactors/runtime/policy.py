@@ -143,8 +143,8 @@ class ClientLimits:
     """What is taken of the clients of what is served. A wrong value raises ValueError naming it."""
 
     in_flight: int = field(default=64, validator=whole(1))
-    """Calls of one connection that run at one time; the next wait for their turn. Of those to one mount eight may run
-    whatever the others do."""
+    """Requests of one connection that run at one time; the next wait for their turn. Of those to one mount, and of
+    lists, eight may run whatever the others do."""
     body: int = field(default=4 * _MIB, validator=whole(1 * _KIB))
     """Bytes of the body of a request over HTTP, and of a WebSocket message."""
     line: int = field(default=16 * _MIB, validator=whole(1 * _KIB))

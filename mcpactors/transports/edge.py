@@ -128,7 +128,7 @@ class Surroundings:
     calls: CallLimits = DEFAULT_CALLS
     """What one call may send before its result."""
     in_flight: int = DEFAULT_CLIENTS.in_flight
-    """Calls of one connection that run at one time."""
+    """Requests of one connection that run at one time."""
     goes_to: Callable[[str, Mapping[str, Any]], Hashable] = lambda method, params: None
     """Where a request goes, as far as is known now, by its method and params: each place has turns of its own."""
     hop_limit: int = HOP_LIMIT
@@ -206,11 +206,9 @@ class _Edge:
         if method in SDK_ANSWERS:
             if method == "ping":
                 return await call_next(ctx)
-            await self._introduce(ctx)
-            said = await call_next(ctx)
-            if isinstance(said, dict) and asked_for_gateways(ctx.params or {}):
-                return with_gateways(said, *self._surroundings.gateways())
-            return said
+            if method == "initialize":  # who reads for the client waits for it: there is one at a time
+                return await self._introduced(ctx, call_next)
+            return await self._in_turn(ctx, lambda turn: self._introduced(ctx, call_next))
         if method in SPEC_CLIENT_METHODS and (method, revision) not in CLIENT_REQUESTS:
             raise MCPError(METHOD_NOT_FOUND, f"{method} is not a method of MCP {revision}", method)
         params = ctx.params or {}
@@ -230,15 +228,7 @@ class _Edge:
             return await self._listen(ctx, params, caller)
         if method in INPUT_REQUIRED_METHODS:
             return await self._in_turn(ctx, partial(self._begin, ctx, caller, params))
-        if method == "resources/unsubscribe" and not _let_go(connection, params.get("uri")):
-            return EmptyResult()  # nothing to end here: it is counted who watches, and others may go on
-        request = Request(method, params, caller)
-        if method != "resources/subscribe":
-            return await self._call(ctx, request)
-        _check_watched([params.get("uri")], connection.state.get(_CHANGES))
-        result = await self._call(ctx, request)
-        await self._watch(connection, params["uri"])
-        return result
+        return await self._in_turn(ctx, partial(self._ask, ctx, Request(method, params, caller)))
 
     async def _in_turn(self, ctx: _Context, answer: Callable[[Turn | None], Awaitable[HandlerResult]]) -> HandlerResult:
         """A request, once it is its turn among those of its connection."""
@@ -266,16 +256,31 @@ class _Edge:
             return await self._sealed(ctx, partial(self._call_in_rounds, caller))
         return await self._call(ctx, Request(ctx.method, params, caller), turn)
 
-    async def _introduce(self, ctx: _Context) -> None:
+    async def _ask(self, ctx: _Context, request: Request, turn: Turn | None) -> HandlerResult:
+        """A list, a completion, or what a client watches."""
+        connection: Connection = ctx.session._connection
+        uri = request.params.get("uri")
+        if request.method == "resources/unsubscribe" and not _let_go(connection, uri):
+            return EmptyResult()  # nothing to end here: it is counted who watches, and others may go on
+        if request.method != "resources/subscribe":
+            return await self._call(ctx, request, turn)
+        _check_watched([uri], connection.state.get(_CHANGES))
+        result = await self._call(ctx, request, turn)
+        await self._watch(connection, request.params["uri"])
+        return result
+
+    async def _introduced(self, ctx: _Context, call_next: CallNext) -> HandlerResult:
+        """What this says of itself; the root's own middleware may refuse to."""
         own = self._own()
-        if own is None:
-            return
-        try:
-            outcome = await own.ask(Request(ctx.method, ctx.params or {}, Caller(ctx.protocol_version)))
-        except MCPActorsError:
-            return  # it is down, and what is mounted on it is not
-        if isinstance(outcome, Failure):
-            raise MCPError(outcome.code, outcome.message, outcome.data)
+        if own is not None:
+            with suppress(MCPActorsError):  # it is down, and what is mounted on it is not
+                outcome = await own.ask(Request(ctx.method, ctx.params or {}, Caller(ctx.protocol_version)))
+                if isinstance(outcome, Failure):
+                    raise MCPError(outcome.code, outcome.message, outcome.data)
+        said = await call_next(ctx)
+        if isinstance(said, dict) and asked_for_gateways(ctx.params or {}):
+            return with_gateways(said, *self._surroundings.gateways())
+        return said
 
     # --- Changes --------------------------------------------------------------------------------------------------
 
