@@ -93,17 +93,12 @@ class Bearer:
         return asked
 
     async def _identified(self, scope: Scope, send: Send) -> AuthenticatedUser | None:
-        """Who asks. None: that is not known, or not enough, which was answered."""
+        """Who asks. None: that is not known, or not enough, which was answered. Raises what the verifier raises."""
         given = [value for name, value in scope["headers"] if name == b"authorization"]
         found: tuple[AuthCredentials, AuthenticatedUser] | None = None
         if len(given) == 1 and given[0].isascii():
-            try:
-                with trio.move_on_after(self.patience) as waiting:
-                    found = await self._backend.authenticate(HTTPConnection(scope))
-            except Exception as error:
-                logger.error("a token could not be verified", exc_info=error)
-                await say(send, 500, "the token could not be verified")
-                return None
+            with trio.move_on_after(self.patience) as waiting:
+                found = await self._backend.authenticate(HTTPConnection(scope))
             if waiting.cancelled_caught:
                 logger.error("a token could not be verified within %g s", self.patience)
                 await say(send, 503, "the token could not be verified in time")
