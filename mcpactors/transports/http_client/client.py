@@ -96,7 +96,7 @@ async def http_dispatcher(
     when they are needed. `steadfast`: a backend that cannot be reached fails calls and nothing more. `turn` is awaited
     whenever some of a stream has been taken. Raises `BackendStartError`: the URL is none.
     """
-    endpoint = Endpoint(url, headers or {}, client, ssl_context)
+    endpoint = await Endpoint.at(url, headers or {}, client, ssl_context)
     dispatcher = HTTPDispatcher(endpoint, steadfast, turn, taken)
     try:
         yield dispatcher

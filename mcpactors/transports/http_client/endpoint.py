@@ -6,13 +6,15 @@ Rule: one origin. What was given for it (headers, credentials) goes there and no
 from __future__ import annotations
 
 import ssl
+import threading
 from base64 import b64encode
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, Self
 from urllib.request import getproxies, proxy_bypass
 
 import httpx2
+import trio
 from attrs import define, field
 
 from mcpactors.errors import BackendStartError, ConfigError
@@ -44,15 +46,12 @@ KEEP_METHOD: Final = (307, 308)
 REDIRECTS: Final = (301, 302, 303, *KEEP_METHOD)
 MAX_REDIRECTS: Final = 5
 _PORTS: Final = {"http": 80, "https": 443}
+_reading: Final = threading.Lock()  # whoever comes while what the system trusts is being read has it from there
 
 
 @define(eq=False)
 class Endpoint:
-    """A URL that was given, with the headers that go with every request to it.
-
-    Raises:
-        BackendStartError: nothing can be served at such a URL, or a header cannot be sent.
-    """
+    """A URL that was given, with the headers that go with every request to it: see `at`."""
 
     given: str
     headers: Mapping[str, str]
@@ -63,6 +62,17 @@ class Endpoint:
     _url: httpx2.URL = field(init=False)
     _target: str = field(init=False)  # path and query; others once a redirect said that they are so for good
     _exchange: Exchange = field(init=False)
+
+    @classmethod
+    async def at(cls, url: str, headers: Mapping[str, str], client: Any, ssl_context: ssl.SSLContext | None) -> Self:
+        """One at this URL, with its parts as they are called above.
+
+        Raises:
+            BackendStartError: nothing can be served at such a URL, or a header cannot be sent.
+        """
+        if client is None and ssl_context is None and (getproxies() or not url.lower().startswith("http:")):
+            ssl_context = await system_tls()
+        return cls(url, headers, client, ssl_context)
 
     def __attrs_post_init__(self) -> None:
         try:
@@ -116,10 +126,10 @@ class Endpoint:
         if self._is_proxied():
             timeout = httpx2.Timeout(CONNECT_TIMEOUT, read=None, write=None, pool=None)
             limits = httpx2.Limits(max_connections=None, max_keepalive_connections=256, keepalive_expiry=4)
-            owned = httpx2.AsyncClient(timeout=timeout, limits=limits, verify=self.ssl_context or True)
+            owned = httpx2.AsyncClient(timeout=timeout, limits=limits, verify=self.ssl_context or _system_tls())
             return ClientExchange(owned, self._origin, self._fields(host=False), owned=True)
         url = self._url
-        tls = (self.ssl_context or system_tls()) if url.scheme == "https" else None
+        tls = (self.ssl_context or _system_tls()) if url.scheme == "https" else None
         try:
             host = url.raw_host.decode("ascii").strip("[]")
             return Pool(host, url.port or _PORTS[url.scheme], tls, self._fields(host=True))
@@ -165,7 +175,17 @@ def trusting(ca: str) -> ssl.SSLContext:
         raise ConfigError(f"ca: {ca}: no certificates to trust: {error.strerror or error}; name a PEM file") from error
 
 
+async def system_tls() -> ssl.SSLContext:
+    """What the system trusts, or what SSL_CERT_FILE and SSL_CERT_DIR name. Read once, which takes a tenth of a second,
+    in a thread: not one that handlers could have used up."""
+    return await trio.to_thread.run_sync(_system_tls, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1))
+
+
+def _system_tls() -> ssl.SSLContext:
+    with _reading:
+        return _read_tls()
+
+
 @cache
-def system_tls() -> ssl.SSLContext:
-    """What the system trusts, or what SSL_CERT_FILE and SSL_CERT_DIR name; reading it takes a while."""
+def _read_tls() -> ssl.SSLContext:
     return ssl.create_default_context()

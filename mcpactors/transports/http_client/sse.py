@@ -63,7 +63,7 @@ async def sse_client(
     Raises:
         BackendStartError: the URL is none, or has not said where to post within `connect_timeout` seconds.
     """
-    stream = Endpoint(url, headers or {}, client, ssl_context)
+    stream = await Endpoint.at(url, headers or {}, client, ssl_context)
     posts: Endpoint | None = None
     try:
         arrivals = _Arrivals(str(stream), taken.message)
@@ -71,7 +71,7 @@ async def sse_client(
             with trio.fail_after(connect_timeout):
                 answer = await _open(stream)
                 where = _where(url, str(stream), await arrivals.endpoint(answer))
-                posts = Endpoint(where, headers or {}, client, ssl_context)
+                posts = await Endpoint.at(where, headers or {}, client, ssl_context)
         except trio.TooSlowError:
             raise BackendStartError(f"{stream}: no event stream within {connect_timeout:g} s; check its URL") from None
         async with trio.open_nursery() as nursery:

@@ -101,7 +101,7 @@ class _Place:
             raise BackendStartError(f"{self} cannot be reached: {error.strerror or error}; is it running?") from error
         try:
             if self._url.scheme == "wss":
-                tls = self._ssl_context or system_tls()
+                tls = self._ssl_context or await system_tls()
                 secured = trio.SSLStream(stream, tls, server_hostname=host, https_compatible=True)
                 stream = secured
                 await secured.do_handshake()
