@@ -268,28 +268,31 @@ _LEFT: Final = Failure(-32800, "the caller left before the call had ended")
 class _Clock:
     """Tells calls that their deadline may have come: one task a run, instead of a cancel scope a call.
 
-    A call is looked at when the earliest of its deadlines so far has come; calls that have ended are swept out when
-    they are most of what is here.
+    A call is looked at when the earliest of its deadlines so far has come. One that has ended is held no more, as its
+    outcome would be with it; its number is swept out when such are most of what is here.
     """
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Replies]] = []
-        self._numbers = count()
+        self._heap: list[tuple[float, int]] = []
+        self._calls: dict[int, Replies] = {}
+        self.numbers = count()
         self._ended = 0
         self._sooner = trio.Event()
 
     def watch(self, replies: Replies) -> None:
         """Look at this call when the wait that it begins must end."""
         at = replies._watched_until = replies._waits_until
-        heappush(self._heap, (at, next(self._numbers), replies))
-        if self._heap[0][2] is replies:
+        self._calls[replies._number] = replies
+        heappush(self._heap, (at, replies._number))
+        if self._heap[0][1] == replies._number:
             self._sooner.set()
 
-    def forget(self) -> None:
+    def forget(self, replies: Replies) -> None:
         """One of the calls has ended."""
+        self._calls.pop(replies._number, None)
         self._ended += 1
         if self._ended > SWEEP_AT and 2 * self._ended > len(self._heap):
-            self._heap = [entry for entry in self._heap if entry[2].channel.outcome is None]
+            self._heap = [entry for entry in self._heap if entry[1] in self._calls]
             heapify(self._heap)
             self._ended = 0
 
@@ -297,7 +300,9 @@ class _Clock:
         while True:
             now = trio.current_time()
             while self._heap and self._heap[0][0] <= now:
-                replies = heappop(self._heap)[2]
+                replies = self._calls.pop(heappop(self._heap)[1], None)
+                if replies is None:
+                    continue
                 replies._watched_until = math.inf
                 if replies.channel.outcome is None and replies.look_at_the_clock(now) < math.inf:
                     self.watch(replies)
@@ -338,6 +343,7 @@ class Replies:
         "_deadlines",
         "_due",
         "_idle_at",
+        "_number",
         "_progress",
         "_total_at",
         "_waits_until",
@@ -356,6 +362,7 @@ class Replies:
         self._due = False
         self._progress: deque[float] | None = None  # when the last few were passed on, once there were any
         self._clock = _clock_of_this_run()
+        self._number = next(self._clock.numbers)
 
     def __enter__(self) -> Self:
         return self
@@ -373,7 +380,7 @@ class Replies:
         if self.channel.outcome is None:
             self.channel.abandon(outcome)
         if self._watched_until != math.inf:
-            self._clock.forget()
+            self._clock.forget(self)
 
     @property
     def outcome(self) -> Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from weakref import ref
 
 import pytest
 import trio
@@ -37,6 +38,22 @@ async def test_p4_first_outcome_is_the_one_and_later_ones_are_counted_and_droppe
         assert await read(replies) == []
     assert replies.outcome == DONE
     assert replies.channel.late == 1
+
+
+async def test_f60_an_outcome_is_held_no_longer_than_its_caller_holds_it(autojump_clock) -> None:
+    class Value(dict[str, object]):
+        """A dict that can be watched."""
+
+    value = Value()
+    seen = ref(value)
+    async with trio.open_nursery() as nursery:
+        with Replies() as replies:
+            nursery.start_soon(read, replies)
+            await wait_all_tasks_blocked()
+            replies.channel.finish(Result(value))
+    assert seen() is value
+    del value, replies
+    assert seen() is None
 
 
 async def test_nothing_follows_the_outcome_and_what_comes_late_is_counted(autojump_clock) -> None:
