@@ -11,6 +11,7 @@ from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from functools import partial
 from itertools import count
 from typing import Any, Final
 
@@ -102,6 +103,12 @@ class _Runner(ServerRunner[Any]):
         return super()._serialize(method, LATEST_MODERN_VERSION if is_input_required(result) else version, result)
 
 
+async def _close_stream(reply: ReplyChannel) -> None:
+    """The server wants to be polled: the client's stream ends, and it asks for the rest (2025-11-25, SEP-1699)."""
+    reply.notice(CLOSE_STREAM, {})
+    await trio.lowlevel.checkpoint()
+
+
 class _CallContext:
     """The SDK's `DispatchContext` (and `Outbound`) for one call: everything the server sends goes to the reply.
 
@@ -118,7 +125,7 @@ class _CallContext:
         self.transport = _ASKS if caller.can_be_asked else _CANNOT_ASK
         self.message_metadata: MessageMetadata = None
         if caller.session is not None:  # whoever has one may come again for what it missed
-            self.message_metadata = ServerMessageMetadata(close_sse_stream=self._close_stream)
+            self.message_metadata = ServerMessageMetadata(close_sse_stream=partial(_close_stream, reply))
 
     @property
     def can_send_request(self) -> bool:
@@ -149,10 +156,6 @@ class _CallContext:
         else:
             self._reply.notice(method, params or {})
         await trio.lowlevel.checkpoint()  # so that whoever reads gets its turn
-
-    async def _close_stream(self) -> None:
-        """The server wants to be polled: the client's stream ends, and it asks for the rest (2025-11-25, SEP-1699)."""
-        await self.notify(CLOSE_STREAM, {})
 
     async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
         said: dict[str, Any] = {"progress": progress}
@@ -258,6 +261,7 @@ class LocalActor(Actor):
         try:
             return await runner.on_request(context, method, params)
         finally:
+            del runner.on_request  # a circle, that only a collection of garbage would end
             await aclose_shielded(connection)
 
     def _session_state(self, session: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import trio
 from attrs import define, field, frozen
 from mcp.server.connection import Connection
 from mcp.server.lowlevel import Server
-from mcp.server.runner import ServerRunner, modern_error_data, serve_one
+from mcp.server.runner import ServerRunner, aclose_shielded, modern_error_data
 from mcp.shared.dispatcher import CallOptions, coerce_request_id
 from mcp.shared.exceptions import MCPError, NoBackChannelError
 from mcp.shared.jsonrpc_dispatcher import handler_exception_to_error_data
@@ -165,7 +165,7 @@ class Serving:
         answer: Message = {"jsonrpc": "2.0", "id": said.id}
         try:
             with channel.scope:
-                answer["result"] = await self.runner(connection).on_request(channel, said.method, said.params)
+                answer["result"] = await self._result(connection, channel, said)
         except Exception as error:  # outside of the scope: a failure and a cancellation may come as one group
             known = handler_exception_to_error_data(error)
             if known is None:
@@ -181,14 +181,22 @@ class Serving:
         answer: Message = {"jsonrpc": "2.0", "id": said.id}
         try:
             with channel.scope:
-                answer["result"] = await serve_one(
-                    self.server, channel, said.method, said.params, connection=connection, lifespan_state=self.state
-                )
+                try:
+                    answer["result"] = await self._result(connection, channel, said)
+                finally:
+                    await aclose_shielded(connection)
         except Exception as error:
             answer = failed(said.id, modern_error_data(error))
         finally:
             channel.closed = True
         return None if channel.scope.cancel_called else answer
+
+    async def _result(self, connection: Connection, channel: Channel, said: JSONRPCRequest) -> dict[str, Any]:
+        runner = self.runner(connection)
+        try:
+            return await runner.on_request(channel, said.method, said.params)
+        finally:
+            del runner.on_request  # a circle, that only a collection of garbage would end
 
 
 def notification(method: str, params: Mapping[str, Any] | None) -> Message:
