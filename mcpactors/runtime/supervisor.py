@@ -12,6 +12,8 @@ import logging
 import math
 import random
 from collections.abc import Callable, Iterable, Mapping
+from contextvars import copy_context
+from functools import partial
 from types import MappingProxyType
 from typing import Final, Literal
 
@@ -124,6 +126,7 @@ class Supervisor:
         limit: RestartLimit = RestartLimit(),
     ) -> None:
         self._nursery = nursery
+        self._context = copy_context()  # of children: they outlive the call in which one is mounted, and whom it is for
         self._on_change = on_change
         self._jitter = jitter
         self._spread = Spread(limit)
@@ -136,7 +139,7 @@ class Supervisor:
             raise ValueError(f"an actor named {name!r} is already supervised; unmount it first or choose another name")
         spec.ref.suspects = Suspects(spec.policy.poison_after, spec.policy.probe_after)
         child = self._children[name] = _Child(spec)
-        self._nursery.start_soon(self._supervise, child, name=f"actor {name}")
+        self._context.run(partial(self._nursery.start_soon, self._supervise, child, name=f"actor {name}"))
 
     async def wait_settled(self, name: str) -> ChildState:
         """Wait until the child has started or failed to for the first time; the start timeout bounds this."""

@@ -156,7 +156,11 @@ async def test_f59_whatever_a_tool_raises_its_own_call_alone_suffers(
             assert (handle.state, handle.info().restarts) == ("running", 0)
 
 
-WALL_CLOCK = {"exchange.py": "the Date of a response", "faults.py": "a backend's Retry-After, where a date"}
+WALL_CLOCK = {
+    "exchange.py": "the Date of a response",
+    "faults.py": "a backend's Retry-After, where a date",
+    "bearer.py": "a token's expiry, which is a date: read once, when the token comes",
+}
 
 
 def test_f31_no_deadline_of_ours_is_on_the_wall_clock() -> None:

@@ -190,20 +190,22 @@ async def test_two_principals_on_two_websockets_side_by_side_are_each_themselves
     assert sorted(came) == ["ada with ada", "eve with eve"]
 
 
-async def test_a_server_that_was_mounted_in_somebodys_call_does_not_know_that_somebody_afterwards() -> None:
+@pytest.mark.parametrize("placed", [lambda server: server, create_proxy])
+async def test_a_server_that_was_mounted_in_somebodys_call_does_not_know_that_somebody_afterwards(placed: Any) -> None:
     main, later = Server("main"), Server("later")
     later.add_tool(who)
 
     @main.tool
     async def mount_it() -> str:
-        await runtime.mount(later, "later")
+        await runtime.mount(placed(later), "later")
         return who()
 
     with trio.fail_after(HANG):
         async with open_runtime(main) as runtime:
             async with runtime.serve_http(port=0, auth=settings(), token_verifier=Tokens()) as url:
                 assert b"ada with ada" in (await ask(port_of(url), new_call("ada", "mount_it"))).body
-                assert b"eve with eve" in (await ask(port_of(url), new_call("eve", "later_who"))).body
+                known = b"nobody" if placed is create_proxy else b"eve with eve"
+                assert known in (await ask(port_of(url), new_call("eve", "later_who"))).body
             async with runtime.client() as client:
                 assert "nobody" in str(await client.call_tool("later_who"))
 
