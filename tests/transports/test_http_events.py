@@ -17,7 +17,7 @@ notes = st.lists(
         st.integers(0, 2),
         st.sampled_from([STANDALONE, "1", "2"]),
         st.sampled_from([0, 1, 20, 99, 101]),
-        st.booleans(),
+        st.sampled_from([False, True, "given up"]),
         st.sampled_from([0, 1, 11]),
     ),
     max_size=40,
@@ -33,6 +33,9 @@ notes = st.lists(
         (0, STANDALONE, 1, False, 11),
     ]
 )
+@example([(0, "1", 101, True, 0)] * 6)
+@example([(0, "1", 1, "given up", 0)] * 11)
+@example([*[(0, "2", size, False, 0) for size in (1, 101, 1)], *[(0, "1", 101, True, 0)] * 5])
 def test_d4_no_more_is_kept_than_is_allowed_and_of_a_stream_nothing_from_its_middle(noted: list[Any]) -> None:
     async def run() -> None:
         log = EventLog(LIMITS)
@@ -42,8 +45,10 @@ def test_d4_no_more_is_kept_than_is_allowed_and_of_a_stream_nothing_from_its_mid
         ] = {}  # the number of each event, and whether it says something
         for which, stream, size, last, pause in noted:
             await trio.sleep(pause)
-            last = last and stream != STANDALONE
-            event = sessions[which].note(stream, b"x" * size, last=last)
+            ends = stream != STANDALONE
+            event = sessions[which].note(stream, b"x" * size, last=ends and last is True)
+            if ends and last == "given up":
+                sessions[which].answered(stream)
             sent.setdefault((which, event.stream), []).append((event.number, size > 0))
             held, size_held = log.held
             assert held <= LIMITS.events
@@ -53,6 +58,7 @@ def test_d4_no_more_is_kept_than_is_allowed_and_of_a_stream_nothing_from_its_mid
             for session in sessions:
                 assert len(session.kept) <= LIMITS.session_events
                 assert sum(len(e.json) for e in session.kept) <= LIMITS.session_bytes
+                assert len(session.missing) <= LIMITS.session_events
         for (which, stream), events in sent.items():
             for number, _ in events:
                 check(sessions[which], stream, number, [n for n, says in events if says and n > number])

@@ -110,7 +110,9 @@ class SessionEvents:
     """The requests that are unanswered; and whether what is sent for them is kept."""
     _streams: dict[str, int] = field(factory=dict, init=False)  # those that are open
     _opened: int = field(default=0, init=False)
-    _missing: dict[int, int] = field(factory=dict, init=False)  # of streams: the last event that is not kept any more
+    missing: dict[int, int] = field(factory=dict, init=False)
+    """Of streams: the last event that is not kept any more; of as many at most as events are kept."""
+    _unsure: int = field(default=0, init=False)  # up to this one some may be missing from any stream
 
     def ask(self, stream_id: str, *, keep: bool) -> None:
         """The client has asked; until there is a response its id is taken."""
@@ -136,8 +138,6 @@ class SessionEvents:
             return event
         if len(json) > limits.session_bytes:
             self._miss(event)
-            while len(self._missing) > limits.session_events:
-                del self._missing[next(iter(self._missing))]
         elif json:
             self.kept.append(event)
             self._size += len(json)
@@ -151,14 +151,16 @@ class SessionEvents:
         oldest = self.kept.pop(0)
         self._size -= len(oldest.json)
         self._log.remove(self, oldest)
-        if oldest.last:
-            self._missing.pop(oldest.stream, None)
+        if oldest.last or oldest.stream == 0:  # of notices some may be missing
+            self.missing.pop(oldest.stream, None)
         else:
             self._miss(oldest)
 
     def _miss(self, event: Kept) -> None:
         """A later one may be missing already: what is too large was never kept."""
-        self._missing[event.stream] = max(event.number, self._missing.get(event.stream, 0))
+        self.missing[event.stream] = max(event.number, self.missing.get(event.stream, 0))
+        if len(self.missing) > self._log.limits.session_events:  # no end of a stream need come that was given up
+            self._unsure = max(self._unsure, self.missing.pop(next(iter(self.missing))))
 
     def clear(self) -> None:
         """The session is over."""
@@ -172,8 +174,8 @@ class SessionEvents:
             return None
         place = Place(int(stream), int(number), next((k for k, n in self._streams.items() if n == int(stream)), None))
         if place.stream == 0:
-            return Place(0, place.number, STANDALONE)  # of notices some may be missing: better than none
-        if self._missing.get(place.stream, 0) > place.number:
+            return Place(0, place.number, STANDALONE)  # some may be missing: better than none
+        if max(self._unsure, self.missing.get(place.stream, 0)) > place.number:
             return None
         return place if place.key is not None or self._of(place.stream, place.number) else None
 
