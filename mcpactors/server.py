@@ -163,7 +163,8 @@ class Server(Components):
         """Raises `MountError`: the SDK's app would serve this server without what is mounted on it."""
         raise MountError(
             "an app of this server alone has nothing that is mounted on it; server.run('streamable-http') serves all, "
-            "and `async with open_runtime(server) as runtime` has runtime.server.streamable_http_app() for trio"
+            "and `async with open_runtime(server) as runtime` has runtime.server.streamable_http_app() for trio, which "
+            "asks for tokens only when it is given auth=... and token_verifier=..., whatever this server has"
         )
 
     def sse_app(self, **options: Any) -> NoReturn:

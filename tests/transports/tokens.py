@@ -44,8 +44,8 @@ class Tokens:
     asked: list[str] = field(factory=list)
     go: trio.Event = field(factory=trio.Event)
     """What the token `slow` waits for."""
-    ends: int | None = None
-    """When the tokens of ada and eve expire."""
+    lasts: int | None = None
+    """Seconds, and less than one more, for which a token is good from when it comes."""
 
     async def verify_token(self, token: str) -> AccessToken | None:
         self.asked.append(token)
@@ -57,12 +57,13 @@ class Tokens:
             await asyncio.sleep(0)
         if token not in ("ada", "ada2", "eve", "slow", "scopeless", "expired", "elsewhere"):
             return None
+        lasts = -1 if token == "expired" else self.lasts
         return AccessToken(
             token=token,
             client_id="app",
             subject=token.rstrip("2"),
             scopes=[] if token == "scopeless" else ["tools", "more"],
-            expires_at=int(time.time()) - 1 if token == "expired" else self.ends,
+            expires_at=None if lasts is None else int(time.time()) + lasts,
             resource="https://other.example.org/mcp" if token == "elsewhere" else HERE,
         )
 
