@@ -33,17 +33,11 @@ async def framed(
     """
     writer = StdioWriter(limits.outgoing)
     reader = StdioReader(name, stdout, writer, limits, Counter() if dropped is None else dropped)
-    written = trio.Event()
-
-    async def write() -> None:
-        await writer.run(stdin)
-        written.set()
-
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(write)
+        nursery.start_soon(writer.run, stdin)
         nursery.start_soon(wake_after_last_words, reader)
         try:
             yield reader, writer
         finally:
-            await close_written(writer, written, stdin, stdout, limits.exit_grace)
+            await close_written(writer, stdin, stdout, limits.exit_grace)
             nursery.cancel_scope.cancel()

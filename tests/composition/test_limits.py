@@ -36,7 +36,7 @@ from mcpactors.runtime.policy import BackendLimits
 from mcpactors.runtime.reply import Outcome, Replies, Result
 from mcpactors.transports.http_client.event_stream import EventReader, EventTooLong
 from mcpactors.transports.http_client.faults import Unreadable, read_message
-from mcpactors.transports.lines.serving import serve_duplex
+from mcpactors.transports.lines.front import serve_duplex
 from mcpactors.transports.stdio.child import StdioLimits
 from mcpactors.transports.turns import CLIENTS
 from mcpactors.transports.values import StdioTransport, limited

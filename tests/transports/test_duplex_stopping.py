@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from mcpactors import Server, open_runtime
-from mcpactors.transports.lines.serving import serve_duplex
+from mcpactors.transports.lines.front import serve_duplex
 from mcpactors.transports.lines.streams import StdioLimits
 
 server = Server("front")

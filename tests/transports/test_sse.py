@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,11 +15,12 @@ from mcp.client.sse import sse_client as sdk_sse_client
 from mcpactors import Client, Runtime, Server, create_proxy, open_runtime
 from mcpactors.errors import BackendStartError
 from mcpactors.runtime.policy import ClientLimits
+from mcpactors.transports.asgi import ASGIApp
 from mcpactors.transports.http_client.sse import sse_client
 from mcpactors.transports.http_server.sse import SSEFront
 from mcpactors.transports.values import SSETransport
 from tests.transports.http_old import HELLO, call, request
-from tests.transports.http_raw import HANG, RawClient, Reply, connected, hosted
+from tests.transports.http_raw import HANG, Hosted, RawClient, Reply, connected, hosted
 from tests.transports.http_scripted import ACCEPTED, Asked, Peer, chunk, error, reply, result, scripted, stream_head
 from tests.transports.test_http_sessions import Holding, as_user
 
@@ -29,6 +30,13 @@ async def front(main: Server) -> AsyncIterator[tuple[Runtime, int]]:
     with trio.fail_after(HANG):
         async with open_runtime(main) as runtime, runtime.serve_http(port=0) as url:
             yield runtime, urlsplit(url).port or 0
+
+
+@asynccontextmanager
+async def alone(sse: SSEFront, behind: Callable[[ASGIApp], ASGIApp] = lambda app: app) -> AsyncIterator[Hosted]:
+    """Nothing but this on a host."""
+    async with sse.run(), hosted(behind(sse)) as host:
+        yield host
 
 
 async def stream(client: RawClient) -> str:
@@ -74,7 +82,7 @@ async def test_d1_an_old_client_gets_its_stream_and_its_answers_on_it() -> None:
 async def test_f35_who_posts_to_the_stream_of_another_principal_finds_none() -> None:
     anna, ping = {"X-User": "anna"}, {"id": 1, "method": "ping"}
     with trio.fail_after(HANG):
-        async with open_runtime(Holding()) as runtime, hosted(as_user(SSEFront(runtime.server))) as host:
+        async with open_runtime(Holding()) as runtime, alone(SSEFront(runtime.server), as_user) as host:
             async with host.client() as client:
                 await client.write(request("GET", fields=anna, path="/sse"))
                 await client.until(b"data: ")
@@ -89,7 +97,7 @@ async def test_f35_who_posts_to_the_stream_of_another_principal_finds_none() -> 
 async def test_f43_there_are_so_many_streams_and_no_more_until_one_ends() -> None:
     clients = ClientLimits(sessions=1)
     with trio.fail_after(HANG):
-        async with open_runtime(Holding()) as runtime, hosted(SSEFront(runtime.server, clients=clients)) as host:
+        async with open_runtime(Holding()) as runtime, alone(SSEFront(runtime.server, clients=clients)) as host:
             async with host.client() as client:
                 await stream(client)
                 refused = await host.ask(request("GET", path="/sse"))

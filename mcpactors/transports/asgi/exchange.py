@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from email.utils import formatdate
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -30,6 +31,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+Upgraded = Callable[[Stream, bytes], Awaitable[None]]
 
 STOPPING: Final = "mcpactors.stopping"
 """In the `state` of a scope: an event that is set when what serves begins to stop."""
@@ -57,6 +59,8 @@ class Exchange:
     body_timeout: float
     closing: bool
     """Whether the connection ends with this exchange; also read when it is over."""
+    upgraded: Callable[[], Awaitable[None]] | None = field(default=None, init=False)
+    """What the connection is for when this is over; see `upgrade`."""
     lasting: bool = False
     """It goes on until somebody ends it: a stop tells the application that the client has left."""
     _start: Message | None = field(default=None, init=False)
@@ -147,10 +151,11 @@ class Exchange:
         else:
             raise RuntimeError(f"{kind} is not what may be sent now")
 
-    async def upgrade(self, fields: Iterable[tuple[bytes, bytes]]) -> tuple[Stream, bytes]:
-        """Answer 101 and give the connection away: the stream, and what has come on it behind the request's head.
+    async def upgrade(self, fields: Iterable[tuple[bytes, bytes]], serve: Upgraded) -> None:
+        """Answer 101 and give the connection away, with every wait on the client.
 
-        From now on, until it returns, both are the application's, with every wait on the client. Raises ClientGone.
+        Once the application has returned, `serve` is called with the stream, and with what has come on it behind the
+        request's head; nothing of the request is kept meanwhile. Raises ClientGone.
         """
         if self._start is not None or not self.wire.reader.body_done:
             raise RuntimeError("only a request that is not answered and has no body can be upgraded")
@@ -158,8 +163,7 @@ class Exchange:
         self.closing = True
         lines = [_STATUS_LINES[101], *(b"%b: %b\r\n" % (name, value) for name, value in fields)]
         await self.wire.write(_ended(lines, False, False))
-        ahead, self.wire.reader.ahead = self.wire.reader.ahead, b""
-        return self.wire.stream, ahead
+        self.upgraded = partial(serve, self.wire.stream, self.wire.reader.ahead)
 
     # --- The request --------------------------------------------------------------------------------------------------
 

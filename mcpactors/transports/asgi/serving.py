@@ -11,7 +11,7 @@ import errno
 import logging
 import math
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -172,9 +172,10 @@ class _Connection:
 
     host: HTTPHost
     stream: Stream
-    scope: trio.CancelScope = field(factory=trio.CancelScope, init=False)
     exchange: Exchange | None = field(default=None, init=False)
+    _scope: trio.CancelScope | None = field(default=None, init=False)
     _wire: Wire | None = field(default=None, init=False)
+    _upgraded: Callable[[], Awaitable[None]] | None = field(default=None, init=False)
     _late: bool = field(default=False, init=False)  # with sending
     _awaited: bool = field(default=False, init=False)  # a request has begun to come
     _halfway: bool = field(default=False, init=False)  # in the response that was the last
@@ -182,33 +183,39 @@ class _Connection:
 
     async def run(self) -> None:
         """Serve the client's requests, one after the other; nothing but a cancellation from outside gets out."""
-        limits = self.host.limits
         try:
-            with self.scope:
-                async with trio.open_nursery() as nursery:
-                    wire = self._wire = Wire(self.stream, RequestReader(limits.parse), nursery, limits.send_timeout)
-                    await self._serve(wire)
-            if self._late and self._awaited and not self._halfway:
-                await self._tell_late(wire)
+            await self._speak_http()
+            if self._upgraded is not None:
+                await self._upgraded()
         except Exception as error:
             logger.error("a connection failed", exc_info=error)
         finally:
             self.host.ended(self)
             await trio.aclose_forcefully(self.stream)
 
+    async def _speak_http(self) -> None:
+        limits = self.host.limits
+        async with trio.open_nursery() as nursery:
+            self._scope = nursery.cancel_scope
+            wire = self._wire = Wire(self.stream, RequestReader(limits.parse), nursery, limits.send_timeout)
+            await self._serve(wire)
+        self._wire = self._scope = None
+        if self._late and self._awaited and not self._halfway:
+            await self._tell_late(wire)
+
     def stop(self) -> None:
         """The server stops: an idle connection ends at once, another one with what it is at."""
         if self.exchange is not None:
             self.exchange.stop()
-        elif not self._awaited:
-            self.scope.cancel()
+        elif not self._awaited and self._scope is not None:
+            self._scope.cancel()
 
     def end_if_late(self, now: float) -> None:
         """Cancel what runs for this client, if the client has let it wait for too long."""
-        wire = self._wire
-        if wire is not None and (wire.read_by <= now or wire.write_by <= now):
+        wire, scope = self._wire, self._scope
+        if wire is not None and scope is not None and (wire.read_by <= now or wire.write_by <= now):
             self._late = wire.read_by <= now < wire.write_by
-            self.scope.cancel()
+            scope.cancel()
 
     async def _serve(self, wire: Wire) -> None:
         try:
@@ -221,7 +228,7 @@ class _Connection:
             await wire.write(plain_response(refused.status, refused.why))
         except ClientGone:
             return
-        if not wire.gone:
+        if self._upgraded is None and not wire.gone:
             await wire.linger(self.host.limits.linger)
 
     async def _next_head(self, wire: Wire) -> Head | None:
@@ -266,7 +273,7 @@ class _Connection:
         try:
             await exchange.run(host.app)
         finally:
-            self.exchange, self._halfway = None, exchange.halfway
+            self.exchange, self._halfway, self._upgraded = None, exchange.halfway, exchange.upgraded
         return not exchange.closing
 
     async def _tell_late(self, wire: Wire) -> None:

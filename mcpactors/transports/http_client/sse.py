@@ -78,7 +78,7 @@ async def sse_client(
             nursery.start_soon(posts.run)
             nursery.start_soon(arrivals.run, answer)
             leaving = _Posts(str(stream), posts, arrivals, nursery)
-            async with connected(str(stream), arrivals, leaving, StdioLimits.of(taken), serving=False) as both:
+            async with connected(str(stream), arrivals, leaving, StdioLimits.of(taken)) as both:
                 yield both
             nursery.cancel_scope.cancel()
     finally:

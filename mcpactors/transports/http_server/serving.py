@@ -24,8 +24,7 @@ from mcpactors.transports.http_server.guard import Names, names_of, refusal
 from mcpactors.transports.http_server.reply import say
 from mcpactors.transports.http_server.sessions import SessionLimits, Sessions
 from mcpactors.transports.http_server.sse import SSEFront
-from mcpactors.transports.websocket.frames import WebSocketLimits
-from mcpactors.transports.websocket.server import serve_websocket, wants_websocket
+from mcpactors.transports.websocket.server import WebSocketFront, wants_websocket
 
 __all__ = ["serve_http"]
 
@@ -67,8 +66,9 @@ async def serve_http(
     described = bearer.routes() if bearer is not None else []
     sse = SSEFront(server, drain=limits.drain, clients=clients)
     app = _app(manager, path, lambda: [*described, *routes()], sse, names, guarded)
+    sockets = WebSocketFront(server, limits.drain, clients)
     if websocket:
-        app = _with_websocket(server, path, limits.drain, clients, app, guarded)
+        app = _with_websocket(path, sockets, app, guarded)
     app = _guarded(names, app)
     stopping = trio.Event()
 
@@ -78,6 +78,8 @@ async def serve_http(
     async with listening(host, port, uds, ssl_context) as (listener, origin):
         async with (
             manager.run(),
+            sse.run(stopping),
+            sockets.run(stopping),
             serve(app, [listener], limits, lasts, state={STOPPING: stopping}),
         ):
             try:
@@ -116,15 +118,8 @@ def _app(
     return app
 
 
-def _with_websocket(
-    server: Server[Any], path: str, drain: float, clients: ClientLimits, app: ASGIApp, guarded: _Guard
-) -> ASGIApp:
-    limits = WebSocketLimits(message=clients.body)
-
-    async def spoken(scope: Scope, receive: Receive, send: Send) -> None:
-        await serve_websocket(server, scope, send, limits, drain, clients)
-
-    socket = guarded(spoken)
+def _with_websocket(path: str, sockets: WebSocketFront, app: ASGIApp, guarded: _Guard) -> ASGIApp:
+    socket = guarded(sockets)
 
     def either(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if wants_websocket(scope) and _is_endpoint(scope, path):

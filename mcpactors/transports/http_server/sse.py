@@ -8,6 +8,7 @@ MCP 2024-11-05, basic/transports "HTTP with SSE".
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 from urllib.parse import parse_qs
 from uuid import uuid4
@@ -22,11 +23,11 @@ from starlette.requests import Request
 from trio.abc import ReceiveStream, SendStream
 
 from mcpactors.runtime.policy import DEFAULT_CLIENTS, ClientLimits
-from mcpactors.transports.asgi import STOPPING, Receive, Scope, Send
+from mcpactors.transports.asgi import Receive, Scope, Send
 from mcpactors.transports.http_server.body import PARTS, BadBody, read_body
 from mcpactors.transports.http_server.outlet import COMMENT, EVENT_FIELDS, as_event
 from mcpactors.transports.http_server.reply import refuse, respond, whole_body
-from mcpactors.transports.lines.serving import serve_duplex
+from mcpactors.transports.lines.front import LinesFront
 from mcpactors.transports.lines.streams import StdioLimits
 
 __all__ = ["SSEFront"]
@@ -88,6 +89,16 @@ class SSEFront:
     clients: ClientLimits = DEFAULT_CLIENTS
     drain: float = 30.0
     _open: dict[str, _Mail] = field(factory=dict, init=False)
+    _lines: LinesFront = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        limits = self.clients
+        lines = StdioLimits(line=limits.body + 1, depth=limits.depth, id=limits.id, parts=PARTS)
+        self._lines = LinesFront(self.server, lines, self.drain)
+
+    def run(self, stopping: trio.Event | None = None) -> AbstractAsyncContextManager[object]:
+        """Serve while the block lasts, which has to be longer than any request; see `LinesFront.run`."""
+        return self._lines.run(stopping)
 
     def is_for(self, scope: Scope) -> bool:
         """Whether a request is for this."""
@@ -109,14 +120,11 @@ class SSEFront:
             await refuse(send, 503, INTERNAL_ERROR, "Too many open sessions")
             return
         identity, mail = uuid4().hex, _Mail(_principal(scope))
-        metadata = ServerMessageMetadata(request_context=Request(dict(scope)))
-        limits = self.clients
-        lines = StdioLimits(line=limits.body + 1, depth=limits.depth, id=limits.id, parts=PARTS)
-        stopping = scope.get("state", {}).get(STOPPING)
+        metadata = ServerMessageMetadata(request_context=Request(scope))
 
         async def feed(emit: Emit) -> None:
             await emit(as_event(f"{self.messages}?session_id={identity}".encode(), kind="endpoint"))
-            await serve_duplex(self.server, mail, _Events(emit), lines, stopping, self.drain, metadata)
+            await self._lines.serve(mail, _Events(emit), metadata)
 
         self._open[identity] = mail
         try:

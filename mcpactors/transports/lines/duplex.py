@@ -1,7 +1,7 @@
-"""Two streams of lines with a client or a backend at their other end: how they are opened, and closed for good.
+"""Two streams of lines with a backend at their other end: how they are opened, and, with anybody, closed for good.
 
-Rule: knows of no descriptors and no sockets; a line is a message, in either direction. How a client is served on them
-is lines/serving.py. Promises F6 to F13, P10.
+Rule: knows of no descriptors and no sockets; a line is a message, in either direction. How clients are served on them
+is lines/front.py. Promises F6 to F13, P10.
 """
 
 from __future__ import annotations
@@ -20,16 +20,14 @@ __all__ = ["close_written", "connected"]
 
 @asynccontextmanager
 async def connected(
-    name: str, incoming: ReceiveStream, outgoing: SendStream, limits: StdioLimits, *, serving: bool
+    name: str, incoming: ReceiveStream, outgoing: SendStream, limits: StdioLimits
 ) -> AsyncIterator[tuple[StdioReader, StdioWriter]]:
     """Messages on two streams of lines, which are closed afterwards. What was accepted is written, in bounded time."""
     writer = StdioWriter(limits.outgoing, Owed(limits.requests, limits.request_bytes))
-    reader = StdioReader(name, incoming, writer, limits, serving=serving)
-    written = trio.Event()
+    reader = StdioReader(name, incoming, writer, limits)
 
     async def write() -> None:
         await writer.run(outgoing)
-        written.set()
         await reader.wake()  # a peer that takes nothing has gone
 
     async with trio.open_nursery() as nursery:
@@ -37,17 +35,15 @@ async def connected(
         try:
             yield reader, writer
         finally:
-            await close_written(writer, written, outgoing, incoming, limits.exit_grace)
+            await close_written(writer, outgoing, incoming, limits.exit_grace)
             nursery.cancel_scope.cancel()
 
 
-async def close_written(
-    writer: StdioWriter, written: trio.Event, outgoing: SendStream, incoming: ReceiveStream, patience: float
-) -> None:
-    """Close both streams once what was accepted is `written`, or after `patience` seconds; also when cancelled."""
+async def close_written(writer: StdioWriter, outgoing: SendStream, incoming: ReceiveStream, patience: float) -> None:
+    """Close both streams once what was accepted is written, or after `patience` seconds; also when cancelled."""
     with trio.CancelScope(shield=True):
         writer.close()
         with trio.move_on_after(patience):
-            await written.wait()
+            await writer.written()
         await outgoing.aclose()
         await incoming.aclose()

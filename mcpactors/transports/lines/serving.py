@@ -2,7 +2,7 @@
 
 Rule: the reading task takes what comes, in order, and waits for nobody but the handshake; each request has a task.
 What a client has cancelled is not answered; what runs when it leaves is answered that its connection closed. To stop
-is to read no further once what was asked is answered. Promises F6 to F13, P10.
+is to read no further once what was asked is answered. Who is served together: lines/front.py. Promises F6 to F13, P10.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import anyio
 import trio
 from attrs import define, field
 from mcp.server.connection import Connection, NotifyOnlyOutbound
-from mcp.server.lowlevel import Server
 from mcp.server.runner import aclose_shielded
 from mcp.shared.dispatcher import CallOptions
 from mcp.shared.exceptions import MCPError
@@ -37,7 +36,6 @@ from mcp_types import (
     RequestId,
 )
 from mcp_types.version import LATEST_MODERN_VERSION, MODERN_PROTOCOL_VERSIONS
-from trio.abc import ReceiveStream, SendStream
 
 from mcpactors.errors import ActorStopped
 from mcpactors.transports.answering import (
@@ -50,11 +48,10 @@ from mcpactors.transports.answering import (
     notification,
     unwritable,
 )
-from mcpactors.transports.lines.duplex import connected
-from mcpactors.transports.lines.streams import StdioLimits, StdioReader, StdioWriter
+from mcpactors.transports.lines.streams import StdioReader, StdioWriter
 from mcpactors.transports.owed import CANCELLED
 
-__all__ = ["serve_duplex"]
+__all__ = ["Desk"]
 
 logger = logging.getLogger("mcpactors")
 
@@ -65,37 +62,6 @@ LAST_WORD: Final = 1.0
 _OLD: Final = TransportContext(kind="jsonrpc", can_send_request=True)
 _MODERN: Final = TransportContext(kind="jsonrpc", can_send_request=False)
 _STOPPING: Final = ErrorData(code=ActorStopped.code, message="this server is stopping: nothing new is begun")
-
-
-async def serve_duplex(
-    server: Server[Any],
-    incoming: ReceiveStream,
-    outgoing: SendStream,
-    limits: StdioLimits,
-    stopping: trio.Event | None = None,
-    drain: float = 30.0,
-    metadata: ServerMessageMetadata | None = None,
-) -> None:
-    """Serve a client until `incoming` ends, or until `stopping` is set; closes both streams.
-
-    Then nothing new is begun, and what the client has asked has `drain` seconds to be answered. `metadata` goes with
-    every message: what the SDK's server may know of the connection.
-    """
-    async with (
-        connected("the client", incoming, outgoing, limits, serving=True) as (reader, writer),
-        server.lifespan(server) as state,
-        trio.open_nursery() as nursery,
-    ):
-        desk = Desk(Serving(server, state, nursery), writer, metadata)
-        reading = trio.CancelScope()
-        if stopping is not None:
-            nursery.start_soon(desk.drain, stopping, drain, reading)
-        try:
-            with reading:
-                await desk.read(reader)
-        finally:
-            nursery.cancel_scope.cancel()
-            await desk.aclose()
 
 
 @define(eq=False)
@@ -113,7 +79,6 @@ class Desk:
     _calls: dict[RequestId, Channel] = field(factory=dict, init=False)
     _questions: Questions = field(factory=Questions, init=False)
     _stopping: bool = field(default=False, init=False)
-    _idle: trio.Event | None = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._connection = Connection.for_loop(self)
@@ -131,20 +96,18 @@ class Desk:
                 return
             assert isinstance(item, SessionMessage)
             await self._take(item.message)
+            del item  # it may be large, and nothing may follow it for long
             self._look()
 
-    async def drain(self, stopping: trio.Event, patience: float, reading: trio.CancelScope) -> None:
-        """Once `stopping` is set, end the reading as soon as nothing is open, or when the patience is over.
-
-        Whatever it waits for: who takes nothing takes no answer to `initialize`, either.
-        """
-        await stopping.wait()
+    def stop(self) -> None:
+        """Begin nothing new, and end as soon as nothing is open."""
         self._stopping = True
-        with trio.move_on_after(patience):
-            while self._writer.owed.open:
-                self._idle = trio.Event()
-                await self._idle.wait()
-        reading.cancel()
+        self._look()
+
+    def end(self) -> None:
+        """Read no more, and cancel what runs; whatever the reading waits for: who takes nothing takes no answer to
+        `initialize`, either."""
+        self._serving.nursery.cancel_scope.cancel()
 
     async def aclose(self) -> None:
         """Nothing is answered any more, and the runtime is told, in bounded time; also when cancelled."""
@@ -153,8 +116,8 @@ class Desk:
 
     def _look(self) -> None:
         """Something has been answered, or needs no answer any more."""
-        if self._idle is not None and not self._writer.owed.open:
-            self._idle.set()
+        if self._stopping and not self._writer.owed.open:
+            self.end()
 
     # --- What the client says -----------------------------------------------------------------------------------------
 

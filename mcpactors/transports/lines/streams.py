@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Final, Self
 
@@ -114,8 +115,12 @@ class StdioWriter(ObjectSendStream[SessionMessage]):
     _closed: bool = field(default=False, init=False)
     _lines: list[bytes] = field(factory=list, init=False)
     _held: int = field(default=0, init=False)
-    _work: trio.Event = field(factory=trio.Event, init=False)
-    _room: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
+    _begin: Callable[[], None] | None = field(default=None, init=False)
+    _writing: bool = field(default=False, init=False)  # a task of `run_in` is there, or none will be any more
+    _over: bool = field(default=False, init=False)  # what was accepted is written, or never will be
+    _work: trio.Event | None = field(default=None, init=False)
+    _end: trio.Event | None = field(default=None, init=False)
+    _room: trio.lowlevel.ParkingLot | None = field(default=None, init=False)
 
     async def send(self, item: SessionMessage, /) -> None:
         """Waits for room; who waits is served in the order of asking. What returned is accepted, not delivered.
@@ -126,6 +131,7 @@ class StdioWriter(ObjectSendStream[SessionMessage]):
         self._check()
         line = _line(item.message)
         if self._held >= self.limit:
+            self._room = self._room or trio.lowlevel.ParkingLot()
             await self._room.park()
             self._check()
         self.owed.sent(item.message)
@@ -140,7 +146,7 @@ class StdioWriter(ObjectSendStream[SessionMessage]):
     def _accept(self, line: bytes) -> None:
         self._lines.append(line)
         self._held += len(line)
-        self._work.set()
+        self._stir()
 
     async def aclose(self) -> None:
         """No more is accepted; what was accepted is still written, then the child's stdin is closed."""
@@ -165,20 +171,58 @@ class StdioWriter(ObjectSendStream[SessionMessage]):
         with trio.CancelScope(shield=True):
             async with stdin:
                 while await self._gathered():
-                    data = b"".join(self._lines)
-                    self._lines.clear()
-                    try:
-                        await stdin.send_all(data)
-                    except (trio.BrokenResourceError, trio.ClosedResourceError):
-                        self.hang_up()
-                    self._held -= len(data)
-                    self._make_room()
+                    await self._write(stdin)
+        self._finish()
+
+    def run_in(self, nursery: trio.Nursery, outgoing: trio.abc.SendStream, gone: Callable[[], None]) -> None:
+        """As `run`, by tasks that last only while something is to be written; `gone` is called once that is broken.
+
+        They are tasks of `nursery`, which has to be there until all is `written`.
+        """
+        self._begin = partial(nursery.start_soon, self._write_on, outgoing, gone)
+
+    async def written(self) -> None:
+        """Wait until, after closing, everything that was accepted is written, or cannot be."""
+        if not self._over:
+            self._end = trio.Event()
+            await self._end.wait()
+
+    async def _write_on(self, outgoing: trio.abc.SendStream, gone: Callable[[], None]) -> None:
+        with trio.CancelScope(shield=True):
+            try:
+                while self._lines:
+                    await self._write(outgoing)
+            except Exception as error:  # of a stream that fails as none should: others write in this nursery, too
+                logger.error("what was to be written was not", exc_info=error)
+                self.hang_up()
+            if self.broken.is_set():
+                gone()
+            elif not self._closed:
+                self._writing = False
+                return
+            await outgoing.aclose()
+        self._finish()
+
+    async def _write(self, stdin: trio.abc.SendStream) -> None:
+        data = b"".join(self._lines)
+        self._lines.clear()
+        try:
+            await stdin.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.hang_up()
+        self._held -= len(data)
+        self._make_room()
 
     async def _gathered(self) -> bool:
         while not self._lines and not self._closed and not self.broken.is_set():
             self._work = trio.Event()
             await self._work.wait()
         return bool(self._lines)
+
+    def _finish(self) -> None:
+        self._over = True
+        if self._end is not None:
+            self._end.set()
 
     def _check(self) -> None:
         if self._closed:
@@ -187,12 +231,22 @@ class StdioWriter(ObjectSendStream[SessionMessage]):
             raise anyio.BrokenResourceError
 
     def _make_room(self) -> None:
-        if self._held < self.limit:
+        if self._room is not None and self._held < self.limit:
             self._room.unpark()  # one; it passes on what room it leaves
 
+    def _stir(self) -> None:
+        """There is something to write, or nothing more will be."""
+        if self._begin is None:
+            if self._work is not None:
+                self._work.set()
+        elif not self._writing:
+            self._writing = True
+            self._begin()
+
     def _wake_all(self) -> None:
-        self._work.set()
-        self._room.unpark_all()
+        self._stir()
+        if self._room is not None:
+            self._room.unpark_all()
 
 
 def _line(message: JSONRPCMessage) -> bytes:
@@ -232,7 +286,7 @@ class StdioReader(ObjectReceiveStream[SessionMessage | Exception]):
     serving: bool = False
     _framer: LineFramer = field(init=False)
     _wanted: tuple[type, ...] = field(init=False)  # what may come as often as it likes
-    _lines: deque[bytes | LongLine] = field(factory=deque, init=False)
+    _lines: list[bytes | LongLine] = field(factory=list, init=False)  # the first is the last
     _seen: int = field(default=0, init=False)
     _salvaged: int = field(default=0, init=False)
     _coalesced: int = field(default=0, init=False)
@@ -268,7 +322,7 @@ class StdioReader(ObjectReceiveStream[SessionMessage | Exception]):
             elif not await self._fill():
                 raise anyio.ClosedResourceError if self._closed else anyio.EndOfStream
             if self._lines:
-                if (message := self._read(self._lines.popleft())) is not None:
+                if (message := self._read(self._lines.pop())) is not None:
                     return SessionMessage(message)
                 skips += 1
 
@@ -304,7 +358,7 @@ class StdioReader(ObjectReceiveStream[SessionMessage | Exception]):
             self._seen += dropped
             self._coalesced += dropped
             self._allowance.spend(READ + dropped * DROPPED if dropped else 0)
-        self._lines.extend(lines)
+        self._lines = list(reversed(lines))
 
     async def _receive_some(self) -> bytes:
         if not self.writer.broken.is_set():

@@ -18,7 +18,7 @@ from mcp.server.stdio import stdio_server
 
 from mcpactors.runtime.policy import DEFAULT_CLIENTS, ClientLimits
 from mcpactors.transports.http_server.body import PARTS
-from mcpactors.transports.lines.serving import serve_duplex
+from mcpactors.transports.lines.front import serve_duplex
 from mcpactors.transports.lines.streams import StdioLimits
 
 __all__ = ["serve_stdio"]

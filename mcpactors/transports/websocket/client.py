@@ -26,7 +26,7 @@ from mcpactors.transports.http_client.pool import reason_of
 from mcpactors.transports.lines.duplex import connected
 from mcpactors.transports.lines.streams import StdioLimits
 from mcpactors.transports.streams import Streams
-from mcpactors.transports.websocket.frames import MCP, Incoming, Outgoing, WebSocket, WebSocketLimits
+from mcpactors.transports.websocket.frames import MCP, Incoming, Outgoing, WebSocket, WebSocketLimits, tend
 
 __all__ = ["websocket_client"]
 
@@ -64,13 +64,14 @@ async def websocket_client(
     place = _Place(url, headers or {}, ssl_context)
     try:
         with trio.fail_after(connect_timeout):
-            socket = await place.open(WebSocketLimits(message=taken.message))
+            stream, ahead = await place.open()
     except trio.TooSlowError:
         raise BackendStartError(f"{place}: no WebSocket within {connect_timeout:g} s; check its URL") from None
-    lines = StdioLimits.of(taken)
+    lines, limits = StdioLimits.of(taken), WebSocketLimits(message=taken.message)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(socket.tend)
-        async with connected(str(place), Incoming(socket, str(place)), Outgoing(socket), lines, serving=False) as both:
+        socket = WebSocket(stream, ConnectionType.CLIENT, limits, nursery, ahead)
+        nursery.start_soon(tend, (socket,))
+        async with connected(str(place), Incoming(socket, str(place)), Outgoing(socket), lines) as both:
             yield both
         nursery.cancel_scope.cancel()
 
@@ -92,8 +93,8 @@ class _Place:
         """Without what may be secret: user, password and query."""
         return str(self._url.copy_with(userinfo=b"", query=None, fragment=None))
 
-    async def open(self, limits: WebSocketLimits) -> WebSocket:
-        """A connection whose handshakes are over. Raises BackendStartError."""
+    async def open(self) -> tuple[Stream, bytes]:
+        """A connection whose handshakes are over, and what has come on it behind them. Raises BackendStartError."""
         host = self._url.raw_host.decode("ascii").strip("[]")
         try:
             stream: Stream = await trio.open_tcp_stream(host, self._url.port or _PORTS[self._url.scheme])
@@ -105,7 +106,7 @@ class _Place:
                 secured = trio.SSLStream(stream, tls, server_hostname=host, https_compatible=True)
                 stream = secured
                 await secured.do_handshake()
-            return WebSocket(stream, ConnectionType.CLIENT, limits, await self._shake_hands(stream))
+            return stream, await self._shake_hands(stream)
         except trio.BrokenResourceError as error:
             await trio.aclose_forcefully(stream)
             why = reason_of(error) if isinstance(error.__cause__, ssl.SSLError) else "it hung up"

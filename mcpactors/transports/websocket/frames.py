@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from typing import Final
 
 import anyio
@@ -27,7 +27,7 @@ from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opc
 
 from mcpactors.runtime.policy import DEFAULT_CLIENTS
 
-__all__ = ["MCP", "Ending", "Incoming", "Outgoing", "WebSocket", "WebSocketLimits"]
+__all__ = ["MCP", "Ending", "Incoming", "Outgoing", "WebSocket", "WebSocketLimits", "tend"]
 
 logger = logging.getLogger("mcpactors.websocket")
 
@@ -35,6 +35,10 @@ MCP: Final = "mcp"
 """The subprotocol: one JSON-RPC message a text message."""
 _KIB: Final = 1024
 READ_SIZE: Final = 64 * _KIB
+LOOK: Final = 1.0
+"""Seconds between two looks at who is silent or late."""
+AT_ONCE: Final = 256
+"""Connections that are looked at before others have their turn."""
 SLICE: Final = 64 * _KIB
 """Bytes that have to go out within one send timeout, so that a slow peer is not taken for one that does not read."""
 MESSAGE_RATE: Final = 8 * _KIB
@@ -50,15 +54,14 @@ _TAKES: Final = {
 
 @frozen
 class WebSocketLimits:
-    """Sizes in bytes, times in seconds."""
+    """Sizes in bytes, times in seconds. What the peer is late with is found within a second (`LOOK`) of these."""
 
     message: int = DEFAULT_CLIENTS.body
     """Of what comes in: 1009 above, as soon as the header of a frame says so."""
     fragments: int = 16 * _KIB
     """That a message may be in: 1008 above."""
     message_timeout: float = 10.0
-    """From the first byte of a message to its last, and a second more for each 8 KiB that came: 1008. It is looked at
-    every `ping` seconds."""
+    """From the first byte of a message to its last, and a second more for each 8 KiB that came: 1008."""
     ping: float = 15.0
     """Without a byte of the peer before it is sent a ping."""
     pong: float = 20.0
@@ -134,13 +137,15 @@ class _Judge(Extension):
 class WebSocket:
     """A connection after its opening handshake, on a stream that is its own.
 
-    `ahead` is what came of the peer behind the handshake. One task reads, one writes, one runs `tend`.
+    `ahead` is what came of the peer behind the handshake. One task reads, one writes; `tend` has to be run for it, and
+    `nursery` has a task while a ping or an answer to one is on its way.
     """
 
     stream: Stream
     kind: ConnectionType
     """Which end we are."""
     limits: WebSocketLimits
+    nursery: trio.Nursery
     ahead: bytes = b""
     parting: Callable[[], tuple[int, str]] = lambda: (1000, "")
     """What is said when we close and nothing was wrong."""
@@ -149,11 +154,9 @@ class WebSocket:
     _frames: Connection = field(init=False)
     _partial: bytearray = field(factory=bytearray, init=False)  # of a message whose end has not come
     _begun: float = field(default=math.inf, init=False)  # when that began
-    _pong: Ping | None = field(default=None, init=False)  # the last ping that is not answered
-    _stir: trio.Event = field(factory=trio.Event, init=False)
+    _aside: Event | None = field(default=None, init=False)  # a ping, or the answer to the last one, on its way
     _heard: float = field(default=math.inf, init=False)  # when bytes came, or reading began: what silence counts from
     _pinged: bool = field(default=False, init=False)  # in this silence
-    _reading: trio.Lock = field(factory=trio.Lock, init=False)
     _writing: trio.Lock = field(factory=trio.Lock, init=False)
     _wait: trio.CancelScope | None = field(default=None, init=False)
     _deaf: bool = field(default=False, init=False)  # nobody is to read any more
@@ -169,7 +172,7 @@ class WebSocket:
 
     async def receive(self) -> bytes:
         """The next message as a line, with its end; b"" when there will be none: `ended` says why, if we know."""
-        async with self._reading:
+        try:
             with trio.CancelScope() as self._wait:
                 while not self._deaf and self.ended is None:
                     message = self._next()
@@ -177,6 +180,8 @@ class WebSocket:
                         return message.replace(b"\n", b"\r") + b"\n"  # both are space in JSON, and no part of a string
                     if self.ended is None:
                         await self._read()
+        finally:
+            self._wait = None
         return b""
 
     def deafen(self) -> None:
@@ -212,8 +217,7 @@ class WebSocket:
                 whole, self._partial = bytes(self._partial + text), bytearray()
                 return whole
             elif isinstance(event, Ping):
-                self._pong = event
-                self._stir.set()
+                self._say_aside(event.response())
             elif isinstance(event, CloseConnection):
                 if self._frames.state is ConnectionState.OPEN:
                     why = self._judge.why or event.reason or ""
@@ -230,7 +234,6 @@ class WebSocket:
             self.ended = ending
             self._partial.clear()
             logger.debug("a connection ends: %s", ending)
-        self._stir.set()
         if self._wait is not None:
             self._wait.cancel()
 
@@ -269,34 +272,34 @@ class WebSocket:
 
     # --- Liveness -----------------------------------------------------------------------------------------------------
 
-    async def tend(self) -> None:
-        """Answer pings, and ping a peer that says nothing, until the connection ends; who stays silent is given up.
+    def look(self, now: float) -> None:
+        """Ping a peer that says nothing; who stays silent, or does not get on with a message, is given up."""
+        limits, silent = self.limits, now - self._heard
+        if self.ended is not None:
+            return
+        if now - self._begun > limits.message_timeout + len(self._partial) / MESSAGE_RATE:
+            self._end(Ending(1008, "a message did not come in time", ours=True))
+        elif silent >= limits.ping + limits.pong and self._pinged:
+            self._end(Ending(1011, f"no sign of life for {limits.ping + limits.pong:g} s", ours=True))
+        elif silent >= limits.ping and not self._pinged and self._aside is None:
+            self._pinged = True
+            self._say_aside(Ping())
 
-        A ping is answered here and not where it is read: two ends that wait for each other's reading would wait for
-        ever. Of several the last is answered.
-        """
-        limits = self.limits
-        while self.ended is None:
-            self._stir = trio.Event()
-            now = trio.current_time()
-            silent = now - self._heard
-            ping, self._pong = self._pong, None
-            try:
-                if ping is not None:
-                    await self._write(ping.response())
-                elif now - self._begun > limits.message_timeout + len(self._partial) / MESSAGE_RATE:
-                    self._end(Ending(1008, "a message did not come in time", ours=True))
-                elif silent >= limits.ping + limits.pong and self._pinged:
-                    self._end(Ending(1011, f"no sign of life for {limits.ping + limits.pong:g} s", ours=True))
-                elif silent >= limits.ping and not self._pinged:
-                    self._pinged = True
-                    await self._write(Ping())
-                else:
-                    due = (limits.pong if self._pinged else 0) - max(silent, 0)
-                    with trio.move_on_after(limits.ping + due):
-                        await self._stir.wait()
-            except trio.BrokenResourceError:
-                return
+    def _say_aside(self, event: Event) -> None:
+        """Send it by a task of its own: two ends that wait, before they read, until the other has read, would wait for
+        ever. What has not been begun when more is to be said is not said: of several pings the last is answered."""
+        begun, self._aside = self._aside is not None, event
+        if not begun:
+            self.nursery.start_soon(self._send_aside)
+
+    async def _send_aside(self) -> None:
+        sent = None
+        with suppress(trio.BrokenResourceError):
+            while self._aside is not sent:
+                sent = self._aside
+                assert sent is not None
+                await self._write(sent)
+        self._aside = None
 
     # --- The end ------------------------------------------------------------------------------------------------------
 
@@ -312,8 +315,9 @@ class WebSocket:
                 with trio.move_on_after(self.limits.close, shield=True):
                     code, reason = (self.ended.code, self.ended.reason) if self.ended is not None else self.parting()
                     await self._write(CloseConnection(code, reason))
-                    async with self._reading:
-                        await self._hear_out()
+                    while self._wait is not None:  # it has been cancelled
+                        await trio.lowlevel.checkpoint()
+                    await self._hear_out()
         except trio.BrokenResourceError:
             pass
         finally:
@@ -334,6 +338,16 @@ class WebSocket:
                 return
             if parsing:
                 self._frames.receive_data(bytes(data))
+
+
+async def tend(sockets: Collection[WebSocket]) -> None:
+    """Look after the connections, for ever; they may become others meanwhile."""
+    while True:
+        await trio.sleep(LOOK)
+        for number, socket in enumerate(tuple(sockets), 1):
+            socket.look(trio.current_time())
+            if number % AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
 
 
 @frozen(eq=False)

@@ -7,32 +7,34 @@ RFC 6455 4.2; MCP basic/transports "Custom Transports". Promises F33, F57.
 
 from __future__ import annotations
 
-import logging
 from base64 import b64decode
 from binascii import Error as NotBase64
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 import trio
-from attrs import frozen
+from attrs import define, field, frozen
+from mcp.server.auth.middleware.auth_context import auth_context_var
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.lowlevel import Server
 from mcp.shared.message import ServerMessageMetadata
 from starlette.requests import Request
+from trio.abc import Stream
 from wsproto.connection import ConnectionType
 from wsproto.utilities import generate_accept_token
 
 from mcpactors.runtime.policy import DEFAULT_CLIENTS, ClientLimits
-from mcpactors.transports.asgi import STOPPING, UPGRADE, Scope, Send
+from mcpactors.transports.asgi import UPGRADE, Receive, Scope, Send
 from mcpactors.transports.http_server.bearer import valid_for
 from mcpactors.transports.http_server.body import PARTS
 from mcpactors.transports.http_server.reply import say
-from mcpactors.transports.lines.serving import serve_duplex
+from mcpactors.transports.lines.front import LinesFront
 from mcpactors.transports.lines.streams import StdioLimits
-from mcpactors.transports.websocket.frames import MCP, Incoming, Outgoing, WebSocket, WebSocketLimits
+from mcpactors.transports.websocket.frames import MCP, Incoming, Outgoing, WebSocket, WebSocketLimits, tend
 
-__all__ = ["serve_websocket", "wants_websocket"]
-
-logger = logging.getLogger("mcpactors.websocket")
+__all__ = ["WebSocketFront", "wants_websocket"]
 
 GOING_AWAY: Final = (1001, "the server is stopping")
 EXPIRED: Final = (1008, "the token has expired")
@@ -55,47 +57,60 @@ def wants_websocket(scope: Scope) -> bool:
     return any(name == b"upgrade" and b"websocket" in _tokens(value) for name, value in scope["headers"])
 
 
-async def serve_websocket(
-    server: Server[Any],
-    scope: Scope,
-    send: Send,
-    limits: WebSocketLimits,
-    drain: float = 30.0,
-    clients: ClientLimits = DEFAULT_CLIENTS,
-) -> None:
-    """Answer a handshake, and serve the client until it leaves, or `STOPPING` of the scope's state is set.
+@define(eq=False)
+class WebSocketFront:
+    """The connections of one server; a request that `wants_websocket` is for this."""
 
-    Then nothing new is begun, and what was asked has `drain` seconds to be answered. When the token of the handshake
-    expires, what runs is answered that the connection has closed.
-    """
-    judged = judge(scope)
-    upgrade = scope["extensions"].get(UPGRADE)
-    if isinstance(judged, Refusal) or upgrade is None:
-        refusal = judged if isinstance(judged, Refusal) else Refusal(501, "no WebSocket can be had here")
-        await say(send, refusal.status, refusal.why, refusal.fields)
-        return
-    stream, ahead = await upgrade(judged)
-    stopping: trio.Event | None = scope.get("state", {}).get(STOPPING)
-    valid = trio.CancelScope(deadline=trio.current_time() + valid_for(scope))
+    server: Server[Any]
+    drain: float = 30.0
+    clients: ClientLimits = DEFAULT_CLIENTS
+    limits: WebSocketLimits = field(init=False)
+    _lines: LinesFront = field(init=False)
+    _nursery: trio.Nursery = field(init=False)
+    _open: set[WebSocket] = field(factory=set, init=False)
 
-    def parting() -> tuple[int, str]:
-        if valid.cancel_called:
-            return EXPIRED
-        return GOING_AWAY if stopping is not None and stopping.is_set() else (1000, "")
+    def __attrs_post_init__(self) -> None:
+        size, clients = self.clients.body, self.clients
+        self.limits = WebSocketLimits(message=size)
+        lines = StdioLimits(line=size, depth=clients.depth, id=clients.id, parts=PARTS, request_bytes=4 * size)
+        self._lines = LinesFront(self.server, lines, self.drain)
 
-    socket = WebSocket(stream, ConnectionType.SERVER, limits, ahead, parting)
-    lines = StdioLimits(
-        line=limits.message, depth=clients.depth, id=clients.id, parts=PARTS, request_bytes=4 * limits.message
-    )
-    metadata = ServerMessageMetadata(request_context=Request(dict(scope)))
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(socket.tend)
+    @asynccontextmanager
+    async def run(self, stopping: trio.Event) -> AsyncIterator[None]:
+        """Serve while the block lasts, which has to be longer than any request; see `LinesFront.run`."""
+        async with self._lines.run(stopping) as self._nursery:
+            self._nursery.start_soon(tend, self._open)
+            yield
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a handshake, and serve the client until it leaves, or all is answered after a stop.
+
+        When the token of the handshake expires, what runs is answered that the connection has closed.
+        """
+        judged, upgrade = judge(scope), scope["extensions"].pop(UPGRADE, None)
+        if isinstance(judged, Refusal) or upgrade is None:
+            refusal = judged if isinstance(judged, Refusal) else Refusal(501, "no WebSocket can be had here")
+            await say(send, refusal.status, refusal.why, refusal.fields)
+            return
+        expires = trio.current_time() + valid_for(scope)
+        await upgrade(judged, partial(self._serve, Request(scope), expires))
+
+    async def _serve(self, request: Request, expires: float, stream: Stream, ahead: bytes) -> None:
+        if isinstance(user := request.scope.get("user"), AuthenticatedUser):
+            auth_context_var.set(user)  # what the guard said of this task was for the handshake
+        parting = partial(self._parting, expires)
+        socket = WebSocket(stream, ConnectionType.SERVER, self.limits, self._nursery, ahead, parting)
+        self._open.add(socket)
         try:
-            with valid:
-                await serve_duplex(server, Incoming(socket), Outgoing(socket), lines, stopping, drain, metadata)
-        except Exception as error:
-            logger.error("a WebSocket connection failed", exc_info=error)
-        nursery.cancel_scope.cancel()
+            metadata = ServerMessageMetadata(request_context=request)
+            await self._lines.serve(Incoming(socket), Outgoing(socket), metadata, expires)
+        finally:
+            self._open.discard(socket)
+
+    def _parting(self, expires: float) -> tuple[int, str]:
+        if trio.current_time() >= expires:
+            return EXPIRED
+        return GOING_AWAY if self._lines.stopping else (1000, "")
 
 
 def judge(scope: Scope) -> Fields | Refusal:
