@@ -13,6 +13,7 @@ import trio
 import trio.testing
 
 from mcpactors.transports.asgi import ASGIApp, HostLimits, Message, Receive, Scope, Send
+from mcpactors.transports.asgi.wire import FIRST_LOOK
 from tests.transports.http_raw import (
     HANG,
     RawClient,
@@ -80,7 +81,7 @@ async def slowly(scope: Scope, receive: Receive, send: Send) -> None:
     streaming = scope["path"] == "/events"
     if streaming:
         await send(start(200, (b"content-type", b"text/event-stream")))
-    with trio.move_on_after(0.3) as waiting:
+    with trio.move_on_after(FIRST_LOOK if scope["path"] == "/soon" else 0.3) as waiting:
         assert await receive() == {"type": "http.disconnect"}
     if waiting.cancelled_caught:
         await (send(part(b"data: x\n\n", False)) if streaming else answer(send, b"answer"))
@@ -100,11 +101,27 @@ async def test_who_says_no_more_and_listens_is_answered_and_so_is_what_it_asked_
     assert b":\n" not in said.replace(b"data: x\n", b"")
 
 
-async def test_a_client_of_http_1_0_that_says_no_more_is_taken_for_gone() -> None:
+async def test_a_client_of_http_1_0_that_says_no_more_is_taken_for_gone_when_it_is_not_answered_soon() -> None:
     async with hosted(slowly) as served, served.client() as client:
         await client.write(b"GET / HTTP/1.0\r\nHost: a\r\n\r\n")
         await say_no_more(client)
         assert await client.to_the_end() == b""
+
+
+async def test_a_client_of_http_1_0_that_says_no_more_has_an_answer_that_comes_soon() -> None:
+    async with hosted(slowly) as served, served.client() as client:
+        await client.write(b"GET /soon HTTP/1.0\r\nHost: a\r\n\r\n")
+        await say_no_more(client)
+        assert (await client.to_the_end()).endswith(b"\r\n\r\nanswer")
+
+
+async def test_a_client_of_http_1_0_that_says_no_more_hears_its_events() -> None:
+    async with hosted(slowly) as served, served.client() as client:
+        await client.write(b"GET /events HTTP/1.0\r\nHost: a\r\n\r\n")
+        await say_no_more(client)
+        head, _, body = (await client.to_the_end()).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert body == b":\n\ndata: x\n\n"
 
 
 async def test_a_client_that_leaves_amid_its_body_is_seen_by_who_reads_it() -> None:

@@ -212,7 +212,7 @@ class Exchange:
             return b""
         if not self._begun:
             return _CONTINUE if self.head.version == "1.1" else None
-        return self._framed(_COMMENT, True) if self._between and self._chunked else None
+        return self._framed(_COMMENT, True) if self._between and self._owed is None and not self._bodiless else None
 
     def _wake(self) -> None:
         if self._watch is not None:
