@@ -69,10 +69,9 @@ class Questions:
             raise MCPError.from_error_data(CLOSED)
         self._count += 1
         identity = self._count
-        said: Message = {"jsonrpc": "2.0", "id": identity, "method": method}
         question = self._open[identity] = _Question()
         try:
-            await say({**said, "params": params} if params else said)
+            await say({"jsonrpc": "2.0", "id": identity, **notification(method, params)})
             await question.answered.wait()
         except ValueError as error:
             raise MCPError(INTERNAL_ERROR, f"{method} cannot be written as JSON: {error}") from error

@@ -5,6 +5,7 @@ What it does with servers that are well is the contract's (tests/contract).
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -175,3 +176,47 @@ async def test_a_question_that_the_server_takes_back_is_taken_from_the_user() ->
         with trio.fail_after(PATIENCE):
             async with Client(server.url, mode="legacy", elicitation_callback=elicit) as client:
                 await client.call_tool("asks", {})
+
+
+async def test_what_a_server_asks_comes_with_its_params_and_is_answered_by_our_id_for_it_as_a_text_too() -> None:
+    params: list[Any] = [None, {}, {"x": 1}]
+    withdraw = trio.Event()
+
+    async def asks(asked: Asked, peer: Peer) -> None:
+        wanted = [{} if given is None else {"params": given} for given in params]
+        lines = [{"jsonrpc": "2.0", "id": f"q{n}", "method": "roots/list", **more} for n, more in enumerate(wanted)]
+        await peer.say(stream_head(), *(event(json.dumps(line).encode()) for line in lines))
+        await withdraw.wait()
+        await peer.say(event(message("notifications/cancelled", requestId="q2", reason="theirs")))
+        await peer.say(event(result(asked, content=[])), LAST)
+
+    async with scripted(Calls(asks=asks)) as server:
+        with trio.fail_after(PATIENCE):
+            async with StreamableHttpTransport(server.url).connect() as (read, write):
+
+                async def next_said() -> Any:
+                    item = await read.receive()
+                    assert isinstance(item, SessionMessage)
+                    return item.message
+
+                call = JSONRPCRequest(jsonrpc="2.0", id=7, method="tools/call", params={"name": "asks"})
+                headers = {"mcp-protocol-version": "2025-11-25"}
+                await write.send(SessionMessage(call, ClientMessageMetadata(headers=headers)))
+                questions = [await next_said() for _ in params]
+                assert [(said.id, said.params) for said in questions] == list(enumerate(params, 1))
+                for identity in ("1", 2):
+                    roots = JSONRPCResponse(jsonrpc="2.0", id=identity, result={"roots": []})
+                    await write.send(SessionMessage(roots))
+                await server.until(lambda: {said.get("id") for said in answers(server)} == {"q0", "q1"})
+                withdraw.set()
+                withdrawn, done = [await next_said() for _ in range(2)]
+                if isinstance(withdrawn, JSONRPCResponse):
+                    withdrawn, done = done, withdrawn
+                assert done.id == 7
+                assert withdrawn.method == "notifications/cancelled"
+                assert withdrawn.params == {"requestId": 3, "reason": "caller cancelled"}
+    assert all(said["result"] == {"roots": []} for said in answers(server) if said["id"] != "q2")
+
+
+def answers(server: Any) -> list[Any]:
+    return [asked.said for asked in server.asked if asked.what == "POST answer"]

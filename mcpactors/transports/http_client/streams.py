@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from itertools import count
 from typing import Any, Final
 
 import anyio
@@ -30,6 +29,7 @@ from mcp_types.jsonrpc import (
 )
 
 from mcpactors.errors import BackendStartError
+from mcpactors.transports.answering import Message, Questions
 from mcpactors.transports.http_client.client import Turn
 from mcpactors.transports.http_client.either import EitherDispatcher
 from mcpactors.transports.owed import CANCELLED
@@ -107,14 +107,6 @@ class _Arrivals(ObjectReceiveStream[SessionMessage | Exception]):
 
 
 @define(eq=False)
-class _Asked:
-    """A question of the server, and what the client has said to it."""
-
-    answered: trio.Event = field(factory=trio.Event)
-    answer: JSONRPCResponse | JSONRPCError | None = None
-
-
-@define(eq=False)
 class _Outgoing(ObjectSendStream[SessionMessage]):
     """The SDK's `WriteStream`."""
 
@@ -122,8 +114,7 @@ class _Outgoing(ObjectSendStream[SessionMessage]):
     _arrivals: _Arrivals
     _nursery: trio.Nursery
     _asking: dict[RequestId, trio.CancelScope] = field(factory=dict, init=False)
-    _asked: dict[RequestId, _Asked] = field(factory=dict, init=False)
-    _ids: count[int] = field(factory=lambda: count(1), init=False)
+    _questions: Questions = field(factory=Questions, init=False)
     _closed: bool = field(default=False, init=False)
 
     async def listen(self, *, task_status: trio.TaskStatus[None]) -> None:
@@ -144,9 +135,8 @@ class _Outgoing(ObjectSendStream[SessionMessage]):
             self._nursery.start_soon(self._ask_server, message, headers or {}, scope)
         elif isinstance(message, JSONRPCNotification):
             await self._tell_server(message, headers or {})
-        elif message.id is not None and (asked := self._asked.get(message.id)) is not None:
-            asked.answer = message
-            asked.answered.set()
+        else:
+            self._questions.take(message)
 
     async def aclose(self) -> None:
         self._closed = True
@@ -187,26 +177,13 @@ class _Outgoing(ObjectSendStream[SessionMessage]):
     # --- From the server ------------------------------------------------------------------------------------------
 
     def _tell_client(self, method: str, params: Mapping[str, Any] | None) -> bool:
-        if method != CANCELLED:  # it names a question by the server's id for it: see `_ask_client`
+        if method != CANCELLED:  # it names a question by the server's id for it; it is withdrawn by ours
             said = None if params is None else dict(params)
             self._arrivals.put(JSONRPCNotification(jsonrpc="2.0", method=method, params=said))
         return True
 
     async def _ask_client(self, method: str, params: Mapping[str, Any] | None) -> dict[str, Any]:
-        identity = next(self._ids)
-        asked = self._asked[identity] = _Asked()
-        said = None if params is None else dict(params)
-        self._arrivals.put(JSONRPCRequest(jsonrpc="2.0", id=identity, method=method, params=said))
-        try:
-            await asked.answered.wait()
-        except trio.Cancelled:
-            withdrawn = {"requestId": identity}
-            self._arrivals.put(JSONRPCNotification(jsonrpc="2.0", method=CANCELLED, params=withdrawn))
-            raise
-        finally:
-            del self._asked[identity]
-        if isinstance(asked.answer, JSONRPCResponse):
-            return asked.answer.result
-        assert asked.answer is not None
-        error = asked.answer.error
-        raise MCPError(error.code, error.message, error.data)
+        async def say(said: Message) -> None:
+            self._arrivals.put((JSONRPCRequest if "id" in said else JSONRPCNotification)(**said))
+
+        return await self._questions.ask(method, params, say)
