@@ -54,6 +54,8 @@ _Answers = dict[ActorRef, tuple[int, Listing]]
 """What actors answered, with how many changes they had told when they were asked."""
 _NOTHING: Final = Listing()
 _LOOK: Final = "some actors have changed"
+AT_ONCE: Final = 200
+"""Tools that are looked at before others have their turn; a millisecond or so."""
 REMEMBERED: Final = 16
 """Versions of a list that are kept for clients that are between two pages of it."""
 
@@ -75,6 +77,7 @@ class RouterRef(ActorRef):
         "examine",
         "gateway",
         "key",
+        "look_ahead",
         "table",
         "tree",
     )
@@ -94,6 +97,8 @@ class RouterRef(ActorRef):
         self._version = 0
         self.examine: Callable[[ActorRef, Sequence[Mapping[str, Any]]], None] = lambda ref, tools: None
         """Shown those tools of an actor that are not what they were, before they are published; may remount."""
+        self.look_ahead: Callable[[ActorRef, Sequence[Mapping[str, Any]]], None] = lambda ref, tools: None
+        """Shown some of those before, to do what takes long."""
         self.budget_of: Callable[[ActorRef], float | None] = lambda ref: None
         """Seconds that a list waits for an actor which has a budget of its own."""
         self.key = token_bytes(16)
@@ -329,6 +334,7 @@ class RouterActor(Actor):
     async def _gather(self, kind: Kind, refs: Iterable[ActorRef], *, for_call: bool = False) -> list[dict[str, Any]]:
         """Learn what is not known fresh; see `_ask`. Returns who is missing."""
         answers, missing = await self._ask(kind, refs, for_call=for_call)
+        await self._look_ahead(kind, answers)
         self._learn(kind, answers)
         return missing
 
@@ -386,6 +392,15 @@ class RouterActor(Actor):
             row["age"] = round(now - listing.learnt_at, 3)
         return row
 
+    async def _look_ahead(self, kind: Kind, answers: _Answers) -> None:
+        """Do what takes long of learning a long list, a part at a time: others have their turns."""
+        for ref, (_, listing) in answers.items() if kind == "tools" else ():
+            known = self._ref.listing(ref, kind) or _NOTHING
+            if len(listing.items) > AT_ONCE and (others := _others(known.items, listing.items)):
+                for first in range(0, len(others), AT_ONCE):
+                    self._ref.look_ahead(ref, others[first : first + AT_ONCE])
+                    await trio.lowlevel.checkpoint()
+
     def _learn(self, kind: Kind, answers: _Answers) -> None:
         """Publish answers; one that may be from before a change is not kept as fresh."""
         learnt = {
@@ -436,6 +451,8 @@ class RouterActor(Actor):
         finally:
             self._refreshing.discard(ref)
         answers = [(kind, (await self._ask(kind, [ref]))[0]) for kind in KINDS]
+        for kind, answer in answers:
+            await self._look_ahead(kind, answer)
         for kind, answer in answers:  # all at once, so that clients are told of resources and templates together
             self._learn(kind, answer)
 

@@ -47,17 +47,26 @@ class Definitions:
 
     _first: dict[str, _Digests] = field(factory=dict, init=False)
     _now: dict[str, _Digests] = field(factory=dict, init=False)
+    _ahead: dict[int, tuple[Mapping[str, Any], _Digests]] = field(factory=dict, init=False)
+
+    def look_ahead(self, tools: Iterable[Mapping[str, Any]]) -> None:
+        """Do for some of the tools that are to be looked at next what takes long; nothing else comes of it."""
+        if len(self._ahead) > REMEMBERED:
+            self._ahead.clear()  # of lists that were older than what came before them
+        for tool in tools:
+            self._ahead[id(tool)] = (tool, _digests(tool))
 
     def look(self, tools: Iterable[Mapping[str, Any]]) -> list[ToolChange]:
         """Take what the actor lists now; returns what is different from the first sight and was not at the last."""
         news: list[ToolChange] = []
         for tool in tools:
             name = str(tool.get("name"))
-            digests = _digests(tool)
+            _, digests = self._ahead.get(id(tool)) or (tool, _digests(tool))
             first = self._first.setdefault(name, digests)
             if digests != self._now.get(name, first) and digests != first:
                 news.append(_change(name, first, digests))
             self._now[name] = digests
+        self._ahead.clear()
         while len(self._first) > REMEMBERED:
             oldest = next(iter(self._first))
             del self._first[oldest], self._now[oldest]

@@ -246,15 +246,20 @@ class KindTable(Generic[T]):
                 own = item.get(key)
                 if not isinstance(own, str) or not own:
                     continue
-                shown = Shown(place.namespace.outward(kind, own), item) if plain else place.shown(kind, own, item)
-                full, taken = shown.name, routes.get(shown.name)
-                if not shown.visible:
-                    hidden[full] = hidden.get(full, frozenset()) | {place.target}
-                elif taken is None:
-                    routes[full] = Route(
-                        place.target, own, place.namespace, shown.overrides, place.through, shown.names
-                    )
-                    mine.append(shown.item if full == own else {**shown.item, key: full})
+                overrides: tuple[ToolOverride, ...] = ()
+                names: tuple[str, ...] = ()
+                if plain:
+                    full = place.namespace.outward(kind, own)
+                else:
+                    shown = place.shown(kind, own, item)
+                    full, item, overrides, names = shown.name, shown.item, shown.overrides, shown.names
+                    if not shown.visible:
+                        hidden[full] = hidden.get(full, frozenset()) | {place.target}
+                        continue
+                taken = routes.get(full)
+                if taken is None:
+                    routes[full] = Route(place.target, own, place.namespace, overrides, place.through, names)
+                    mine.append(item if full == own else {**item, key: full})
                 elif (taken.target, taken.own, taken.namespace) != (place.target, own, place.namespace):
                     conflicts[Conflict(kind, full, str(taken.target), str(place.target))] = None
             kept.append((place.rank, mine))

@@ -140,7 +140,7 @@ class Forest:
         router = RouterRef(self._free(name), settings.on_conflict, settings.resource_prefix_format)
         start = partial(RouterActor, router, settings.list_budget, settings.page_size, settings.start_timeout)
         self.supervisor.start_child(ChildSpec(router, start, settings.restart))
-        router.examine, router.budget_of = self._examine, self._budget_of
+        router.examine, router.look_ahead, router.budget_of = self._examine, self._look_ahead, self._budget_of
         tree = Tree(router, Mounts(check_target), main)
         self._ear.hear(tree.mounts)
         return tree
@@ -329,6 +329,10 @@ class Forest:
         running = self._running_as(ref)
         if running is not None and running.examine(tools):
             self.reconcile()
+
+    def _look_ahead(self, ref: ActorRef, tools: Sequence[Mapping[str, Any]]) -> None:
+        if (running := self._running_as(ref)) is not None:
+            running.definitions.look_ahead(tools)
 
     def _on_change(self, ref: ActorRef, state: ChildState) -> None:
         if not isinstance(ref, RouterRef):

@@ -156,6 +156,19 @@ def test_a_policy_that_there_is_not_is_refused() -> None:
 # --- What is compared -----------------------------------------------------------------------------------------------
 
 
+definitions = st.fixed_dictionaries({"name": st.sampled_from("ab"), "description": st.sampled_from("xy")})
+
+
+@given(st.lists(st.tuples(st.lists(definitions, max_size=4), st.integers(0, 4)), max_size=6))
+def test_f41_a_look_ahead_changes_nothing_of_what_is_seen(looks: list[tuple[list[dict[str, str]], int]]) -> None:
+    seen, ahead = Definitions(), Definitions()
+    for tools, some in looks:
+        ahead.look_ahead([dict(tool) for tool in tools])  # of a list that is not published after all
+        ahead.look_ahead(tools[:some])
+        assert ahead.look(tools) == seen.look(tools)
+        assert ahead.changes == seen.changes
+
+
 @given(st.sampled_from(["title", "description", "inputSchema", "outputSchema", "annotations"]))
 def test_f41_every_field_that_is_decided_by_counts(name: str) -> None:
     seen = Definitions()
