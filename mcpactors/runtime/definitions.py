@@ -54,7 +54,8 @@ class Definitions:
         if len(self._ahead) > REMEMBERED:
             self._ahead.clear()  # of lists that were older than what came before them
         for tool in tools:
-            self._ahead[id(tool)] = (tool, _digests(tool))
+            if id(tool) not in self._ahead:
+                self._ahead[id(tool)] = (tool, _digests(tool))
 
     def look(self, tools: Iterable[Mapping[str, Any]]) -> list[ToolChange]:
         """Take what the actor lists now; returns what is different from the first sight and was not at the last."""

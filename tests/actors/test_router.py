@@ -49,4 +49,4 @@ async def test_p6_while_many_tools_are_seen_for_the_first_time_others_have_their
     assert isinstance(outcome, Result)
     assert len(outcome.value["tools"]) == 10 * AT_ONCE
     assert [count for _, count in looked] == [AT_ONCE] * 10
-    assert len({turn for turn, _ in looked}) >= 9, "a turn of another between the parts"
+    assert looked[-1][0] - looked[0][0] >= 8, "a turn of another between two parts; of its first and last nobody knows"
