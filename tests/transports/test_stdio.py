@@ -418,7 +418,7 @@ async def test_a_write_that_fails_is_the_end_of_sending() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(writer.run, send)
         await writer.send(note("never read"))
-        await writer.broken.wait()
+        await writer.wait_broken()
     with pytest.raises(anyio.BrokenResourceError):
         await writer.send(note("late"))
 
@@ -566,7 +566,7 @@ async def test_f1_a_child_that_died_is_gone_though_its_helper_keeps_the_pipes_an
 async def test_what_a_child_said_before_it_closed_its_stdin_is_read_however_late() -> None:
     async with child("closes_stdin", StdioLimits(exit_grace=0, term_grace=HANG, last_words=0.01)) as (read, write):
         await write.send(request(1))
-        await write.broken.wait()
+        await write.wait_broken()
         # Whoever watches the pipes has nothing left to do: the last words are over, and nobody has read yet.
         await trio.testing.wait_all_tasks_blocked(cushion=0.1)
         await announced(read)

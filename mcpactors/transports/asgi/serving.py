@@ -199,7 +199,7 @@ class _Connection:
             self._scope = nursery.cancel_scope
             wire = self._wire = Wire(self.stream, RequestReader(limits.parse), nursery, limits.send_timeout)
             await self._serve(wire)
-        self._wire = self._scope = None
+        self._wire, self._scope, self._facts = None, None, {}
         if self._late and self._awaited and not self._halfway:
             await self._tell_late(wire)
 

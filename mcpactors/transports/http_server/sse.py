@@ -1,26 +1,28 @@
 """Serving clients of the HTTP+SSE transport of 2024-11-05, which open a stream and post their messages elsewhere.
 
-Rule: a session is its stream: it begins with it, ends with it, and is served in its task. What is posted are the lines
-of that client, as on stdio. Whoever guards the endpoint (Host, Origin, credentials) has seen both requests before.
+Rule: a session is its stream: it begins with it and ends with it. What is posted are the lines of that client, as on
+stdio, and read by who posts them; the task of the stream only sees that the client is there. Whoever guards the
+endpoint (Host, Origin, credentials) has seen both requests before.
 MCP 2024-11-05, basic/transports "HTTP with SSE".
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, Final
 from urllib.parse import parse_qs
 from uuid import uuid4
 
 import trio
-from attrs import define, field, frozen
+from attrs import define, field
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser, AuthorizationContext, authorization_context
 from mcp.server.lowlevel import Server
 from mcp.shared.message import ServerMessageMetadata
 from mcp_types import INTERNAL_ERROR, INVALID_REQUEST
 from starlette.requests import Request
-from trio.abc import ReceiveStream, SendStream
+from trio.abc import Stream
 
 from mcpactors.runtime.policy import DEFAULT_CLIENTS, ClientLimits
 from mcpactors.transports.asgi import Receive, Scope, Send
@@ -28,41 +30,71 @@ from mcpactors.transports.http_server.body import PARTS, BadBody, read_body
 from mcpactors.transports.http_server.outlet import COMMENT, EVENT_FIELDS, as_event
 from mcpactors.transports.http_server.reply import refuse, respond, whole_body
 from mcpactors.transports.lines.front import LinesFront
-from mcpactors.transports.lines.streams import StdioLimits
+from mcpactors.transports.lines.serving import Desk
+from mcpactors.transports.lines.streams import StdioLimits, StdioReader
 
 __all__ = ["SSEFront"]
 
 ACCEPTED: Final = b"Accepted"
 
-Emit = Callable[[bytes], Awaitable[None]]
+LOOK: Final = 1.0
+"""Seconds between two looks at whose comment is due."""
+AT_ONCE: Final = 16
+"""Comments that are sent before others have their turn."""
 
 
 @define(eq=False)
-class _Mail(ReceiveStream):
-    """What a client posts, a line a message. Who posts waits until it is read."""
+class _Session(Stream):
+    """One client. What is sent goes to it as events, a line each; what it posts is read in by who posts it."""
 
     owner: AuthorizationContext | None
-    _lines: tuple[trio.MemorySendChannel[bytes], trio.MemoryReceiveChannel[bytes]] = field(
-        factory=lambda: trio.open_memory_channel[bytes](0), init=False
-    )
+    receive: Receive
+    send: Send
+    commented: float
+    """When it had a comment, or began."""
+    left: bool = field(default=False, init=False)
+    """The client has, before we ended the stream."""
+    _line: bytes = field(default=b"", init=False)
+    _read: Callable[[], Awaitable[None]] | None = field(default=None, init=False)
+    _turn: trio.Lock | None = field(default=None, init=False)  # while somebody posts
+    _reading: trio.CancelScope | None = field(default=None, init=False)
 
-    async def post(self, line: bytes) -> None:
-        """Raises trio.BrokenResourceError, trio.ClosedResourceError: the session is over."""
-        await self._lines[0].send(line + b"\n")
+    async def listen(self, place: bytes, desk: Desk, reader: StdioReader) -> None:
+        """Until the client leaves: tell it where to post, and let `reader`, who reads from here, read that."""
+        self._read = partial(desk.read, reader)
+        try:
+            await self.emit(as_event(place, kind="endpoint"))
+            while (await self.receive())["type"] != "http.disconnect":
+                pass
+            self.left = True
+        finally:
+            self._read = None
+            if self._reading is not None:
+                self._reading.cancel()
+            if self._turn is not None:
+                with trio.CancelScope(shield=True):
+                    async with self._turn:
+                        pass
 
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        return await self._lines[1].receive()
+    async def post(self, line: bytes) -> bool:
+        """Wait until it is read. False: the session is over."""
+        turn = self._turn = self._turn or trio.Lock()
+        try:
+            async with turn:
+                if self._read is None:
+                    return False
+                self._line = line + b"\n"
+                with trio.CancelScope() as self._reading, suppress(trio.WouldBlock):
+                    await self._read()
+                self._reading = None
+                return self._read is not None
+        finally:
+            if not turn.locked():
+                self._turn = None
 
-    async def aclose(self) -> None:
-        self._lines[1].close()
-        await trio.lowlevel.checkpoint()
-
-
-@frozen(eq=False)
-class _Events(SendStream):
-    """What is sent to a client, each line as an event."""
-
-    emit: Emit
+    async def emit(self, event: bytes) -> None:
+        """Send it, of however many lines. Raises OSError once nobody reads it."""
+        await self.send({"type": "http.response.body", "body": event, "more_body": True})
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         try:
@@ -71,6 +103,14 @@ class _Events(SendStream):
                     await self.emit(as_event(line))
         except OSError as error:
             raise trio.BrokenResourceError from error
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """What is posted just now, once. Raises trio.WouldBlock: that was all."""
+        await trio.lowlevel.checkpoint()
+        if not self._line:
+            raise trio.WouldBlock
+        line, self._line = self._line, b""
+        return line
 
     async def wait_send_all_might_not_block(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -88,7 +128,7 @@ class SSEFront:
     messages: str = "/messages/"
     clients: ClientLimits = DEFAULT_CLIENTS
     drain: float = 30.0
-    _open: dict[str, _Mail] = field(factory=dict, init=False)
+    _open: dict[str, _Session] = field(factory=dict, init=False)
     _lines: LinesFront = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -96,46 +136,62 @@ class SSEFront:
         lines = StdioLimits(line=limits.body + 1, depth=limits.depth, id=limits.id, parts=PARTS)
         self._lines = LinesFront(self.server, lines, self.drain)
 
-    def run(self, stopping: trio.Event | None = None) -> AbstractAsyncContextManager[object]:
+    @asynccontextmanager
+    async def run(self, stopping: trio.Event | None = None) -> AsyncIterator[None]:
         """Serve while the block lasts, which has to be longer than any request; see `LinesFront.run`."""
-        return self._lines.run(stopping)
+        async with self._lines.run(stopping) as nursery:
+            nursery.start_soon(self._comment, nursery)
+            yield
 
     def is_for(self, scope: Scope) -> bool:
         """Whether a request is for this."""
         return scope["path"].rstrip("/") in (self.stream, self.messages.rstrip("/"))
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answer a request that is for this."""
         listens = scope["path"].rstrip("/") == self.stream
-        if scope["method"] != ("GET" if listens else "POST"):
-            allowed = b"GET" if listens else b"POST"
-            await respond(send, 405, fields=[(b"allow", allowed)])
-        elif listens:
-            await self._listen(scope, receive, send)
-        else:
-            await self._post(scope, receive, send)
+        allowed = "GET" if listens else "POST"
+        if scope["method"] != allowed:
+            return respond(send, 405, fields=[(b"allow", allowed.encode())])
+        return (self._listen if listens else self._post)(scope, receive, send)
 
     async def _listen(self, scope: Scope, receive: Receive, send: Send) -> None:
         if len(self._open) >= self.clients.sessions:
             await refuse(send, 503, INTERNAL_ERROR, "Too many open sessions")
             return
-        identity, mail = uuid4().hex, _Mail(_principal(scope))
-        metadata = ServerMessageMetadata(request_context=Request(scope))
-
-        async def feed(emit: Emit) -> None:
-            await emit(as_event(f"{self.messages}?session_id={identity}".encode(), kind="endpoint"))
-            await self._lines.serve(mail, _Events(emit), metadata)
-
-        self._open[identity] = mail
+        identity = uuid4().hex
+        session = self._open[identity] = _Session(_principal(scope), receive, send, trio.current_time())
+        listen = partial(session.listen, f"{self.messages}?session_id={identity}".encode())
         try:
-            await _send_events(receive, send, feed, self.clients.comment)
+            await send({"type": "http.response.start", "status": 200, "headers": EVENT_FIELDS})
+            metadata = ServerMessageMetadata(request_context=Request(scope))
+            await self._lines.serve(session, session, metadata, read=listen)
         finally:
             del self._open[identity]
+        if not session.left:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _comment(self, nursery: trio.Nursery) -> None:
+        """By which proxies see that a stream is alive, and we that its client is."""
+
+        async def send(session: _Session) -> None:
+            with suppress(OSError):
+                await session.emit(COMMENT)
+
+        while True:
+            await trio.sleep(LOOK)
+            due = trio.current_time() - self.clients.comment
+            late = [session for session in self._open.values() if session.commented <= due]
+            for number, session in enumerate(late, 1):
+                session.commented = trio.current_time()
+                nursery.start_soon(send, session)
+                if number % AT_ONCE == 0:
+                    await trio.lowlevel.checkpoint()
 
     async def _post(self, scope: Scope, receive: Receive, send: Send) -> None:
         [identity] = parse_qs(scope["query_string"].decode("latin-1")).get("session_id", [""])[:1]
-        mail = self._open.get(identity.replace("-", "").lower())  # as a UUID may be written
-        if mail is None or mail.owner != _principal(scope):
+        session = self._open.get(identity.replace("-", "").lower())  # as a UUID may be written
+        if session is None or session.owner != _principal(scope):
             await refuse(send, 404, INVALID_REQUEST, "Session not found")
             return
         if Request(scope).headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
@@ -146,44 +202,13 @@ class SSEFront:
             return
         try:
             read_body(body, self.clients)
-            await mail.post(body.replace(b"\n", b" "))  # in JSON only between its tokens
         except BadBody as bad:
             await refuse(send, 400, bad.code, bad.message, bad.id)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            await refuse(send, 404, INVALID_REQUEST, "Session not found")
-        else:
+            return
+        if await session.post(body.replace(b"\n", b" ")):  # in JSON only between its tokens
             await respond(send, 202, ACCEPTED, [(b"content-type", b"text/plain")])
-
-
-async def _send_events(receive: Receive, send: Send, feed: Callable[[Emit], Awaitable[None]], every: float) -> None:
-    """Answer with an event stream: what `feed` emits, and a comment every so many seconds.
-
-    It ends when `feed` returns. When the client leaves, `feed` is cancelled.
-    """
-    await send({"type": "http.response.start", "status": 200, "headers": EVENT_FIELDS})
-
-    async def emit(event: bytes) -> None:
-        await send({"type": "http.response.body", "body": event, "more_body": True})
-
-    async def comment() -> None:
-        while True:
-            await trio.sleep(every)
-            await emit(COMMENT)
-
-    async def watch(scope: trio.CancelScope) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        scope.cancel()
-
-    whole = False
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch, nursery.cancel_scope)
-        nursery.start_soon(comment)
-        await feed(emit)
-        whole = True
-        nursery.cancel_scope.cancel()
-    if whole:
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        else:
+            await refuse(send, 404, INVALID_REQUEST, "Session not found")
 
 
 def _principal(scope: Scope) -> AuthorizationContext | None:

@@ -7,7 +7,7 @@ or stopped for all of them one task does for all. Promises F43, P10.
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -57,11 +57,12 @@ class LinesFront:
         outgoing: SendStream,
         metadata: ServerMessageMetadata | None = None,
         until: float = math.inf,
+        read: Callable[[Desk, StdioReader], Awaitable[None]] = Desk.read,
     ) -> None:
         """Serve a client until `incoming` ends, or all that it asked is answered after a stop; closes both streams.
 
         At the time `until`, of trio's clock, it is over at once. `metadata` goes with every message: what the SDK's
-        server may know of the connection.
+        server may know of the connection. `read` returns when there is nothing more to read.
         """
         limits = self.limits
         writer = StdioWriter(limits.outgoing, Owed(limits.requests, limits.request_bytes))
@@ -74,7 +75,7 @@ class LinesFront:
                 try:
                     if self.stopping:
                         desk.stop()
-                    await desk.read(StdioReader("the client", incoming, writer, limits, serving=True))
+                    await read(desk, StdioReader("the client", incoming, writer, limits, serving=True))
                 finally:
                     self._desks.discard(desk)
                     nursery.cancel_scope.cancel()

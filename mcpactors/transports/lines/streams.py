@@ -10,7 +10,6 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from types import MappingProxyType
 from typing import Final, Self
 
@@ -109,18 +108,29 @@ class StdioWriter(ObjectSendStream[SessionMessage]):
 
     limit: int
     owed: Owed = field(factory=lambda: Owed(StdioLimits().requests, StdioLimits().request_bytes))
-    broken: trio.Event = field(factory=trio.Event, init=False)
+    broken: bool = field(default=False, init=False)
+    """Whether the child no longer reads."""
     lost: bool = field(default=False, init=False)
     """Whether the child has hung up, and not we."""
     _closed: bool = field(default=False, init=False)
+    _breaks: trio.Event | None = field(default=None, init=False)
     _lines: list[bytes] = field(factory=list, init=False)
     _held: int = field(default=0, init=False)
-    _begin: Callable[[], None] | None = field(default=None, init=False)
+    _outgoing: trio.abc.SendStream = field(init=False)  # of `run_in`, with the next two
+    _nursery: trio.Nursery | None = field(default=None, init=False)
+    _gone: Callable[[], None] = field(default=lambda: None, init=False)
     _writing: bool = field(default=False, init=False)  # a task of `run_in` is there, or none will be any more
     _over: bool = field(default=False, init=False)  # what was accepted is written, or never will be
     _work: trio.Event | None = field(default=None, init=False)
     _end: trio.Event | None = field(default=None, init=False)
     _room: trio.lowlevel.ParkingLot | None = field(default=None, init=False)
+
+    async def wait_broken(self) -> None:
+        """Wait until it is."""
+        if not self.broken:
+            if self._breaks is None:
+                self._breaks = trio.Event()
+            await self._breaks.wait()
 
     async def send(self, item: SessionMessage, /) -> None:
         """Waits for room; who waits is served in the order of asking. What returned is accepted, not delivered.
@@ -131,7 +141,8 @@ class StdioWriter(ObjectSendStream[SessionMessage]):
         self._check()
         line = _line(item.message)
         if self._held >= self.limit:
-            self._room = self._room or trio.lowlevel.ParkingLot()
+            if self._room is None:
+                self._room = trio.lowlevel.ParkingLot()
             await self._room.park()
             self._check()
         self.owed.sent(item.message)
@@ -140,7 +151,7 @@ class StdioWriter(ObjectSendStream[SessionMessage]):
 
     def offer(self, message: JSONRPCMessage) -> None:
         """Sends what may be lost: it is dropped when there is no room, or nobody to write to."""
-        if self._held < self.limit and not self._closed and not self.broken.is_set():
+        if self._held < self.limit and not self._closed and not self.broken:
             self._accept(_line(message))
 
     def _accept(self, line: bytes) -> None:
@@ -161,7 +172,9 @@ class StdioWriter(ObjectSendStream[SessionMessage]):
     def hang_up(self) -> None:
         """The child is dead to us: what was not written yet is dropped."""
         self.lost |= not self._closed
-        self.broken.set()
+        self.broken = True
+        if self._breaks is not None:
+            self._breaks.set()
         self._lines.clear()
         self._wake_all()
 
@@ -179,28 +192,30 @@ class StdioWriter(ObjectSendStream[SessionMessage]):
 
         They are tasks of `nursery`, which has to be there until all is `written`.
         """
-        self._begin = partial(nursery.start_soon, self._write_on, outgoing, gone)
+        self._outgoing, self._nursery, self._gone = outgoing, nursery, gone
 
     async def written(self) -> None:
         """Wait until, after closing, everything that was accepted is written, or cannot be."""
         if not self._over:
-            self._end = trio.Event()
+            if self._end is None:
+                self._end = trio.Event()
             await self._end.wait()
 
-    async def _write_on(self, outgoing: trio.abc.SendStream, gone: Callable[[], None]) -> None:
+    async def _write_on(self) -> None:
         with trio.CancelScope(shield=True):
             try:
                 while self._lines:
-                    await self._write(outgoing)
+                    await self._write(self._outgoing)
+                if not self._closed and not self.broken:
+                    self._writing = False
+                    return
+                if self.broken:
+                    self._gone()
+                await self._outgoing.aclose()
             except Exception as error:  # of a stream that fails as none should: others write in this nursery, too
                 logger.error("what was to be written was not", exc_info=error)
                 self.hang_up()
-            if self.broken.is_set():
-                gone()
-            elif not self._closed:
-                self._writing = False
-                return
-            await outgoing.aclose()
+                self._gone()
         self._finish()
 
     async def _write(self, stdin: trio.abc.SendStream) -> None:
@@ -214,7 +229,7 @@ class StdioWriter(ObjectSendStream[SessionMessage]):
         self._make_room()
 
     async def _gathered(self) -> bool:
-        while not self._lines and not self._closed and not self.broken.is_set():
+        while not self._lines and not self._closed and not self.broken:
             self._work = trio.Event()
             await self._work.wait()
         return bool(self._lines)
@@ -227,7 +242,7 @@ class StdioWriter(ObjectSendStream[SessionMessage]):
     def _check(self) -> None:
         if self._closed:
             raise anyio.ClosedResourceError
-        if self.broken.is_set():
+        if self.broken:
             raise anyio.BrokenResourceError
 
     def _make_room(self) -> None:
@@ -236,12 +251,12 @@ class StdioWriter(ObjectSendStream[SessionMessage]):
 
     def _stir(self) -> None:
         """There is something to write, or nothing more will be."""
-        if self._begin is None:
+        if self._nursery is None:
             if self._work is not None:
                 self._work.set()
         elif not self._writing:
             self._writing = True
-            self._begin()
+            self._nursery.start_soon(self._write_on)
 
     def _wake_all(self) -> None:
         self._stir()
@@ -361,7 +376,7 @@ class StdioReader(ObjectReceiveStream[SessionMessage | Exception]):
         self._lines = list(reversed(lines))
 
     async def _receive_some(self) -> bytes:
-        if not self.writer.broken.is_set():
+        if not self.writer.broken:
             return bytes(await self.stdout.receive_some(_CHUNK))
         # The child stopped listening. What it said before is a pipe's worth at most; what it says now is not heard.
         data = b""

@@ -184,7 +184,7 @@ async def _notice_exit(pid: int, writer: StdioWriter) -> None:
 
 async def wake_after_last_words(reader: StdioReader) -> None:
     """Half a connection is none: a reader that waits for a child which no longer listens is told so."""
-    await reader.writer.broken.wait()
+    await reader.writer.wait_broken()
     await trio.sleep(reader.limits.last_words)
     await reader.wake()
 
