@@ -14,6 +14,7 @@ from attrs import field, frozen
 
 from mcpactors.errors import QuestionRefused
 from mcpactors.runtime.circles import gateways_of
+from mcpactors.runtime.given_up import GivenUp
 from mcpactors.runtime.naming import Kind
 from mcpactors.runtime.policy import (
     DEFAULT_BACKEND,
@@ -90,6 +91,8 @@ class Backend:
     """What is taken of what it says."""
     start_timeout: float = 15.0
     """Seconds a session beside the main one may take to open."""
+    given_up: GivenUp = field(factory=GivenUp)
+    """The calls that were cancelled, while it may be at work on them."""
     remarked: set[str] = field(factory=set)
     """What the log has been told of it, and is not told again."""
     watched: Counter[str] = field(factory=Counter)

@@ -28,6 +28,7 @@ from mcp_types import (
     METHOD_NOT_FOUND,
     PROTOCOL_VERSION_META_KEY,
     URL_ELICITATION_REQUIRED,
+    RequestId,
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
@@ -123,6 +124,7 @@ class BackendSession:
         self._let_go = trio.Event()
         self._settled = trio.Event()
         self._is_open = False
+        self._is_told = False  # of replies that come too late
         self._not_opened: BackendStartError | None = None
         self._asked = 0
         self.renewed: Callable[[], None] = lambda: None
@@ -154,7 +156,10 @@ class BackendSession:
             if isinstance(given, ClientSession):
                 self.wire = ClientWire(given)
             else:
-                dispatcher = OverStreams(*given) if isinstance(given, tuple) else given
+                dispatcher = given
+                if isinstance(given, tuple):
+                    read, write = given
+                    dispatcher, self._is_told = OverStreams(read, write, self._gave_up, self._replied), True
                 wire = self.wire = StreamWire(self._name, dispatcher, self._schema_of, self._backend.admit)
                 wire.renewed = self._renewed
                 await nursery.start(wire.run, self._on_request, self._on_notification)
@@ -168,6 +173,7 @@ class BackendSession:
                 yield
             finally:
                 self._nursery = None
+                self._backend.given_up.free_all(self)
             nursery.cancel_scope.cancel()
 
     def _renewed(self) -> None:
@@ -219,7 +225,7 @@ class BackendSession:
         token = next(self._tokens)
         call = self._calls[token] = _Call(reply, request.caller)
         _current.set(call)
-        answered = False
+        sent = answered = False
         try:
             if not self._is_open:
                 await self._until_open()
@@ -232,6 +238,7 @@ class BackendSession:
                 self.ended = True
                 gone = f"{self._name} lost its connection before the call was sent: it was not carried out; call again"
                 return Failure.of(ActorCrashed(gone, {"actor": self._name}))
+            sent = True
             result = await self.wire.send(request.method, params, options)
             answered = True
             outcome: Outcome = Result(result)
@@ -244,9 +251,22 @@ class BackendSession:
         except MCPError as error:
             answered = error.code != CallTimeout.code
             return self._remarked(self.failure(error, request.caller))
+        except trio.Cancelled:
+            if sent and not answered and not self._is_told:
+                self._backend.given_up.keep(self, token, reply.until)
+            raise
         finally:
             call.ended.set()
             self._end_call(token, given_up=reply.finished or not answered)
+
+    def _gave_up(self, request: RequestId) -> None:
+        """The call of this task was cancelled: it keeps its slot for as long as its caller would have waited."""
+        call = _current.get()
+        if call is not None and not call.ended.is_set():  # what is asked afterwards is no call
+            self._backend.given_up.keep(self, request, call.reply.until)
+
+    def _replied(self, request: RequestId) -> None:
+        self._backend.given_up.free(self, request)
 
     def _remarked(self, outcome: Outcome) -> Outcome:
         """The outcome; of one that another era would have helped, the log is told which setting says so, once."""

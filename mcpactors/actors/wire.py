@@ -2,7 +2,8 @@
 
 Rule: nothing of calls or clients here. `StreamWire` is a connection of ours; `ClientWire` a client of the SDK's that
 the embedding program has connected: it keeps its own name, capabilities and answers, and is never closed. Private names
-of the SDK's `ClientSession` are used in this file only, because its public ones do not relay a request whole.
+of the SDK's `ClientSession` and its dispatcher are used in this file only: the public ones do not relay a request
+whole, and say nothing of a reply that comes too late.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import anyio
 import trio
 from mcp.client import ClientSession
 from mcp.client.session import ClientRequestContext
-from mcp.shared.dispatcher import CallOptions, DispatchContext, OnNotifyIntercept
+from mcp.shared.dispatcher import CallOptions, DispatchContext, OnNotifyIntercept, coerce_request_id
 from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import (
     MCP_METHOD_HEADER,
@@ -38,6 +39,7 @@ from mcp_types import (
     UNSUPPORTED_PROTOCOL_VERSION,
     ErrorData,
     InputRequest,
+    RequestId,
 )
 from mcp_types.version import (
     HANDSHAKE_PROTOCOL_VERSIONS,
@@ -55,6 +57,7 @@ from mcpactors.runtime.reply import Failure, Outcome, Result
 
 __all__ = ["ClientWire", "Dispatcher", "OverStreams", "StreamWire", "Wire", "envelope"]
 
+CANCELLED: Final = "notifications/cancelled"
 PROBE_TIMEOUT: Final = 5.0
 """Seconds a backend may take to say whether it speaks the modern protocol, before the old one is tried."""
 HANDSHAKE_TIMEOUT: Final = 15.0
@@ -127,15 +130,41 @@ class Dispatcher(Protocol):
         ...
 
 
+class _Telling(JSONRPCDispatcher[TransportContext]):
+    """The SDK's dispatcher; tells which requests are given up, and which replies come."""
+
+    gave_up: Callable[[RequestId], None]
+    replied: Callable[[RequestId], None]
+
+    async def notify(self, method: str, params: Mapping[str, Any] | None, *more: Any, **options: Any) -> None:
+        if method == CANCELLED and params is not None:
+            self.gave_up(params["requestId"])
+        await super().notify(method, params, *more, **options)
+
+    def _resolve_pending(self, request_id: RequestId | None, outcome: dict[str, Any] | ErrorData) -> None:
+        super()._resolve_pending(request_id, outcome)
+        if request_id is not None:
+            self.replied(coerce_request_id(request_id))
+
+
 class OverStreams:
-    """A `Dispatcher` over two streams of messages: the SDK's."""
+    """A `Dispatcher` over two streams of messages: the SDK's.
+
+    `gave_up` is called in the task of a request that is given up, before the peer is told; `replied` at each reply,
+    with the id of its request.
+    """
 
     renews: bool = False
 
-    def __init__(self, read: Any, write: Any) -> None:
+    def __init__(
+        self, read: Any, write: Any, gave_up: Callable[[RequestId], None], replied: Callable[[RequestId], None]
+    ) -> None:
         self.name = ""
         self._read = read
-        self._dispatcher: JSONRPCDispatcher[TransportContext] = JSONRPCDispatcher(read, write)
+        self._dispatcher = _Telling(read, write)
+        self._dispatcher.gave_up, self._dispatcher.replied = gave_up, replied
+        if (owed := getattr(write, "owed", None)) is not None:
+            owed.late = replied  # those do not come to the dispatcher
         self.send_raw_request = self._dispatcher.send_raw_request
         self.notify = self._dispatcher.notify
 

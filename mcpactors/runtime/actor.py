@@ -27,6 +27,8 @@ logger = logging.getLogger("mcpactors")
 
 SPARE_WORKERS: Final = 4
 """Idle tasks that an actor keeps for its next requests."""
+GIVEN_UP_SHARE: Final = 2
+"""Half of an actor's slots at most are kept by calls that their callers have given up."""
 NO_DEADLINES: Final = CallDeadlines(idle=math.inf, total=math.inf, question=math.inf)
 
 
@@ -66,27 +68,36 @@ async def relay(target: ActorRef, request: Request, reply: ReplyChannel) -> Outc
 
     The deadlines are those of whoever waits at the other end of `reply`. Raises as `ActorRef.offer` does.
     """
-    with Replies(NO_DEADLINES, reply.limits) as replies:
-        target.offer(Envelope(request, replies.channel))
+    replies = Replies(NO_DEADLINES, reply.limits)
+    try:
+        with replies:
+            target.offer(Envelope(request, replies.channel))
+            await _carry(replies, reply)
+    finally:
+        replies.channel.until = reply.until
+    return replies.outcome
+
+
+async def _carry(replies: Replies, reply: ReplyChannel) -> None:
+    """All but the outcome."""
+    async for event in replies:
+        if isinstance(event, Question):
+            break
+        reply.notice(event.method, event.params)
+    else:
+        return
+
+    async def ask(question: Question) -> None:
+        question.answer(await reply.question(question.method, question.params))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask, event)
         async for event in replies:
             if isinstance(event, Question):
-                break
-            reply.notice(event.method, event.params)
-        else:
-            return replies.outcome
-
-        async def ask(question: Question) -> None:
-            question.answer(await reply.question(question.method, question.params))
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(ask, event)
-            async for event in replies:
-                if isinstance(event, Question):
-                    nursery.start_soon(ask, event)
-                else:
-                    reply.notice(event.method, event.params)
-            nursery.cancel_scope.cancel()
-        return replies.outcome
+                nursery.start_soon(ask, event)
+            else:
+                reply.notice(event.method, event.params)
+        nursery.cancel_scope.cancel()
 
 
 async def run_actor(actor: Actor, ref: ActorRef, started: Callable[[trio.CancelScope], None]) -> None:
@@ -98,9 +109,13 @@ async def run_actor(actor: Actor, ref: ActorRef, started: Callable[[trio.CancelS
     A slot is free before a request is taken, so that the mailbox's bound means something (rule 1). When the life
     ends, the calls in flight fail at once, before the lifespan is unwound.
     """
-    async with actor.lifespan(), trio.open_nursery() as nursery:
-        started(nursery.cancel_scope)
-        await _work(actor, ref, nursery)
+    try:
+        async with actor.lifespan(), trio.open_nursery() as nursery:
+            ref.given_up.begin(actor.concurrency // GIVEN_UP_SHARE, nursery)
+            started(nursery.cancel_scope)
+            await _work(actor, ref, nursery)
+    finally:
+        ref.given_up.end()
 
 
 async def _work(actor: Actor, ref: ActorRef, nursery: trio.Nursery) -> None:
@@ -111,13 +126,15 @@ async def _work(actor: Actor, ref: ActorRef, nursery: trio.Nursery) -> None:
     handler left a cancel scope open (by an async generator that it did not close): the next call would be inside it.
     """
     in_flight, mailbox, concurrency = ref.in_flight, ref.mailbox, actor.concurrency
+    given_up = ref.given_up.until
+    free = concurrency - concurrency // GIVEN_UP_SHARE  # whatever was given up
     task = trio.lowlevel.current_task()
     own = task.context
     clean = own.copy()
     leaked = False
 
     def has_slot() -> bool:
-        return len(in_flight) < concurrency
+        return len(in_flight) < free or len(in_flight) + len(given_up) < concurrency
 
     try:
         with trio.CancelScope() as scope:

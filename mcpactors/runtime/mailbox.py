@@ -14,6 +14,7 @@ import trio
 from attrs import define, field, frozen
 
 from mcpactors.errors import ActorUnavailable, MailboxFull, MCPActorsError, QuestionRefused
+from mcpactors.runtime.given_up import GivenUp
 from mcpactors.runtime.poison import Suspects
 from mcpactors.runtime.reply import CallDeadlines, Failure, Notice, Outcome, Question, Replies, ReplyChannel
 
@@ -201,7 +202,19 @@ witnesses: Final[list[Callable[[ActorRef], None]]] = []
 class ActorRef:
     """An actor's address. It keeps its meaning across restarts, so routing tables never churn."""
 
-    __slots__ = ("__weakref__", "_idle", "down", "in_flight", "kind", "mailbox", "name", "state", "suspects", "tally")
+    __slots__ = (
+        "__weakref__",
+        "_idle",
+        "down",
+        "given_up",
+        "in_flight",
+        "kind",
+        "mailbox",
+        "name",
+        "state",
+        "suspects",
+        "tally",
+    )
 
     def __init__(self, name: str, kind: str, mailbox: Mailbox) -> None:
         self.name = name
@@ -209,6 +222,8 @@ class ActorRef:
         self.mailbox = mailbox
         self.tally = Tally()
         self.in_flight: set[Envelope] = set()
+        self.given_up = GivenUp(mailbox.slot_freed)
+        """Calls that are over here, and keep slots."""
         self._idle: trio.Event | None = None
         self.state = "stopped"
         """What the actor does now, in the supervisor's words (`ChildState`)."""

@@ -130,6 +130,7 @@ class ReplyChannel:
         "limits",
         "namespace",
         "outcome",
+        "until",
     )
 
     def __init__(self, limits: CallLimits = DEFAULT_CALLS) -> None:
@@ -140,6 +141,8 @@ class ReplyChannel:
         """Outcomes and notices that came after the end and were dropped."""
         self.dropped = 0
         """Notices dropped because the callee talks faster than its caller reads, or tells of progress too often."""
+        self.until = -math.inf
+        """Where its caller has left: when the call would have ended at the latest."""
         self.namespace = _ROOT
         """Where in the tree the callee is mounted; what it says is renamed by this on the way back."""
         self._event = trio.Event()
@@ -378,6 +381,7 @@ class Replies:
         For a caller that has no block around the whole: a call that is parked between two requests of its client.
         """
         if self.channel.outcome is None:
+            self.channel.until = self._next_deadline()
             self.channel.abandon(outcome)
         if self._watched_until != math.inf:
             self._clock.forget(self)

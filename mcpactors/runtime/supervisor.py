@@ -85,6 +85,8 @@ class ActorInfo:
     """Its tools whose definitions are not what they were at first, and that nobody has approved."""
     dropped: Mapping[str, int] = field(factory=dict)
     """What its process said that could not be taken, by why: rubbish, replies that nobody waited for, too much."""
+    given_up: int = 0
+    """Calls whose callers have left, and that keep a slot each: its backend may be at work on them still."""
     era: Literal["legacy", "modern"] | None = None
     """What is spoken to it, or was last, where it is a backend."""
 
@@ -190,6 +192,7 @@ class Supervisor:
             since=trio.current_time() - child.since,
             last_exit=child.last_exit,
             accounting=MappingProxyType(asdict(tally)),
+            given_up=len(ref.given_up.until),
         )
 
     def _ask_to_stop(self, child: _Child) -> None:

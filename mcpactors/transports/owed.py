@@ -6,6 +6,7 @@ Rule: it counts and decides, nothing waits. Both tables are bounded by what is i
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final, Literal
 
 from attrs import define, field
@@ -33,6 +34,8 @@ class Owed:
     requests: int
     size: int
     """Bytes of their lines. One request more may be held than it allows."""
+    late: Callable[[RequestId], None] = lambda reply_to: None
+    """Called with the id of each reply that nobody waits for, or not any more."""
     _waiting: set[RequestId] = field(factory=set, init=False)
     _over: OrderedDict[RequestId, Unwanted] = field(factory=OrderedDict, init=False)
     _asked: dict[RequestId, int] = field(factory=dict, init=False)
@@ -66,6 +69,7 @@ class Owed:
         if key in self._waiting:
             self._end(key, "duplicate_reply")
             return None
+        self.late(key)
         return self._over.get(key, "unknown_reply")
 
     def _end(self, key: RequestId, why: Unwanted) -> None:

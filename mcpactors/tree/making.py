@@ -88,6 +88,7 @@ def proxy(target: ProxyServer, running: Running, ground: Ground, tell: Tell) -> 
         forward=target.forward,
         limits=target.pool,
         taken=limits,
+        given_up=running.ref.given_up,
         start_timeout=said.start_timeout if said and said.start_timeout else settings.start_timeout,
         admit=tell.said,
         changed=tell.changed,
