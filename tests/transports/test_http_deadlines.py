@@ -130,6 +130,36 @@ async def test_f20_who_closes_its_own_end_is_asked_every_few_seconds_whether_it_
         assert [when - left < LAST_LOOK * 2 for when in told] == [True]
 
 
+class Steps(trio.abc.Instrument):
+    """How often the tasks of connections have run."""
+
+    count = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.count += "_Connection.run" in task.name
+
+
+async def test_f20_who_closes_its_own_end_for_long_costs_little_more_than_who_does_not(
+    autojump_clock: MockClock,
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await body_of(receive)
+        await receive()
+
+    async with hosting(app) as listener:
+        client, _ = listener.connect()
+        await client.write(get())
+        assert isinstance(client.stream, trio.abc.HalfCloseableStream)
+        await client.stream.send_eof()
+        await trio.sleep(2 * LAST_LOOK)
+        steps = Steps()
+        trio.lowlevel.add_instrument(steps)
+        await trio.sleep(100 * LAST_LOOK)
+        trio.lowlevel.remove_instrument(steps)
+        assert 90 <= steps.count <= 110
+        await client.aclose()
+
+
 # --- Clients that are slow to send ------------------------------------------------------------------------------------
 
 

@@ -81,21 +81,23 @@ class Wire:
         None where there is no such thing, and empty where just now there is none. Without, a client that has closed its
         end counts as gone as soon as it could have had a quick answer; over TLS, at once.
         """
+        first = FIRST_LOOK
         try:
             while not isinstance(self.stream, trio.SSLStream):
                 said = nothing()
                 self.gone = False
                 if said and self._size < GATHERED and (self._writing or self.write_by == math.inf):
                     await self.gather(said)
-                if await self._hears_of_a_reset(ONLY_LOOK if said is None else LAST_LOOK) or said is None:
+                looks = (FIRST_LOOK, ONLY_LOOK) if said is None else (first, LAST_LOOK)
+                if await self._hears_of_a_reset(*looks) or said is None:
                     break
+                first = LAST_LOOK  # who has waited so long may wait for longer, and there may be thousands
         except ClientGone:
             pass
         self.gone = True
 
-    async def _hears_of_a_reset(self, last: float) -> bool:
-        pause = FIRST_LOOK
-        while pause < last:
+    async def _hears_of_a_reset(self, pause: float, last: float) -> bool:
+        while pause <= last:
             await trio.sleep(pause)
             if self.broken or _is_reset(self.stream):
                 return True
