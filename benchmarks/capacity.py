@@ -115,11 +115,11 @@ class Wire:
     stream: trio.SocketStream
     rest: bytes = b""
 
-    async def post(self, message: dict[str, Any], session: str | None = None) -> dict[str, str]:
+    async def post(self, message: dict[str, Any], session: str | None = None, path: str = "/mcp") -> dict[str, str]:
         """Send a message; returns the response's headers, once all of its body has come."""
         body = json.dumps(message).encode()
         head = [
-            "POST /mcp HTTP/1.1",
+            f"POST {path} HTTP/1.1",
             "Host: 127.0.0.1",
             "Content-Type: application/json",
             "Accept: application/json, text/event-stream",

@@ -2,8 +2,8 @@
 
 Rule: the gateway is a process of its own, and what is measured is what that has more (its resident set) for each
 session; what the kernel keeps for a socket is not in it. The sessions are of the old era, over HTTP with the stream of
-a GET open, and over WebSocket. While all are open one of them calls: what it waits is told beside what it waited before
-the others came. Promise F43 says what is aimed at.
+a GET open, over the old HTTP+SSE and over WebSocket. While all are open one of them calls: what it waits is told beside
+what it waited before the others came. Promise F43 says what is aimed at; `tests/end_to_end/test_memory.py` holds it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import resource
 import struct
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import trio
 from attrs import define
@@ -62,7 +63,34 @@ async def over_http(port: int) -> Connection:
             beside.append(Wire(await trio.open_tcp_stream("127.0.0.1", port)))
         await beside[0].post(PING, session)
 
-    return Connection(ping, wire.stream.aclose)
+    return Connection(ping, partial(_close, wire, beside))
+
+
+async def _close(wire: Wire, beside: list[Wire]) -> None:
+    for each in (wire, *beside):
+        await each.stream.aclose()
+
+
+async def over_sse(port: int) -> Connection:
+    """Past the handshake; what it says after that goes by a socket opened then."""
+    wire = Wire(await trio.open_tcp_stream("127.0.0.1", port))
+    await wire.stream.send_all(b"GET /sse HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\n\r\n")
+    await wire._until(b"event: endpoint\r\ndata: ")
+    place = (await wire._until(b"\r\n")).decode()
+    beside: list[Wire] = []
+
+    async def say(message: dict[str, Any], answered: bool = True) -> None:
+        if not beside:
+            beside.append(Wire(await trio.open_tcp_stream("127.0.0.1", port)))
+        await beside[0].post(message, path=place)
+        if answered:
+            await wire._until(b"event: message\r\ndata: ")
+            await wire._until(b"\r\n\r\n")
+
+    await say(INITIALIZE)
+    await say(INITIALIZED, answered=False)
+    await beside.pop().stream.aclose()
+    return Connection(partial(say, PING), partial(_close, wire, beside))
 
 
 async def over_websocket(port: int) -> Connection:
@@ -165,6 +193,9 @@ async def sessions(report: Report, what: str, connect: Open, number: int) -> Seq
     return (what, f"{number:,}", f"{each:.1f}", f"{took * 1e6:.0f}", f"{alone * 1e6:.0f}", f"{among * 1e6:.0f}")
 
 
+OVER: Final[Mapping[str, Open]] = {"HTTP": over_http, "HTTP+SSE": over_sse, "WebSocket": over_websocket}
+
+
 async def main() -> None:
     """Measure, print, exit 0."""
     chosen = options(__doc__ or "")
@@ -174,7 +205,7 @@ async def main() -> None:
     lines: list[Sequence[str]] = [
         ("sessions on sockets", "open", "KiB each", "us to open", "ping us, few", "ping us, among all")
     ]
-    for what, connect in (("HTTP", over_http), ("WebSocket", over_websocket)):
+    for what, connect in OVER.items():
         lines.append(await sessions(report, what, connect, number))
     print_columns(lines)
     report.write(chosen.json)

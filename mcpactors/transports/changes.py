@@ -29,6 +29,7 @@ _WORDS: Final[Mapping[Kind, str]] = {
     "templates": "resources",
 }
 """Which `list_changed` speaks for a kind."""
+_ALL: Final = frozenset(_WORDS.values())
 
 
 class Changes:
@@ -37,7 +38,7 @@ class Changes:
     def __init__(
         self,
         listen: Callable[[Listener], Callable[[], None]],
-        words: Iterable[str] = ("tools", "prompts", "resources"),
+        words: Iterable[str] = _ALL,
         stir: Callable[[], None] = lambda: None,
     ) -> None:
         """`stir` is called at each change, when there is something to tell."""

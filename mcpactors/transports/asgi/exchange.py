@@ -75,7 +75,8 @@ class Exchange:
     _between: bool = field(default=False, init=False)  # events, of an application that sends whole ones
     _delivered: bool = field(default=False, init=False)  # the end of the request's body, to the application
     _waited: float = field(default=0.0, init=False)
-    _receiving: trio.Event | None = field(default=None, init=False)
+    _receiving: bool = field(default=False, init=False)
+    _received: trio.Event | None = field(default=None, init=False)  # for who waits until another has
     _watch: trio.CancelScope | None = field(default=None, init=False)
 
     async def run(self, app: ASGIApp) -> None:
@@ -117,17 +118,21 @@ class Exchange:
             part = self._part()
             if part is not None:
                 return part
-        while self._receiving is not None:
-            await self._receiving.wait()
+        while self._receiving:
+            if self._received is None:
+                self._received = trio.Event()
+            await self._received.wait()
         if self._over:
             await trio.lowlevel.checkpoint()
             return {"type": "http.disconnect"}
-        self._receiving = trio.Event()
+        self._receiving = True
         try:
             return await (self._departure() if self._delivered else self._next_part())
         finally:
-            self._receiving.set()
-            self._receiving = None
+            self._receiving = False
+            if self._received is not None:
+                self._received.set()
+                self._received = None
 
     async def send(self, message: Message) -> None:
         """`http.response.start`, then `http.response.body` to the end. Raises ClientGone once nobody reads it.

@@ -1,0 +1,61 @@
+"""What a session that keeps a connection open costs the gateway: `serve` as a process, 2,000 real sockets at once.
+
+Rule: what is counted is what that process has more; its clients are in ours. The figures: benchmarks/sockets.py.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+import trio
+
+from benchmarks.sockets import OVER, Connection, resident, served
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the memory of a process is read off /proc")
+
+FEW = 67
+MANY = 600
+"""Of each of three kinds, after a few whose cost is not theirs alone: 2,001 in all."""
+SAMPLE = 50
+MOST = 24 * 1024
+HANG = 90
+
+
+@asynccontextmanager
+async def descriptors(number: int) -> AsyncIterator[None]:
+    """So many may be open, here and in processes that are begun meanwhile."""
+    before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most != resource.RLIM_INFINITY and most < number:
+        pytest.skip(f"{number} descriptors are not to be had")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(before, number), most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
+
+
+async def test_f43_each_of_two_thousand_sessions_on_sockets_costs_24_kib_at_most() -> None:
+    async with descriptors(4000), served() as (pid, port), AsyncExitStack() as closing:
+        connections: list[Connection] = []
+
+        async def open_sessions(what: str, number: int) -> None:
+            for _ in range(number):
+                connection = await OVER[what](port)
+                closing.push_async_callback(connection.aclose)
+                connections.append(connection)
+
+        each = {}
+        with trio.fail_after(HANG):
+            for what in OVER:
+                await open_sessions(what, FEW)
+            for what in OVER:
+                before = resident(pid)
+                await open_sessions(what, MANY)
+                each[what] = (resident(pid) - before) / MANY
+            for connection in connections[::SAMPLE]:
+                await connection.ping()
+        assert max(each.values()) <= MOST, each
