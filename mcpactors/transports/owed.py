@@ -36,7 +36,7 @@ class Owed:
     """Bytes of their lines. One request more may be held than it allows."""
     late: Callable[[RequestId], None] = lambda reply_to: None
     """Called with the id of each reply that nobody waits for, or not any more."""
-    _waiting: set[RequestId] = field(factory=set, init=False)
+    _waiting: dict[RequestId, None] = field(factory=dict, init=False)  # a set takes four times the memory while empty
     _over: OrderedDict[RequestId, Unwanted] = field(factory=OrderedDict, init=False)
     _asked: dict[RequestId, int] = field(factory=dict, init=False)
     _held: int = field(default=0, init=False)
@@ -51,7 +51,7 @@ class Owed:
     def sent(self, message: JSONRPCMessage) -> None:
         """Takes note of a message of ours that is accepted for sending."""
         if isinstance(message, JSONRPCRequest):
-            self._waiting.add(coerce_request_id(message.id))
+            self._waiting[coerce_request_id(message.id)] = None
         elif isinstance(message, JSONRPCNotification):
             if (
                 message.method == CANCELLED
@@ -73,7 +73,7 @@ class Owed:
         return self._over.get(key, "unknown_reply")
 
     def _end(self, key: RequestId, why: Unwanted) -> None:
-        self._waiting.discard(key)
+        self._waiting.pop(key, None)
         self._over[key] = why
         self._over.move_to_end(key)
         if len(self._over) > REMEMBERED:

@@ -9,11 +9,15 @@ import resource
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from urllib.parse import urlsplit
 
 import pytest
 import trio
+from trio.lowlevel import current_statistics
+from trio.testing import wait_all_tasks_blocked
 
 from benchmarks.sockets import OVER, Connection, resident, served
+from mcpactors import open_runtime
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the memory of a process is read off /proc")
 
@@ -21,6 +25,9 @@ FEW = 67
 MANY = 600
 """Of each of three kinds, after a few whose cost is not theirs alone: 2,001 in all."""
 SAMPLE = 50
+SOME = 20
+SETTLED = 0.2
+"""Seconds of rest after which what has closed is seen to have closed."""
 MOST = 24 * 1024
 HANG = 90
 
@@ -36,6 +43,20 @@ async def descriptors(number: int) -> AsyncIterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
+
+
+@pytest.mark.parametrize("what", OVER)
+async def test_f43_a_session_that_says_nothing_has_one_task(what: str) -> None:
+    async with open_runtime() as runtime, runtime.serve_http(port=0, websocket=True) as url:
+        port = urlsplit(url).port or 0
+        async with AsyncExitStack() as closing:
+            closing.push_async_callback((await OVER[what](port)).aclose)
+            await wait_all_tasks_blocked(SETTLED)
+            before = current_statistics().tasks_living
+            for _ in range(SOME):
+                closing.push_async_callback((await OVER[what](port)).aclose)
+            await wait_all_tasks_blocked(SETTLED)
+            assert current_statistics().tasks_living == before + SOME
 
 
 async def test_f43_each_of_two_thousand_sessions_on_sockets_costs_24_kib_at_most() -> None:

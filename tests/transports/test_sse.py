@@ -17,6 +17,7 @@ from mcpactors.errors import BackendStartError
 from mcpactors.runtime.policy import ClientLimits
 from mcpactors.transports.asgi import ASGIApp
 from mcpactors.transports.http_client.sse import sse_client
+from mcpactors.transports.http_server.outlet import COMMENT
 from mcpactors.transports.http_server.sse import SSEFront
 from mcpactors.transports.values import SSETransport
 from tests.transports.http_old import HELLO, call, request
@@ -107,6 +108,18 @@ async def test_f43_there_are_so_many_streams_and_no_more_until_one_ends() -> Non
                 async with host.client() as client:
                     await client.write(request("GET", path="/sse"))
                     head = await client.until(b"\r\n\r\n")
+
+
+async def test_a_stream_on_which_nothing_happens_has_a_comment_now_and_then() -> None:
+    clients = ClientLimits(comment=0.01)
+    with trio.fail_after(HANG):
+        async with open_runtime(Holding()) as runtime, alone(SSEFront(runtime.server, clients=clients)) as host:
+            async with host.client() as client:
+                async with host.client() as other:
+                    await stream(other)
+                await stream(client)
+                for _ in range(2):  # the first may have been on its way when the other left
+                    await client.until(COMMENT)
 
 
 async def test_what_cannot_be_posted_is_refused_and_the_session_lives() -> None:

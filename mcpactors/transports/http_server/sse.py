@@ -96,6 +96,12 @@ class _Session(Stream):
         """Send it, of however many lines. Raises OSError once nobody reads it."""
         await self.send({"type": "http.response.body", "body": event, "more_body": True})
 
+    async def comment(self) -> None:
+        """By which proxies see that a stream is alive, and we that its client is; nothing once it has ended."""
+        if self._read is not None:
+            with suppress(OSError):
+                await self.emit(COMMENT)
+
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         try:
             for line in bytes(data).split(b"\n"):
@@ -172,19 +178,13 @@ class SSEFront:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _comment(self, nursery: trio.Nursery) -> None:
-        """By which proxies see that a stream is alive, and we that its client is."""
-
-        async def send(session: _Session) -> None:
-            with suppress(OSError):
-                await session.emit(COMMENT)
-
         while True:
             await trio.sleep(LOOK)
             due = trio.current_time() - self.clients.comment
             late = [session for session in self._open.values() if session.commented <= due]
             for number, session in enumerate(late, 1):
                 session.commented = trio.current_time()
-                nursery.start_soon(send, session)
+                nursery.start_soon(session.comment)
                 if number % AT_ONCE == 0:
                     await trio.lowlevel.checkpoint()
 
