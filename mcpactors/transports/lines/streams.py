@@ -1,7 +1,7 @@
-"""The two streams of a peer at the end of two pipes: messages from it, messages to it.
+"""The two streams of a peer at the end of two pipes: messages from it, and (lines/writing.py) messages to it.
 
-Rule: reading has no task and no queue of its own, writing one task that writes what has gathered; a line that cannot
-be read never ends the session, and what the peer asks takes bounded memory whether or not it reads. Promises F6-F18.
+Rule: reading has no task and no queue of its own; a line that cannot be read never ends the session, and what the peer
+asks takes bounded memory whether or not it reads. Promises F6-F18.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Final, Self
+from typing import Final
 
 import anyio
 import trio
-from anyio.abc import ObjectReceiveStream, ObjectSendStream
+from anyio.abc import ObjectReceiveStream
 from attrs import define, field, frozen
 from mcp.shared.message import SessionMessage
 from mcp_types.jsonrpc import (
@@ -32,60 +32,21 @@ from mcp_types.jsonrpc import (
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from mcpactors.runtime.policy import DEFAULT_BACKEND, BackendLimits
 from mcpactors.transports.lines.flood import DROPPED, FEW, LOGS_KEPT, READ, SAID, SKIPPED, Allowance, cost, thinned
 from mcpactors.transports.lines.framing import BOM, WHY, LineFramer, LongLine, Skip, misshapen, salvage_id, why_not_json
+from mcpactors.transports.lines.limits import StdioLimits
 from mcpactors.transports.lines.strict import fault, long_id
-from mcpactors.transports.owed import Owed, refusal
+from mcpactors.transports.lines.writing import StdioWriter
+from mcpactors.transports.owed import refusal
 
 __all__ = ["ReadStatistics", "StdioLimits", "StdioReader", "StdioWriter"]
 
 logger = logging.getLogger("mcpactors.stdio")
 
-_MIB: Final = 1024 * 1024
 _CHUNK: Final = 65536  # a pipe holds no more on Linux
 _JSON: Final = tuple(bytes([first]) for first in b' \t\r{["-0123456789tfnNI')  # how JSON begins; most rubbish does not
 _SKIPS: Final = 4  # lines that cannot be read take together no longer than a message
 _NO_REQUEST: Final = ("not_jsonrpc", "repeated_key", "ambiguous", "long_id")
-
-
-@frozen
-class StdioLimits:
-    """Sizes in bytes, times in seconds. The four times together bound how long leaving `stdio_client` takes."""
-
-    line: int = DEFAULT_BACKEND.message
-    """A longer line is dropped while it is read."""
-    endless: int = 64 * _MIB
-    """So much dropped of one line, and still no newline: the child is given up."""
-    depth: int = DEFAULT_BACKEND.depth
-    id: int = DEFAULT_BACKEND.id
-    parts: int = 250_000
-    """Of one line, as `too_many` counts them."""
-    outgoing: int = _MIB
-    """`send` waits while this much has not gone to the child."""
-    requests: int = 1024
-    """Requests of the child that may be unanswered; and the bytes of their lines. More are refused."""
-    request_bytes: int = 16 * _MIB
-    last_words: float = 0.1
-    """How long is read on after stdin broke; and stderr, after the child went."""
-    exit_grace: float = DEFAULT_BACKEND.exit_grace
-    """From the closing of stdin to SIGTERM."""
-    term_grace: float = DEFAULT_BACKEND.term_grace
-    """From SIGTERM to SIGKILL."""
-    kill_grace: float = 0.4
-    """From SIGKILL to giving the process up as unkillable."""
-
-    @classmethod
-    def of(cls, taken: BackendLimits) -> Self:
-        """Those of a backend of which so much is taken."""
-        return cls(
-            line=taken.message,
-            endless=4 * taken.message,
-            depth=taken.depth,
-            id=taken.id,
-            exit_grace=taken.exit_grace,
-            term_grace=taken.term_grace,
-        )
 
 
 @frozen
@@ -97,175 +58,6 @@ class ReadStatistics:
     salvaged: int
     coalesced: int
     """Lines that others after them made needless (`lines/flood.py`)."""
-
-
-@define(eq=False)
-class StdioWriter(ObjectSendStream[SessionMessage]):
-    """Messages to the peer: the SDK's `WriteStream`. What gathers while one write is under way goes in the next.
-
-    `limit` is in bytes; one message more may be held than it allows. `owed` knows what is in flight.
-    """
-
-    limit: int
-    owed: Owed = field(factory=lambda: Owed(StdioLimits().requests, StdioLimits().request_bytes))
-    broken: bool = field(default=False, init=False)
-    """Whether the child no longer reads."""
-    lost: bool = field(default=False, init=False)
-    """Whether the child has hung up, and not we."""
-    _closed: bool = field(default=False, init=False)
-    _breaks: trio.Event | None = field(default=None, init=False)
-    _lines: list[bytes] = field(factory=list, init=False)
-    _held: int = field(default=0, init=False)
-    _outgoing: trio.abc.SendStream = field(init=False)  # of `run_in`, with the next two
-    _nursery: trio.Nursery | None = field(default=None, init=False)
-    _gone: Callable[[], None] = field(default=lambda: None, init=False)
-    _writing: bool = field(default=False, init=False)  # a task of `run_in` is there, or none will be any more
-    _over: bool = field(default=False, init=False)  # what was accepted is written, or never will be
-    _work: trio.Event | None = field(default=None, init=False)
-    _end: trio.Event | None = field(default=None, init=False)
-    _room: trio.lowlevel.ParkingLot | None = field(default=None, init=False)
-
-    async def wait_broken(self) -> None:
-        """Wait until it is."""
-        if not self.broken:
-            if self._breaks is None:
-                self._breaks = trio.Event()
-            await self._breaks.wait()
-
-    async def send(self, item: SessionMessage, /) -> None:
-        """Waits for room; who waits is served in the order of asking. What returned is accepted, not delivered.
-
-        Raises anyio.BrokenResourceError when the child no longer reads, anyio.ClosedResourceError after `aclose`.
-        """
-        await trio.lowlevel.checkpoint()  # first, so that a cancelled send has sent nothing
-        self._check()
-        line = _line(item.message)
-        if self._held >= self.limit:
-            if self._room is None:
-                self._room = trio.lowlevel.ParkingLot()
-            await self._room.park()
-            self._check()
-        self.owed.sent(item.message)
-        self._accept(line)
-        self._make_room()
-
-    def offer(self, message: JSONRPCMessage) -> None:
-        """Sends what may be lost: it is dropped when there is no room, or nobody to write to."""
-        if self._held < self.limit and not self._closed and not self.broken:
-            self._accept(_line(message))
-
-    def _accept(self, line: bytes) -> None:
-        self._lines.append(line)
-        self._held += len(line)
-        self._stir()
-
-    async def aclose(self) -> None:
-        """No more is accepted; what was accepted is still written, then the child's stdin is closed."""
-        self.close()
-        await trio.lowlevel.checkpoint()
-
-    def close(self) -> None:
-        """`aclose`, without waiting for anything."""
-        self._closed = True
-        self._wake_all()
-
-    def hang_up(self) -> None:
-        """The child is dead to us: what was not written yet is dropped."""
-        self.lost |= not self._closed
-        self.broken = True
-        if self._breaks is not None:
-            self._breaks.set()
-        self._lines.clear()
-        self._wake_all()
-
-    async def run(self, stdin: trio.abc.SendStream) -> None:
-        """Writes until closed or broken. Shielded: what was accepted before a cancellation is written; `stdin`'s
-        closing, at the latest at the end of the ladder, ends it."""
-        with trio.CancelScope(shield=True):
-            async with stdin:
-                while await self._gathered():
-                    await self._write(stdin)
-        self._finish()
-
-    def run_in(self, nursery: trio.Nursery, outgoing: trio.abc.SendStream, gone: Callable[[], None]) -> None:
-        """As `run`, by tasks that last only while something is to be written; `gone` is called once that is broken.
-
-        They are tasks of `nursery`, which has to be there until all is `written`.
-        """
-        self._outgoing, self._nursery, self._gone = outgoing, nursery, gone
-
-    async def written(self) -> None:
-        """Wait until, after closing, everything that was accepted is written, or cannot be."""
-        if not self._over:
-            if self._end is None:
-                self._end = trio.Event()
-            await self._end.wait()
-
-    async def _write_on(self) -> None:
-        with trio.CancelScope(shield=True):
-            try:
-                while self._lines:
-                    await self._write(self._outgoing)
-                if not self._closed and not self.broken:
-                    self._writing = False
-                    return
-                if self.broken:
-                    self._gone()
-                await self._outgoing.aclose()
-            except Exception as error:  # of a stream that fails as none should: others write in this nursery, too
-                logger.error("what was to be written was not", exc_info=error)
-                self.hang_up()
-                self._gone()
-        self._finish()
-
-    async def _write(self, stdin: trio.abc.SendStream) -> None:
-        data = b"".join(self._lines)
-        self._lines.clear()
-        try:
-            await stdin.send_all(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            self.hang_up()
-        self._held -= len(data)
-        self._make_room()
-
-    async def _gathered(self) -> bool:
-        while not self._lines and not self._closed and not self.broken:
-            self._work = trio.Event()
-            await self._work.wait()
-        return bool(self._lines)
-
-    def _finish(self) -> None:
-        self._over = True
-        if self._end is not None:
-            self._end.set()
-
-    def _check(self) -> None:
-        if self._closed:
-            raise anyio.ClosedResourceError
-        if self.broken:
-            raise anyio.BrokenResourceError
-
-    def _make_room(self) -> None:
-        if self._room is not None and self._held < self.limit:
-            self._room.unpark()  # one; it passes on what room it leaves
-
-    def _stir(self) -> None:
-        """There is something to write, or nothing more will be."""
-        if self._nursery is None:
-            if self._work is not None:
-                self._work.set()
-        elif not self._writing:
-            self._writing = True
-            self._nursery.start_soon(self._write_on)
-
-    def _wake_all(self) -> None:
-        self._stir()
-        if self._room is not None:
-            self._room.unpark_all()
-
-
-def _line(message: JSONRPCMessage) -> bytes:
-    return message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n"
 
 
 def _parsed(line: bytes | LongLine, limits: StdioLimits) -> JSONRPCMessage | Skip:

@@ -1,0 +1,44 @@
+"""Clients on lines that are served together: what one of them meets with is not the others' (memory streams)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from mcpactors import Server, open_runtime
+from mcpactors.transports.lines.front import LinesFront
+from mcpactors.transports.lines.streams import StdioLimits
+from tests.transports.test_duplex_stopping import HELLO
+
+
+class Failing(trio.abc.SendStream):
+    """Fails as no stream should."""
+
+    async def send_all(self, data: Any) -> None:
+        await trio.lowlevel.checkpoint()
+        raise RuntimeError("no")
+
+    async def wait_send_all_might_not_block(self) -> None:
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        raise RuntimeError("no")
+
+
+async def test_f43_a_client_that_cannot_be_written_to_ends_and_the_others_are_served(autojump_clock) -> None:
+    async with open_runtime(Server("main")) as runtime:
+        front = LinesFront(runtime.server, StdioLimits())
+        asking, incoming = trio.testing.memory_stream_pair()
+        ours, outgoing = trio.testing.memory_stream_pair()
+        failing, served = trio.testing.memory_stream_pair()
+        async with front.run(), trio.open_nursery() as nursery:
+            nursery.start_soon(front.serve, incoming, outgoing)
+            await failing.send_all(HELLO)
+            with trio.fail_after(5), pytest.raises(RuntimeError):  # whose it is
+                await front.serve(served, Failing())
+            await asking.send_all(HELLO)
+            assert b"protocolVersion" in await ours.receive_some(65536)
+            await asking.aclose()
