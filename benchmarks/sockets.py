@@ -83,9 +83,10 @@ async def over_sse(port: int) -> Connection:
         if not beside:
             beside.append(Wire(await trio.open_tcp_stream("127.0.0.1", port)))
         await beside[0].post(message, path=place)
-        if answered:
+        said = b"" if answered else b'"id":'
+        while b'"id":' not in said:  # a notification may come before
             await wire._until(b"event: message\r\ndata: ")
-            await wire._until(b"\r\n\r\n")
+            said = await wire._until(b"\r\n\r\n")
 
     await say(INITIALIZE)
     await say(INITIALIZED, answered=False)
@@ -110,12 +111,12 @@ async def over_websocket(port: int) -> Connection:
         await wire.stream.send_all(b"\x81" + length + bytes(4) + data)  # the mask is four zeros
 
     async def receive() -> None:
-        """One message, of one frame that is not longer than 64 KiB; pings before it are passed over."""
-        kind = 0
-        while kind != 0x81:
+        """One answer, of one frame that is not longer than 64 KiB; pings and notifications before it are passed over."""
+        kind, said = 0, b""
+        while kind != 0x81 or b'"id":' not in said:
             while len(wire.rest) < 2 or len(wire.rest) < (size := _size(wire.rest)):
                 wire.rest += await wire.stream.receive_some(65536)
-            kind, wire.rest = wire.rest[0], wire.rest[size:]
+            kind, said, wire.rest = wire.rest[0], wire.rest[:size], wire.rest[size:]
 
     async def live() -> None:
         await wire.stream.send_all(b"\x8a\x80" + bytes(4))
