@@ -111,7 +111,7 @@ async def over_websocket(port: int) -> Connection:
         await wire.stream.send_all(b"\x81" + length + bytes(4) + data)  # the mask is four zeros
 
     async def receive() -> None:
-        """One answer, of one frame that is not longer than 64 KiB; pings and notifications before it are passed over."""
+        """One answer, of one frame that is not longer than 64 KiB; what comes before it is passed over."""
         kind, said = 0, b""
         while kind != 0x81 or b'"id":' not in said:
             while len(wire.rest) < 2 or len(wire.rest) < (size := _size(wire.rest)):
