@@ -18,7 +18,7 @@ from trio.testing import MockClock
 
 from mcpactors.transports.asgi import ASGIApp, Receive, Scope, Send
 from mcpactors.transports.asgi.serving import LOOK, HostLimits, serve
-from mcpactors.transports.asgi.wire import GATHERED, LAST_LOOK
+from mcpactors.transports.asgi.wire import GATHERED, LAST_LOOK, ClientGone
 from tests.transports.http_raw import RawClient, answer, body_of, echo, get, part, post, start
 
 LIMITS = HostLimits(linger=0)
@@ -302,6 +302,45 @@ async def test_f21_who_reads_nothing_is_dropped_and_nobody_else_waits(
         ended.clear()
         await trio.sleep(LIMITS.send_timeout + LOOK)
         assert LIMITS.send_timeout <= ended[0] <= LIMITS.send_timeout + LOOK
+
+
+@pytest.mark.parametrize("ends", ["it is dropped", "its answer has ended"])
+async def test_f21_who_waits_in_another_task_to_send_to_it_is_told_when_the_connection_is_over(
+    ends: str, autojump_clock: MockClock
+) -> None:
+    told: list[str] = []
+
+    async def say(send: Send) -> None:
+        try:
+            for _ in range(2):  # one has gathered, one waits
+                await send(part(b"x" * GATHERED))
+            told.append("said")
+        except ClientGone:
+            told.append("gone")
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start())
+        others.start_soon(say, send)
+        if ends == "it is dropped":
+            await trio.sleep_forever()
+        await body_of(receive)
+        await receive()
+
+    async with trio.open_nursery() as others:
+        async with hosting(app) as listener:
+            for _ in range(20):  # the order of tasks is random
+                client, _ = listener.connect(lockstep=True)
+                await client.write(get())
+                await trio.testing.wait_all_tasks_blocked()
+                if ends == "its answer has ended":
+                    assert isinstance(client.stream, trio.abc.HalfCloseableStream)
+                    await client.stream.send_eof()
+                    await trio.sleep(1)  # by then it counts as gone, and the answer as all that there will be
+                    await client.to_the_end()
+            await trio.sleep(2 * LIMITS.send_timeout)
+        assert len(told) == 20
+        assert ends == "its answer has ended" or set(told) == {"gone"}
+        others.cancel_scope.cancel()
 
 
 async def test_who_reads_slowly_is_not_dropped(autojump_clock: MockClock) -> None:

@@ -198,7 +198,10 @@ class _Connection:
         async with trio.open_nursery() as nursery:
             self._scope = nursery.cancel_scope
             wire = self._wire = Wire(self.stream, RequestReader(limits.parse), nursery, limits.send_timeout)
-            await self._serve(wire)
+            try:
+                await self._serve(wire)
+            finally:
+                wire.over = True
         self._wire, self._scope, self._facts = None, None, {}
         if self._late and self._awaited and not self._halfway:
             await self._tell_late(wire)

@@ -53,6 +53,8 @@ class Wire:
     gone: bool = field(default=False, init=False)
     """The client has closed its end, or the connection broke; what is still written may arrive, or may not."""
     broken: bool = field(default=False, init=False)
+    over: bool = field(default=False, init=False)
+    """Nothing more is served on it: who sends from a task that is not the connection's own is told so."""
     _waiting: list[bytes] = field(factory=list, init=False)
     _size: int = field(default=0, init=False)
     _writing: bool = field(default=False, init=False)
@@ -118,7 +120,7 @@ class Wire:
         """Send it soon, with whatever else comes meanwhile. Waits while too much is waiting. Raises ClientGone."""
         while self._size >= GATHERED and not self.broken:
             await self._emptied()
-        if self.broken:
+        if self.broken or self.over:
             raise ClientGone("the client has gone")
         self._waiting.append(data)
         self._size += len(data)
@@ -155,17 +157,23 @@ class Wire:
 
     async def _write_gathered(self) -> None:
         """Write until nothing waits. Begins when two passes of the scheduler have brought nothing more."""
-        while self._waiting:
-            size = quiet = 0
-            while quiet < QUIET and self._size < GATHERED:
-                quiet, size = (quiet + 1 if size == self._size else 0), self._size
-                await trio.lowlevel.checkpoint()
-            data = b"".join(self._waiting)
-            self._waiting.clear()
-            self._size = 0
-            await self._send(data)
-            if not self._waiting:
-                self._writing = False
+        try:
+            while self._waiting:
+                size = quiet = 0
+                while quiet < QUIET and self._size < GATHERED:
+                    quiet, size = (quiet + 1 if size == self._size else 0), self._size
+                    await trio.lowlevel.checkpoint()
+                data = b"".join(self._waiting)
+                self._waiting.clear()
+                self._size = 0
+                await self._send(data)
+                if self._waiting:
+                    self._tell_written()
+        except BaseException:
+            self.broken = True  # who waits for room may do so in a task that nobody has cancelled
+            raise
+        finally:
+            self._writing = False
             self._tell_written()
 
     def _tell_written(self) -> None:
