@@ -47,10 +47,11 @@ class _Waiter:
 class Turn:
     """One that was taken. Whoever has it gives it back, once."""
 
-    __slots__ = ("_line", "_of", "_to")
+    __slots__ = ("_lent", "_line", "_of", "_to")
 
     def __init__(self, of: Turns, to: Hashable, line: _Line) -> None:
         self._of, self._to, self._line = of, to, line
+        self._lent = 0  # to so many blocks at once
 
     def give_back(self) -> None:
         """It has ended: of those that may begin now, who waits longest is next."""
@@ -58,13 +59,18 @@ class Turn:
 
     @contextmanager
     def lent(self) -> Iterator[None]:
-        """While the block lasts it is another's; at the end it is taken back at once, though none may be free."""
-        self.give_back()
+        """While the block lasts it is another's; at the end it is taken back at once, though none may be free. Of
+        several blocks that overlap, as of a call that has several questions open, the first and the last do that."""
+        if not self._lent:
+            self.give_back()
+        self._lent += 1
         try:
             yield
         finally:
-            self._line = self._of._lines.setdefault(self._to, self._line)
-            self._of._begin(self._line)
+            self._lent -= 1
+            if not self._lent:
+                self._line = self._of._lines.setdefault(self._to, self._line)
+                self._of._begin(self._line)
 
 
 @final

@@ -116,3 +116,17 @@ async def test_who_is_given_a_turn_at_the_moment_of_being_cancelled_has_it_and_w
     assert turn is not None
     turn.give_back()
     assert not turns._lines
+
+
+async def test_p6_a_call_that_has_two_questions_open_lends_its_turn_once() -> None:
+    turns = Turns(MOST, OWN, 5)
+    asking = await turns.take("a")
+    with asking.lent():
+        with asking.lent():
+            assert turns._running == 0
+            other = await turns.take("a")  # finds another line than the one that was empty
+        assert turns._running == 1
+    assert turns._running == 2
+    asking.give_back()
+    other.give_back()
+    assert (turns._running, turns._lines) == (0, {})
