@@ -46,6 +46,11 @@ class Owed:
         """How many requests of the peer are unanswered."""
         return len(self._asked)
 
+    @property
+    def waiting(self) -> int:
+        """How many requests of ours are."""
+        return len(self._waiting)
+
     # --- What we asked --------------------------------------------------------------------------------------------
 
     def sent(self, message: JSONRPCMessage) -> None:

@@ -16,6 +16,7 @@ from mcp.shared.message import SessionMessage
 from mcp_types.jsonrpc import JSONRPCRequest
 
 from mcpactors.transports.lines.flood import (
+    AHEAD,
     AT_ONCE,
     BURST,
     FEW,
@@ -24,7 +25,9 @@ from mcpactors.transports.lines.flood import (
     LONGEST,
     SAID,
     SHARE,
+    STEP,
     Allowance,
+    Steps,
     cost,
     thinned,
 )
@@ -216,7 +219,7 @@ def test_p6_of_a_burst_a_twentieth_of_a_second_has_no_more_than_twice_what_it_ha
     assert now == pytest.approx((BURST / 4 - AT_ONCE) / HASTE, rel=0.1)
 
 
-@pytest.mark.parametrize("read_costs", [0.0001, 0.0003, 0.0007])
+@pytest.mark.parametrize("read_costs", [0.0001, 0.0003, 0.0004])
 def test_p6_whoever_goes_on_gets_a_small_share_of_the_time(read_costs: float) -> None:
     allowance, now, reads = Allowance(), 0.0, 5_000
     for _ in range(reads):
@@ -266,6 +269,44 @@ async def test_f4_a_reply_behind_a_hundred_thousand_lines_of_progress_is_half_a_
     messages, _ = await read_all(b"\n".join([*[step(7, 1_000)] * 100_000, REPLY, b""]))
     assert messages[-1].id == 1
     assert 0.1 < trio.current_time() < 0.6
+
+
+async def test_p6_a_backend_of_many_calls_that_each_tell_their_progress_does_not_flood(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    calls, seconds = 64, 60
+    send, receive = trio.testing.memory_stream_one_way_pair()
+    writer = StdioWriter(1024)
+    for number in range(calls):
+        writer.owed.sent(JSONRPCRequest(jsonrpc="2.0", id=number, method="tools/call"))
+    reader = StdioReader("backend", receive, writer, StdioLimits())
+
+    async def work() -> None:
+        for number in range(int(seconds / STEP)):
+            await trio.sleep(STEP)
+            await send.send_all(b"".join(step(token, number) + b"\n" for token in range(calls)))
+        await send.send_all(REPLY + b"\n")
+        await send.aclose()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(work)
+        async for item in reader:
+            assert isinstance(item, SessionMessage)
+    assert trio.current_time() == pytest.approx(seconds, abs=0.01)
+
+
+def test_p6_as_many_tokens_have_steps_as_there_are_calls_and_each_no_more_than_are_passed_on() -> None:
+    def heard(times: float, tokens: Callable[[int], object], calls: int) -> int:
+        steps = Steps()
+        every = STEP / times
+        return sum(steps.is_one(tokens(number), calls, number * every) for number in range(int(10 / every)))
+
+    assert heard(1, lambda number: 7, 1) == 10 / STEP
+    assert heard(50, lambda number: 7, 1) == pytest.approx(10 / STEP + AHEAD, abs=1)
+    assert heard(50, lambda number: number, 4) <= 4 * 10 / STEP  # made up
+    assert heard(1, lambda number: 7, 0) == 0
+    assert heard(1, lambda number: [7], 1) == 0
+    assert heard(64, lambda number: number % 64, 64) == 64 * 10 / STEP
 
 
 async def test_every_step_of_a_short_way_is_heard() -> None:

@@ -18,7 +18,7 @@ from attrs import define, field
 
 from mcpactors.transports.lines.framing import LongLine
 
-__all__ = ["DROPPED", "FEW", "LOGS_KEPT", "READ", "SAID", "SKIPPED", "Allowance", "cost", "thinned"]
+__all__ = ["DROPPED", "FEW", "LOGS_KEPT", "READ", "SAID", "SKIPPED", "Allowance", "Steps", "cost", "thinned"]
 
 # --- What need not be read --------------------------------------------------------------------------------------------
 
@@ -136,9 +136,10 @@ SKIPPED: Final = 4e-6
 DROPPED: Final = 0.25e-6
 READ: Final = 150e-6
 _BYTE: Final = 5e-9
-SHARE: Final = 0.0015
-"""Of all time, for what nobody waits for: 75 messages a second, or four pipes full of which most need not be read. More
-is felt not for what we do with it but for its writer, which says the next 64 KiB on a processor that others want."""
+SHARE: Final = 0.001
+"""Of all time, for what nobody waits for: 50 messages a second, or three pipes full of which most need not be read.
+More is felt not for what we do with it but for its writer, which says the next 64 KiB on a processor that others
+want."""
 BURST: Final = 0.125
 """Seconds for it, after silence, sooner than at that share: 6,000 messages, or 200,000 of which most need not be
 read."""
@@ -150,6 +151,11 @@ LONGEST: Final = 0.5
 """Seconds to wait at once; only a pipe full of rubbish comes to so much."""
 _SHORTEST: Final = 0.001
 """Less is not worth a timer."""
+
+
+STEP: Final = 1 / 20
+"""Seconds from one progress of a call to its next that is passed on: see `CallLimits`. `AHEAD`: so many come early."""
+AHEAD: Final = 10
 
 
 def cost(each: float, size: int) -> float:
@@ -186,3 +192,30 @@ class Allowance:
         self._at = now
         owed = max(-self._left / SHARE, -self._now / HASTE)
         return owed if owed >= _SHORTEST else 0.0
+
+
+@define(eq=False)
+class Steps:
+    """Progress that is waited for: of each call as much as is passed on. Who has many calls says much, and floods not.
+
+    Calls are told by their tokens; of as many tokens as there are calls, so that no more is had by making them up.
+    """
+
+    _due: dict[int | str, float] = field(factory=dict)
+    """When the next of a token would come that comes in time; who spoke last is last."""
+
+    def is_one(self, token: object, calls: int, now: float) -> bool:
+        """Whether progress with this token, that comes now, is one of them; `calls` are in flight."""
+        if not isinstance(token, int | str) or not calls:
+            return False
+        due = self._due.pop(token, None)
+        if due is None:
+            while len(self._due) >= calls:
+                first = next(iter(self._due))
+                if self._due[first] > now:
+                    return False
+                del self._due[first]
+            due = now
+        in_time = due - now <= AHEAD * STEP
+        self._due[token] = max(due, now) + STEP if in_time else due
+        return in_time

@@ -32,7 +32,18 @@ from mcp_types.jsonrpc import (
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from mcpactors.transports.lines.flood import DROPPED, FEW, LOGS_KEPT, READ, SAID, SKIPPED, Allowance, cost, thinned
+from mcpactors.transports.lines.flood import (
+    DROPPED,
+    FEW,
+    LOGS_KEPT,
+    READ,
+    SAID,
+    SKIPPED,
+    Allowance,
+    Steps,
+    cost,
+    thinned,
+)
 from mcpactors.transports.lines.framing import BOM, WHY, LineFramer, LongLine, Skip, misshapen, salvage_id, why_not_json
 from mcpactors.transports.lines.limits import StdioLimits
 from mcpactors.transports.lines.strict import fault, long_id
@@ -98,6 +109,7 @@ class StdioReader(ObjectReceiveStream[SessionMessage | Exception]):
     _salvaged: int = field(default=0, init=False)
     _coalesced: int = field(default=0, init=False)
     _allowance: Allowance = field(factory=Allowance, init=False)
+    _steps: Steps = field(factory=Steps, init=False)
     _afterwards: int = field(default=0, init=False)
     _reading: bool = field(default=False, init=False)
     _ended: bool = field(default=False, init=False)
@@ -197,9 +209,15 @@ class StdioReader(ObjectReceiveStream[SessionMessage | Exception]):
         size = line.size if isinstance(line, LongLine) else len(line)
         read = _parsed(line, self.limits)
         message = self._refuse(read, line) if isinstance(read, str) else self._admit(read, size)
-        if not isinstance(message, self._wanted):
+        if not isinstance(message, self._wanted) and not self._is_waited_for(message):
             self._allowance.spend(cost(SKIPPED if message is None else SAID, size))
         return message
+
+    def _is_waited_for(self, message: JSONRPCMessage | None) -> bool:
+        if not isinstance(message, JSONRPCNotification) or message.method != "notifications/progress":
+            return False
+        token = (message.params or {}).get("progressToken")
+        return self._steps.is_one(token, self.writer.owed.waiting, trio.current_time())
 
     def _token_of(self, line: bytes) -> object:
         read = _parsed(line, self.limits)
