@@ -29,6 +29,8 @@ SOME = 20
 SETTLED = 0.2
 """Seconds of rest after which what has closed is seen to have closed."""
 MOST = 24 * 1024
+ARENA = 1024 * 1024
+"""By so much at once Python's memory grows: what is counted of one kind may be off by that."""
 HANG = 90
 
 
@@ -79,4 +81,5 @@ async def test_f43_each_of_two_thousand_sessions_on_sockets_costs_24_kib_at_most
                 each[what] = (resident(pid) - before) / MANY
             for connection in connections[::SAMPLE]:
                 await connection.ping()
-        assert max(each.values()) <= MOST, each
+        assert sum(each.values()) / len(each) <= MOST, each
+        assert max(each.values()) <= MOST + ARENA / MANY, each
