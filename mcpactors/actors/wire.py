@@ -52,12 +52,12 @@ from pydantic import TypeAdapter, ValidationError
 from mcpactors.actors.backend import OUR_INFO, Introduction, mapping
 from mcpactors.errors import CONNECTION_CLOSED, BackendStartError, InvalidParams, SessionForgotten, SessionInDoubt
 from mcpactors.runtime.circles import ASKING
+from mcpactors.runtime.methods import CANCELLED
 from mcpactors.runtime.policy import Era
 from mcpactors.runtime.reply import Failure, Outcome, Result
 
 __all__ = ["ClientWire", "Dispatcher", "OverStreams", "StreamWire", "Wire", "envelope"]
 
-CANCELLED: Final = "notifications/cancelled"
 PROBE_TIMEOUT: Final = 5.0
 """Seconds a backend may take to say whether it speaks the modern protocol, before the old one is tried."""
 HANDSHAKE_TIMEOUT: Final = 15.0

@@ -16,6 +16,7 @@ from mcpactors.errors import INVALID_PARAMS, InvalidParams
 from mcpactors.runtime.naming import Kind, Namespace
 
 __all__ = [
+    "CANCELLED",
     "CATALOG",
     "FIELDS",
     "LISTS",
@@ -34,6 +35,8 @@ __all__ = [
 
 RESOURCE_NOT_FOUND: Final = -32002
 """What MCP until 2025-11-25 says of a URI at which nothing is."""
+
+CANCELLED: Final = "notifications/cancelled"
 
 CATALOG: Final = "mcpactors/catalog"
 """Our own request to an actor: `{"kind": Kind}`, answered by `{"listing": Listing}`, read to the last page."""

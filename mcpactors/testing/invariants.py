@@ -18,6 +18,7 @@ from attrs import define, field, frozen
 from mcp.shared.message import SessionMessage
 from mcp_types.jsonrpc import JSONRPCError, JSONRPCMessage, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse
 
+from mcpactors.runtime.methods import CANCELLED
 from mcpactors.runtime.supervisor import ActorInfo
 from mcpactors.transports.streams import ReadStream, Streams, WriteStream
 
@@ -74,7 +75,7 @@ class Endings:
             self._open[_key(message.id)] = message.method
             self._ended.pop(_key(message.id), None)  # an id may be used again once its call has ended
             self._cancelled.discard(_key(message.id))
-        elif isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
+        elif isinstance(message, JSONRPCNotification) and message.method == CANCELLED:
             self._cancelled.add(_key((message.params or {}).get("requestId")))
 
     def came(self, message: JSONRPCMessage) -> None:

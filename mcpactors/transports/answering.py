@@ -25,7 +25,7 @@ from mcp.shared.transport_context import TransportContext
 from mcp_types import CONNECTION_CLOSED, ErrorData, JSONRPCError, JSONRPCRequest, JSONRPCResponse, RequestId
 
 from mcpactors.errors import INTERNAL_ERROR
-from mcpactors.transports.owed import CANCELLED
+from mcpactors.runtime.methods import CANCELLED
 
 __all__ = ["CLOSED", "Channel", "Message", "Questions", "Serving", "failed", "notification", "unwritable"]
 

@@ -16,15 +16,15 @@ from mcp_types import RequestId
 from mcp_types.jsonrpc import ErrorData, JSONRPCError, JSONRPCMessage, JSONRPCNotification, JSONRPCRequest
 
 from mcpactors.errors import INVALID_REQUEST, OVERLOADED
+from mcpactors.runtime.methods import CANCELLED
 
-__all__ = ["CANCELLED", "Owed", "Refusal", "Unwanted", "refusal"]
+__all__ = ["Owed", "Refusal", "Unwanted", "refusal"]
 
 Unwanted = Literal["duplicate_reply", "late_reply", "unknown_reply"]
 Refusal = Literal["id_in_use", "too_many_requests"]
 
 REMEMBERED: Final = 256
 """Requests of ours that are over, at most, of which it is known why a reply to them is not wanted."""
-CANCELLED: Final = "notifications/cancelled"
 
 
 @define(eq=False)

@@ -30,6 +30,7 @@ from mcpactors.errors import (
     UNAVAILABLE,
     BackendStartError,
 )
+from mcpactors.runtime.methods import CANCELLED
 from mcpactors.runtime.policy import DEFAULT_BACKEND, BackendLimits
 from mcpactors.transports.http_client.ask import GET_FIELDS, POST_FIELDS, Ask, Awaited
 from mcpactors.transports.http_client.endpoint import Endpoint
@@ -50,7 +51,6 @@ from mcpactors.transports.http_client.faults import (
 )
 from mcpactors.transports.http_client.heard import Heard, OnRequest
 from mcpactors.transports.http_client.pool import Answer, AnswerLost, NotReached, PoolClosed
-from mcpactors.transports.owed import CANCELLED
 
 __all__ = ["HTTPDispatcher", "Turn", "http_dispatcher"]
 

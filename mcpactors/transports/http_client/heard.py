@@ -18,8 +18,8 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import RequestId
 
 from mcpactors.errors import INTERNAL_ERROR
+from mcpactors.runtime.methods import CANCELLED
 from mcpactors.transports.http_client.faults import Unreadable
-from mcpactors.transports.owed import CANCELLED
 
 __all__ = ["Heard", "OnRequest"]
 

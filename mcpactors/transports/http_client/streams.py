@@ -29,10 +29,10 @@ from mcp_types.jsonrpc import (
 )
 
 from mcpactors.errors import BackendStartError
+from mcpactors.runtime.methods import CANCELLED
 from mcpactors.transports.answering import Message, Questions
 from mcpactors.transports.http_client.client import Turn
 from mcpactors.transports.http_client.either import EitherDispatcher
-from mcpactors.transports.owed import CANCELLED
 from mcpactors.transports.streams import Streams
 
 __all__ = ["http_client"]

@@ -32,6 +32,7 @@ from mcp_types import (
 )
 from starlette.requests import Request
 
+from mcpactors.runtime.methods import CANCELLED
 from mcpactors.transports.answering import (
     Channel,
     Message,
@@ -45,7 +46,6 @@ from mcpactors.transports.asgi import Receive, Send
 from mcpactors.transports.http_server.events import STANDALONE, Place, SessionEvents
 from mcpactors.transports.http_server.outlet import EVENT_FIELDS, Outlet
 from mcpactors.transports.http_server.reply import as_json
-from mcpactors.transports.owed import CANCELLED
 
 __all__ = ["Session", "key_of"]
 

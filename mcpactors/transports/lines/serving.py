@@ -38,6 +38,7 @@ from mcp_types import (
 from mcp_types.version import LATEST_MODERN_VERSION, MODERN_PROTOCOL_VERSIONS
 
 from mcpactors.errors import ActorStopped
+from mcpactors.runtime.methods import CANCELLED
 from mcpactors.transports.answering import (
     CLOSED,
     Channel,
@@ -49,7 +50,6 @@ from mcpactors.transports.answering import (
     unwritable,
 )
 from mcpactors.transports.lines.streams import StdioReader, StdioWriter
-from mcpactors.transports.owed import CANCELLED
 
 __all__ = ["Desk"]
 
