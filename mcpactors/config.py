@@ -210,8 +210,13 @@ class MCPConfig:
             for key in server.extra:
                 if others := [json.dumps(of) for of, kind in KINDS.items() if snake(key) in fields_of(kind)]:
                     lines.append(f"{join(path, key)}: not used; it is for servers with {' or '.join(others)}")
+                elif key == "auth":  # FastMCP's
+                    given = '"headers": {"Authorization": "Bearer ${TOKEN}"}'
+                    lines.append(f"{join(path, key)}: not used; give the token as {given}")
                 else:
                     found.append((join(path, key), nearest(key, fields_of(type(server)))))
+            if isinstance(server, HTTPServer) and server.ca and server.url.startswith(("http:", "ws:")):
+                lines.append(f"{path}.ca: not used; the address is not one of TLS (https://, wss://)")
             if server.timeout is not None and server.timeout >= _LOOKS_LIKE_MS:
                 lines.append(f"{path}.timeout: {server.timeout:g} seconds; did you mean milliseconds?")
         lines += [f'{path}: unknown field, not used; did you mean "{near}"?' for path, near in found if near]

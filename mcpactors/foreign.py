@@ -127,7 +127,8 @@ def auth_of(target: object) -> tuple[AuthSettings, TokenVerifier] | None:
         return None
     raise ConfigError(
         f"this server has {what}, and it is not served open: say serve_http(auth=..., token_verifier=...), or "
-        "run('http', auth=..., token_verifier=...), with the SDK's AuthSettings and a verifier of its tokens"
+        "run('http', auth=..., token_verifier=...), with the SDK's AuthSettings and a verifier of its tokens, as which "
+        "FastMCP's own will do"
     )
 
 

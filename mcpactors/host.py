@@ -282,7 +282,8 @@ class Runtime:
         it has some. The verifier runs on trio. Raises `ConfigError`.
         """
         if (auth is None) is not (token_verifier is None):
-            raise ConfigError("auth=AuthSettings(...) and token_verifier=... go together; one of the two is missing")
+            missing = "auth" if auth is None else "token_verifier"
+            raise ConfigError(f"auth=AuthSettings(...) and token_verifier=... go together; {missing} is missing")
         given = auth_of(self._forest.root.main) if auth is None or token_verifier is None else (auth, token_verifier)
         clients = self.settings.clients
         parse = ParseLimits(body=clients.body)

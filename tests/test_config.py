@@ -365,6 +365,11 @@ def test_messages_do_not_show_texts_that_may_hold_secrets() -> None:
         ({"url": "http://x", "header": {}}, '.header: unknown field, not used; did you mean "headers"?'),
         ({"module": "m", "sessions": "x"}, '.sessions: not used; it is for servers with "command" or "url"'),
         ({"command": "x", "isolate": "process"}, '.isolate: not used; it is for servers with "module"'),
+        (
+            {"url": "https://x", "auth": "t"},
+            '.auth: not used; give the token as "headers": {"Authorization": "Bearer ${TOKEN}"}',
+        ),
+        ({"url": "http://x", "ca": "x.pem"}, ".ca: not used; the address is not one of TLS (https://, wss://)"),
         ({"command": "x", "timeout": 30000}, ".timeout: 30000 seconds; did you mean milliseconds?"),
     ],
 )
@@ -372,7 +377,9 @@ def test_a_near_miss_is_kept_and_warned_about(server: dict[str, Any], warning: s
     config = parse_config({"mcpServers": {"time": server}}, source="mcp.json")
     assert config.warnings == (f"mcp.json: mcpServers.time{warning}",)
     assert config.servers["time"].extra == {
-        key: server[key] for key in server if f".{key}: unknown" in warning or f".{key}: not" in warning
+        key: server[key]
+        for key in server
+        if f".{key}: unknown" in warning or (f".{key}: not" in warning and key != "ca")
     }
 
 

@@ -376,10 +376,11 @@ def test_run_serves_no_server_open_that_asks_for_tokens_in_a_way_it_does_not_kno
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"auth": settings()}, "go together"),
-        ({"token_verifier": Tokens()}, "go together"),
+        ({"auth": settings()}, "go together; token_verifier is missing"),
+        ({"token_verifier": Tokens()}, "go together; auth is missing"),
         ({"auth": {"issuer_url": "x"}, "token_verifier": Tokens()}, "expected AuthSettings"),
-        ({"auth": settings(), "token_verifier": "secret"}, "has no verify_token"),
+        ({"auth": settings(), "token_verifier": "secret"}, "has no async def verify_token"),
+        ({"auth": settings(), "token_verifier": Tokens}, "Tokens is a class"),
     ],
 )
 async def test_what_cannot_ask_for_tokens_is_said_at_once(options: dict[str, Any], said: str) -> None:

@@ -27,7 +27,7 @@ from mcpactors.transports.websocket.client import websocket_client
 from tests.transports.ws_raw import call
 
 REFUSED = {
-    b"401 Unauthorized": "answered HTTP 401 to the handshake: it wants credentials; give them in the headers",
+    b"401 Unauthorized": "answered HTTP 401 to the handshake: it wants credentials, or others than it was given",
     b"403 Forbidden": "answered HTTP 403 to the handshake: it does not allow this",
     b"404 Not Found": "answered HTTP 404 to the handshake: nothing is served there; check its URL",
     b"302 Found": r"redirects \(HTTP 302\), which is not followed; give the address that it leads to",

@@ -54,8 +54,8 @@ ERROR_LIMIT: Final = 64 * 1024
 """Bytes that are read of what comes with a refusal."""
 MAX_WAIT: Final = 86_400.0
 _ADVICE: Final = {
-    401: "it wants credentials; give them in the headers of its mount",
-    403: "it does not allow this; check the credentials in the headers of its mount",
+    401: "it wants credentials, or others than it was given; give them in its headers",
+    403: "it does not allow this; check the credentials in its headers",
     404: "nothing is served there; check its URL",
     405: "nothing takes messages there; check its URL",
 }

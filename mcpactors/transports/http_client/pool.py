@@ -367,12 +367,16 @@ def _notice_death(stream: trio.SocketStream) -> None:
             stream.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
+_UNKNOWN_AUTHORITY: Final = (18, 19, 20, 21)  # X509_V_ERR_*: signed by itself, or by nobody that is known
+
+
 def reason_of(error: BaseException) -> str:
     """What the system said, out of whatever it is wrapped in: `Connection refused`."""
     seen: Any = error
     while seen is not None:
         if isinstance(seen, ssl.SSLCertVerificationError):
-            return f"its certificate is not accepted: {seen.verify_message}"
+            advice = "; trust it by `ca` (in Python: ssl_context=)" if seen.verify_code in _UNKNOWN_AUTHORITY else ""
+            return f"its certificate is not accepted: {seen.verify_message}{advice}"
         if isinstance(seen, ssl.SSLError):
             return f"TLS failed: {seen.reason or seen}"
         if isinstance(seen, OSError) and seen.errno is not None and seen.errno in errorcode:

@@ -57,9 +57,12 @@ class Bearer:
 
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.auth, AuthSettings):
-            raise ConfigError(f"auth: expected AuthSettings(...), got {type(self.auth).__name__}")
+            got = type(self.auth).__name__
+            raise ConfigError(f"auth: expected AuthSettings(...) of mcp.server.auth.settings, got {got}")
+        if isinstance(self.verifier, type):
+            raise ConfigError(f"token_verifier: {self.verifier.__name__} is a class; give an object of it")
         if not callable(getattr(self.verifier, "verify_token", None)):
-            raise ConfigError(f"token_verifier: {type(self.verifier).__name__} has no verify_token(token)")
+            raise ConfigError(f"token_verifier: {type(self.verifier).__name__} has no async def verify_token(token)")
         self._scopes = self.auth.required_scopes or []
         for scope in self._scopes:
             if not _SCOPE.fullmatch(scope):
@@ -104,7 +107,8 @@ class Bearer:
                 await say(send, 503, "the token could not be verified in time")
                 return None
         if found is None:
-            why = "the token is not valid (any more)" if given else "this needs a token (Authorization: Bearer ...)"
+            bearer = any(value[:7].lower() == b"bearer " for value in given)
+            why = "the token is not valid (any more)" if bearer else "this needs a token (Authorization: Bearer ...)"
             await self._challenge(send, 401, "invalid_token", why)
             return None
         missing = [name for name in self._scopes if name not in found[0].scopes]

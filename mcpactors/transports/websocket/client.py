@@ -37,8 +37,8 @@ _PORTS: Final = {"ws": 80, "wss": 443}
 _OURS: Final = frozenset(("connection", "content-length", "host", "transfer-encoding", "upgrade"))
 """Fields that a handshake has of us, whatever was given; and all that begin with `sec-websocket-`."""
 _ADVICE: Final = {
-    401: "it wants credentials; give them in the headers of its mount",
-    403: "it does not allow this; check the credentials in the headers of its mount",
+    401: "it wants credentials, or others than it was given; give them in its headers",
+    403: "it does not allow this; check the credentials in its headers",
     404: "nothing is served there; check its URL",
     426: "it speaks another version of WebSocket than 13",
 }
