@@ -193,3 +193,18 @@ async def test_p6_lists_that_a_child_holds_up_hold_up_no_calls_nor_calls_lists(m
         assert ended == [2.0] * 64 + [4.0] * 6  # the budget, once for each turn
         assert len(sick.begun) == 64
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_p6_names_that_nobody_is_known_to_have_hold_up_no_lists(mode: str, autojump_clock: Any) -> None:
+    main = Server("main")
+    main.mount(create_proxy(Peer(mute=("tools/list",)).connect), "mute")
+    settings = RuntimeSettings(clients=ClientLimits(in_flight=1))
+    async with over_streams(main, mode, settings) as (_, client), trio.open_nursery() as nursery:
+        await client.list_prompts()
+        begun = trio.current_time()
+        nursery.start_soon(client.call_tool, "mute_or_not", {})
+        await trio.testing.wait_all_tasks_blocked()
+        await client.list_prompts(cache_mode="bypass")
+        assert trio.current_time() == begun
+        nursery.cancel_scope.cancel()

@@ -166,6 +166,20 @@ async def test_f24_slots_are_free_when_the_session_ends(autojump_clock: Any) -> 
         assert (made.mount.state, made.slots) == ("running", (0, 0, 0))
 
 
+async def test_f24_the_life_after_a_crash_keeps_slots_and_their_time_anew(autojump_clock: Any) -> None:
+    async with calls(RuntimeSettings(in_flight=8), sessions="shared") as (_, made):
+        for life in range(2):
+            await made.begin()
+            await made.give_up(life)
+            assert (made.mount.info().restarts, made.slots) == (life, (0, 1, 0))
+            if not life:
+                await made.peer._out.aclose()
+                await trio.sleep(1)
+                assert (made.mount.state, made.slots) == ("running", (0, 0, 0))
+        await trio.sleep(31)
+        assert made.slots == (0, 0, 0)
+
+
 async def test_f24_slots_of_one_clients_session_are_free_when_that_ends(autojump_clock: Any) -> None:
     async with calls(RuntimeSettings(in_flight=8), sessions="per_client") as (runtime, made):
         async with legacy(runtime) as other, trio.open_nursery() as nursery:

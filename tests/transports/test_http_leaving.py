@@ -124,6 +124,22 @@ async def test_a_client_of_http_1_0_that_says_no_more_hears_its_events() -> None
     assert body == b":\n\ndata: x\n\n"
 
 
+@pytest.mark.parametrize("verb", ["HEAD", "GET"])
+async def test_a_response_that_has_no_room_for_a_comment_has_none_when_its_client_says_no_more(verb: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await body_of(receive)
+        await send(start(200, (b"content-type", b"text/event-stream"), (b"content-length", b"9")))
+        with trio.move_on_after(0.05):
+            await receive()
+        await send(part(b"data: x\n\n", False))
+
+    async with hosted(app) as served, served.client() as client:
+        await client.write(get("/events").replace(b"GET", verb.encode()))
+        await say_no_more(client)
+        _, _, body = (await client.to_the_end()).partition(b"\r\n\r\n")
+    assert body == (b"" if verb == "HEAD" else b"data: x\n\n")
+
+
 async def test_a_client_that_leaves_amid_its_body_is_seen_by_who_reads_it() -> None:
     told: list[Message] = []
     done = trio.Event()

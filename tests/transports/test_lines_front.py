@@ -42,3 +42,17 @@ async def test_f43_a_client_that_cannot_be_written_to_ends_and_the_others_are_se
             await asking.send_all(HELLO)
             assert b"protocolVersion" in await ours.receive_some(65536)
             await asking.aclose()
+
+
+async def test_p10_who_comes_after_the_stop_is_served_nothing(autojump_clock) -> None:
+    stopping = trio.Event()
+    async with open_runtime(Server("main")) as runtime:
+        front = LinesFront(runtime.server, StdioLimits())
+        async with front.run(stopping):
+            stopping.set()
+            await trio.testing.wait_all_tasks_blocked()
+            asking, served = trio.testing.memory_stream_pair()
+            await asking.send_all(HELLO)
+            with trio.fail_after(1):
+                await front.serve(served, served)
+            assert await asking.receive_some() == b""

@@ -176,6 +176,21 @@ async def test_f20_who_leaves_its_stream_cancels_what_it_asked_for() -> None:
         await ended.wait()
 
 
+async def test_f20_who_leaves_its_stream_ends_what_is_being_read_of_its_posts() -> None:
+    began = trio.Event()
+
+    async def hangs(ctx: Any, call_next: Any) -> Any:
+        began.set()
+        await trio.sleep_forever()
+
+    async with front(Server("main", middleware=[hangs])) as (_, port), connected(port) as poster:
+        async with connected(port) as client:
+            where = await stream(client)
+            await poster.write(request("POST", {"id": 0, "method": "initialize", "params": HELLO}, path=where))
+            await began.wait()
+        assert (await poster.reply()).status == 404
+
+
 async def test_a_route_of_the_programs_own_goes_before_ours() -> None:
     main = Server("main")
     main.custom_route("/sse")(lambda: {"is": "mine"})

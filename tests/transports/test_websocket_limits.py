@@ -89,6 +89,29 @@ async def test_f57_a_peer_that_answers_pings_is_kept(kind: ConnectionType, autoj
 
 
 @BOTH_ENDS
+async def test_f57_a_message_that_came_in_pieces_has_come_and_its_time_is_over(
+    kind: ConnectionType, autojump_clock: MockClock
+) -> None:
+    async with linked(kind) as (socket, peer), trio.open_nursery() as nursery:
+
+        async def say() -> None:
+            message = peer.frames.send(TextMessage("[1,2]"))
+            for piece in (message[:-2], message[-2:]):
+                await peer.stream.send_all(piece)
+                await trio.sleep(1)
+            for _ in range(3):  # longer than a message may take
+                event = await peer.next()
+                assert isinstance(event, Ping)
+                await peer.send(event.response())
+            await peer.send(TextMessage("{}"))
+
+        nursery.start_soon(say)
+        assert await socket.receive() == b"[1,2]\n"
+        assert await socket.receive() == b"{}\n"
+        assert trio.current_time() > 2 * LIMITS.message_timeout
+
+
+@BOTH_ENDS
 @pytest.mark.parametrize(("rate", "size", "comes"), [(8192, 800_000, True), (4096, 800_000, False), (0.1, 100, False)])
 async def test_f57_a_message_has_to_come_at_a_rate_and_while_it_does_that_is_sign_of_life_enough(
     kind: ConnectionType, rate: float, size: int, comes: bool, autojump_clock: MockClock
