@@ -99,10 +99,15 @@ class Turns:
         self._waiting[waiter] = line.waiting[waiter] = None
         try:
             with trio.move_on_after(self._patience):
-                await waiter.woken.wait()  # who is woken has been given a turn
-                return Turn(self, to, line)
+                await waiter.woken.wait()
+        except trio.Cancelled:
+            if waiter.woken.is_set():  # after it was cancelled and before it ran: who gives the turn cannot know
+                self._end(to, line)
+            raise
         finally:
             self._leave(waiter)
+        if waiter.woken.is_set():  # who is woken has been given a turn, be it when its patience was at its end
+            return Turn(self, to, line)
         raise Overloaded(
             f"{self._running} calls of this connection are running, {line.running} of them where this one goes, and "
             f"its turn has not come for {self._patience:g} s; retry when some have ended",

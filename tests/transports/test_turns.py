@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
+import pytest
 import trio
 import trio.testing
 from hypothesis import given
@@ -130,3 +131,26 @@ async def test_p6_a_call_that_has_two_questions_open_lends_its_turn_once() -> No
     asking.give_back()
     other.give_back()
     assert (turns._running, turns._lines) == (0, {})
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+async def test_p6_a_turn_that_is_given_to_who_has_just_been_cancelled_or_out_of_patience_is_not_lost(
+    cancelled: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    turns = Turns(1, 1, 5)
+
+    async def ask(scope: trio.CancelScope) -> None:
+        with scope, suppress(Overloaded):
+            (await turns.take("a")).give_back()
+
+    for _ in range(20):  # the order of tasks is random
+        first, scope = await turns.take("a"), trio.CancelScope()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, scope)
+            await trio.testing.wait_all_tasks_blocked()
+            if cancelled:
+                scope.cancel()
+            else:
+                await trio.sleep_until(trio.current_time() + 5)
+            first.give_back()
+        assert (turns._running, turns._lines, turns._waiting) == (0, {}, {})
