@@ -112,6 +112,23 @@ async def test_settings_and_a_port_that_are_none_are_refused_with_what_is_expect
                 pass
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"port": -1}, "port: expected an integer from 0"),
+        ({"host": 5}, "host: expected a name"),
+        ({"allowed_hosts": "mcp.example.org"}, r"allowed_hosts: expected a list, .* \['mcp.example.org'\]"),
+        ({"allowed_origins": "https://a.example"}, "allowed_origins: expected a list"),
+        ({"ssl_context": "cert.pem"}, "ssl_context: expected an ssl.SSLContext"),
+    ],
+)
+async def test_what_an_endpoint_cannot_be_served_with_is_said(options: dict[str, Any], said: str) -> None:
+    async with open_runtime() as runtime:
+        with pytest.raises(ConfigError, match=said):
+            async with runtime.serve_http(**{"port": 0, **options}):
+                pass
+
+
 async def test_without_a_namespace_names_are_unchanged() -> None:
     async with open_runtime("main") as runtime:
         await runtime.mount(named("only", "x"))

@@ -80,8 +80,10 @@ def _over(bound: socket.socket, tls: ssl.SSLContext | None) -> Listener[Any]:
 
 
 def _tcp(host: str, port: int) -> socket.socket:
-    if not isinstance(port, int):
-        raise ConfigError(f"port: expected an integer (0: a free one), got {port!r}")
+    if not isinstance(host, str):
+        raise ConfigError(f"host: expected a name or an address to bind, got {host!r}")
+    if not isinstance(port, int) or not 0 <= port <= 65535:
+        raise ConfigError(f"port: expected an integer from 0 (a free one) to 65535, got {port!r}")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         bound = socket.create_server((host, port), family=family, backlog=BACKLOG)

@@ -16,6 +16,7 @@ import trio
 from mcp.server.lowlevel import Server
 from starlette.routing import Match, Route
 
+from mcpactors.errors import ConfigError
 from mcpactors.runtime.policy import DEFAULT_CLIENTS, ClientLimits
 from mcpactors.transports.asgi import STOPPING, ASGIApp, HostLimits, Receive, Scope, Send, listening, serve
 from mcpactors.transports.http_server.bearer import Bearer
@@ -60,6 +61,11 @@ async def serve_http(
     Raises:
         ConfigError: the address cannot be bound, or what is allowed is no host or origin.
     """
+    for option, names_given in (("allowed_hosts", allowed_hosts), ("allowed_origins", allowed_origins)):
+        if isinstance(names_given, str):  # its letters would be the names
+            raise ConfigError(f"{option}: expected a list, got {names_given!r}; write it as [{names_given!r}]")
+    if not isinstance(ssl_context, ssl.SSLContext | None):
+        raise ConfigError(f"ssl_context: expected an ssl.SSLContext, got {ssl_context!r}")
     manager = Sessions(server, SessionLimits(clients))
     names = names_of(None if uds is not None else host, tuple(allowed_hosts), tuple(allowed_origins))
     guarded: _Guard = bearer.guarded if bearer is not None else lambda app: app
