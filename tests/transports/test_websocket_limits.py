@@ -10,10 +10,13 @@ import pytest
 import trio
 import trio.testing
 from attrs import define
+from mcp.shared.message import SessionMessage
+from mcp_types.jsonrpc import JSONRPCRequest, JSONRPCResponse
 from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import CloseConnection, Event, Ping, Pong, TextMessage
 
+from mcpactors.transports.lines.streams import StdioLimits, StdioReader, StdioWriter
 from mcpactors.transports.websocket.frames import Ending, Incoming, WebSocket, WebSocketLimits, tend
 from tests.transports.ws_raw import BINARY, CLOSE, TEXT, closing, frame
 
@@ -241,3 +244,23 @@ async def test_f57_what_ends_a_connection_to_a_backend_is_told_unless_it_just_le
             with pytest.raises(anyio.BrokenResourceError) as caught:
                 await incoming.receive_some()
             assert str(caught.value) == f"the backend: {said}"
+
+
+@BOTH_ENDS
+async def test_f4_a_reply_behind_ten_thousand_messages_of_progress_is_a_second_late_at_most(
+    kind: ConnectionType, autojump_clock: MockClock
+) -> None:
+    progress = TextMessage('{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":1}}')
+    async with linked(kind) as (socket, peer):
+        writer = StdioWriter(1000)
+        writer.owed.sent(JSONRPCRequest(jsonrpc="2.0", id=1, method="tools/call"))
+        reader = StdioReader("the peer", Incoming(socket), writer, StdioLimits())
+        said = TextMessage('{"jsonrpc":"2.0","id":1,"result":{}}')
+        await peer.stream.send_all(b"".join(map(peer.frames.send, (*([progress] * 10_000), said))))
+        began, heard = trio.current_time(), 0
+        while not isinstance((item := await reader.receive()), SessionMessage) or not isinstance(
+            item.message, JSONRPCResponse
+        ):
+            heard += 1
+        assert trio.current_time() - began <= 1
+        assert heard + reader.statistics().coalesced == 10_000

@@ -14,6 +14,7 @@ import logging
 import math
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from typing import Final
 
 import anyio
@@ -39,6 +40,8 @@ LOOK: Final = 1.0
 """Seconds between two looks at who is silent or late."""
 AT_ONCE: Final = 256
 """Connections that are looked at before others have their turn."""
+TOGETHER: Final = 256
+"""Messages that are taken at once: a few milliseconds of others' time."""
 SLICE: Final = 64 * _KIB
 """Bytes that have to go out within one send timeout, so that a slow peer is not taken for one that does not read."""
 MESSAGE_RATE: Final = 8 * _KIB
@@ -171,13 +174,14 @@ class WebSocket:
     # --- Reading ------------------------------------------------------------------------------------------------------
 
     async def receive(self) -> bytes:
-        """The next message as a line, with its end; b"" when there will be none: `ended` says why, if we know."""
+        """The next messages, of what was read at once, as lines with their ends; b"" when there will be none: `ended`
+        says why, if we know. Together, so that of a flood it is seen what need not be parsed (`lines/flood.py`)."""
         try:
             with trio.CancelScope() as self._wait:
                 while not self._deaf and self.ended is None:
-                    message = self._next()
-                    if message is not None:
-                        return message.replace(b"\n", b"\r") + b"\n"  # both are space in JSON, and no part of a string
+                    lines = b"".join(map(_as_line, islice(iter(self._next, None), TOGETHER)))
+                    if lines:
+                        return lines
                     if self.ended is None:
                         await self._read()
         finally:
@@ -340,6 +344,10 @@ class WebSocket:
                 self._frames.receive_data(bytes(data))
 
 
+def _as_line(message: bytes) -> bytes:
+    return message.replace(b"\n", b"\r") + b"\n"  # both are space in JSON, and no part of a string
+
+
 async def tend(sockets: Collection[WebSocket]) -> None:
     """Look after the connections, for ever; they may become others meanwhile."""
     while True:
@@ -359,7 +367,7 @@ class Incoming(ReceiveStream):
     """What the peer is called."""
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """One message, however long. Raises anyio.BrokenResourceError: the peer has not just left."""
+        """Messages, each whole, however long. Raises anyio.BrokenResourceError: the peer has not just left."""
         line = await self.socket.receive()
         if not line and self.telling is not None and (ended := self.socket.ended) is not None and not ended.good:
             raise anyio.BrokenResourceError(f"{self.telling}: {ended}")
