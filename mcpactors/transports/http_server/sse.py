@@ -55,6 +55,7 @@ class _Session(Stream):
     left: bool = field(default=False, init=False)
     """The client has, before we ended the stream."""
     _line: bytes = field(default=b"", init=False)
+    _commenting: bool = field(default=False, init=False)
     _read: Callable[[], Awaitable[None]] | None = field(default=None, init=False)
     _turn: trio.Lock | None = field(default=None, init=False)  # while somebody posts
     _reading: trio.CancelScope | None = field(default=None, init=False)
@@ -97,10 +98,15 @@ class _Session(Stream):
         await self.send({"type": "http.response.body", "body": event, "more_body": True})
 
     async def comment(self) -> None:
-        """By which proxies see that a stream is alive, and we that its client is; nothing once it has ended."""
-        if self._read is not None:
-            with suppress(OSError):
-                await self.emit(COMMENT)
+        """By which proxies see that a stream is alive, and we that its client is; nothing once it has ended, or while
+        the last one waits for a client that reads slowly."""
+        if self._read is not None and not self._commenting:
+            self._commenting = True
+            try:
+                with suppress(OSError):
+                    await self.emit(COMMENT)
+            finally:
+                self._commenting = False
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         try:
