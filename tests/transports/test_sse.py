@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 import trio
 from mcp.client.sse import sse_client as sdk_sse_client
+from mcp.shared.message import SessionMessage
 
 from mcpactors import Client, Runtime, Server, create_proxy, open_runtime
 from mcpactors.errors import BackendStartError
@@ -19,6 +20,7 @@ from mcpactors.transports.asgi import ASGIApp
 from mcpactors.transports.http_client.sse import sse_client
 from mcpactors.transports.http_server.outlet import COMMENT
 from mcpactors.transports.http_server.sse import SSEFront
+from mcpactors.transports.lines.streams import StdioReader
 from mcpactors.transports.values import SSETransport
 from tests.transports.http_old import HELLO, call, request
 from tests.transports.http_raw import HANG, Hosted, RawClient, Reply, connected, hosted
@@ -285,6 +287,25 @@ async def test_a_stream_that_does_not_say_where_to_post_is_none(events: tuple[by
                 async with sse_client(script.url):
                     pass
             assert all(asked.method == "GET" for asked in script.asked)
+
+
+async def test_f4_events_that_come_at_once_are_read_at_once() -> None:
+    """So that of a flood it is seen what need not be parsed."""
+    server = OldServer()
+    with trio.fail_after(HANG):
+        async with (
+            scripted(server) as script,
+            sse_client(script.url) as (reader, _),
+            trio.open_nursery() as nursery,
+        ):
+            assert isinstance(reader, StdioReader)
+            told = [{"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": 1}}] * 10_000
+            last = {"jsonrpc": "2.0", "method": "last"}
+            said = b"".join(b"data: " + json.dumps(each).encode() + b"\n\n" for each in (*told, last))
+            nursery.start_soon(server.stream.say, chunk(said))
+            while not (isinstance(item := await reader.receive(), SessionMessage) and "last" in repr(item.message)):
+                pass
+            assert reader.statistics().coalesced > 9_000
 
 
 async def test_what_is_no_event_stream_is_named() -> None:

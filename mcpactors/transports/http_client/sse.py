@@ -152,11 +152,16 @@ class _Arrivals(ReceiveStream):
         try:
             await self._take(self._early)
             while data := await answer.receive():
-                for portion in portions(data):
-                    await self._take(self._reader.feed(portion))
-                    await trio.lowlevel.checkpoint()
-        except EventTooLong as error:
-            self._wrong = str(error)
+                events: list[Event] = []
+                try:
+                    for portion in portions(data):
+                        events += self._reader.feed(portion)
+                        await trio.lowlevel.checkpoint()
+                except EventTooLong as error:
+                    self._wrong = str(error)
+                await self._take(events)
+                if self._wrong is not None:
+                    break
         except AnswerLost as error:
             logger.debug("%s %s", self.name, error)
         except trio.BrokenResourceError:
@@ -186,9 +191,10 @@ class _Arrivals(ReceiveStream):
         await trio.lowlevel.checkpoint()
 
     async def _take(self, events: list[Event]) -> None:
-        for event in events:
-            if event.kind == b"message":  # a line break can only be one between tokens
-                await self._lines[0].send(event.data.replace(b"\n", b" ") + b"\n")
+        """Together, so that of a flood it is seen what need not be parsed (`lines/flood.py`)."""
+        messages = [event.data for event in events if event.kind == b"message"]
+        if messages:  # a line break in them can only be one between tokens
+            await self._lines[0].send(b"".join(data.replace(b"\n", b" ") + b"\n" for data in messages))
 
 
 @define(eq=False)
