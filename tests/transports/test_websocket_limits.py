@@ -264,3 +264,13 @@ async def test_f4_a_reply_behind_ten_thousand_messages_of_progress_is_a_second_l
             heard += 1
         assert trio.current_time() - began <= 1
         assert heard + reader.statistics().coalesced == 10_000
+
+
+@BOTH_ENDS
+async def test_a_stream_that_is_closed_amid_the_closing_handshake_has_closed(
+    kind: ConnectionType, autojump_clock: MockClock
+) -> None:
+    async with linked(kind) as (socket, _), trio.open_nursery() as nursery:
+        nursery.start_soon(socket.aclose)
+        await trio.testing.wait_all_tasks_blocked()
+        await trio.aclose_forcefully(socket.stream)

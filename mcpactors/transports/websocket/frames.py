@@ -322,8 +322,8 @@ class WebSocket:
                     while self._wait is not None:  # it has been cancelled
                         await trio.lowlevel.checkpoint()
                     await self._hear_out()
-        except trio.BrokenResourceError:
-            pass
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # whose stream it is may have waited for long enough
         finally:
             await trio.aclose_forcefully(self.stream)
 
