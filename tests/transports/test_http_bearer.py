@@ -245,7 +245,12 @@ async def test_e3_the_token_of_a_caller_reaches_no_backend() -> None:
 
 
 @pytest.mark.parametrize(
-    ("token", "logged"), [("broken", "the key is sesame"), ("asyncio", "some other framework like asyncio")]
+    ("token", "logged"),
+    [
+        ("broken", "the key is sesame"),
+        ("asyncio", "some other framework like asyncio"),
+        ("exit", "the verifier has had enough"),
+    ],
 )
 async def test_a_verifier_that_raises_is_logged_and_the_client_hears_nothing_of_why(
     token: str, logged: str, caplog: pytest.LogCaptureFixture

@@ -101,7 +101,10 @@ class Bearer:
         found: tuple[AuthCredentials, AuthenticatedUser] | None = None
         if len(given) == 1 and given[0].isascii():
             with trio.move_on_after(self.patience) as waiting:
-                found = await self._backend.authenticate(HTTPConnection(scope))
+                try:
+                    found = await self._backend.authenticate(HTTPConnection(scope))
+                except SystemExit as error:  # no verifier ends what serves everybody (promise F59)
+                    raise RuntimeError("the verifier wanted to end the program") from error
             if waiting.cancelled_caught:
                 logger.error("a token could not be verified within %g s", self.patience)
                 await say(send, 503, "the token could not be verified in time")
