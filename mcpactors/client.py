@@ -6,13 +6,15 @@ the way from one to the other, and a connection that says why it cannot be made.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self
 
+import anyio
 import trio
-from anyio.abc import ObjectSendStream
+from anyio.abc import ObjectReceiveStream, ObjectSendStream
 from attrs import frozen
 from mcp.client import Client as SDKClient
 from mcp.client import ClientSession
@@ -34,10 +36,12 @@ from mcpactors.server import Server, create_proxy
 from mcpactors.targets import called
 from mcpactors.transports.lines.framing import StderrTail
 from mcpactors.transports.memory import memory_client
-from mcpactors.transports.streams import Streams, WriteStream
+from mcpactors.transports.streams import ReadStream, Streams, WriteStream
 from mcpactors.transports.values import ClientTransport
 
 __all__ = ["Client", "MemoryTransport", "infer_transport"]
+
+logger = logging.getLogger("mcpactors")
 
 CONNECT_TIMEOUT: Final = 30.0
 """Seconds in which a server has to answer the handshake; it may have to be downloaded first."""
@@ -172,7 +176,7 @@ class Client(SDKClient):
         async with trio.open_nursery() as nursery, transport.connect(self._tail) as streams:
             nursery.start_soon(self._expect_answer, nursery.cancel_scope)
             read, write = streams
-            yield read, _Counting(write)
+            yield _Ending(read, self._name), _Counting(write)
             nursery.cancel_scope.cancel()
         if self._too_late:
             raise self._cannot(f"no answer to the handshake within {self.connect_timeout:g} s")
@@ -193,6 +197,29 @@ class Client(SDKClient):
     def stderr(self) -> list[str]:
         """The last lines that the server's process, if it is one of our own, wrote to its stderr."""
         return self._tail.tail()
+
+
+class _Ending(ObjectReceiveStream[SessionMessage | Exception]):
+    """A read stream that just ends when its connection is lost: calls fail of that, and not the block around them."""
+
+    def __init__(self, inner: ReadStream[SessionMessage | Exception], name: str) -> None:
+        self._inner = inner
+        self._name = name
+
+    @property
+    def last_context(self) -> object:
+        """Of who sent the last message, where that is known: the SDK's own streams in memory tell."""
+        return getattr(self._inner, "last_context", None)
+
+    async def receive(self) -> SessionMessage | Exception:
+        try:
+            return await self._inner.receive()
+        except anyio.BrokenResourceError as error:
+            logger.warning("the connection to %s is lost: %s", self._name, error)
+            raise anyio.EndOfStream from error
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
 
 
 class _Counting(ObjectSendStream[SessionMessage]):

@@ -10,14 +10,17 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import mcp_types as types
 import pytest
 import trio
 import trio.testing
 from mcp.client import Client as SDKClient
+from mcp.shared.exceptions import MCPError
 
 import mcpactors
 from mcpactors import Client, MemoryTransport, Server, StdioTransport, infer_transport, open_runtime
@@ -184,6 +187,36 @@ async def test_a_server_that_does_not_answer_is_given_up_in_time(autojump_clock:
         async with Client(nobody, connect_timeout=7):
             raise AssertionError("it is connected")
     assert trio.current_time() - 7 < 1
+
+
+async def test_a_connection_that_is_lost_fails_the_calls_and_not_the_block_around_them(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with open_runtime(make()) as runtime, runtime.serve_http(port=0, websocket=True) as url:
+        async with trio.open_nursery() as nursery:
+            cable = trio.CancelScope()
+
+            async def carry(source: trio.SocketStream, sink: trio.SocketStream) -> None:
+                async for data in source:
+                    await sink.send_all(data)
+
+            async def connect(client: trio.SocketStream) -> None:
+                server = await trio.open_tcp_stream("127.0.0.1", urlsplit(url).port or 0)
+                with cable:
+                    async with client, server, trio.open_nursery() as both:
+                        both.start_soon(carry, client, server)
+                        both.start_soon(carry, server, client)
+
+            [listener] = await nursery.start(partial(trio.serve_tcp, connect, 0, host="127.0.0.1"))
+            port = listener.socket.getsockname()[1]
+            async with Client(f"ws://127.0.0.1:{port}/mcp") as client:
+                assert (await client.list_tools()).tools
+                cable.cancel()
+                with pytest.raises(MCPError, match="closed"):
+                    while True:
+                        await client.list_tools(cache_mode="bypass")
+            nursery.cancel_scope.cancel()
+    assert "is lost: " in caplog.text
 
 
 async def test_leaving_a_client_leaves_no_process_behind() -> None:
