@@ -10,7 +10,7 @@ from typing import Any
 from attrs import frozen
 from mcp_types.version import LATEST_HANDSHAKE_VERSION as OLD
 
-from mcpactors import Server, open_runtime
+from mcpactors import RuntimeSettings, Server, open_runtime
 from mcpactors.transports.asgi import ASGIApp
 from mcpactors.transports.http_server.sessions import SessionLimits, Sessions
 from tests.transports.http_raw import Hosted, RawClient, Reply, hosted
@@ -69,9 +69,11 @@ async def open_session(host: Hosted, user: Mapping[str, str] = {}, capabilities:
 
 
 @asynccontextmanager
-async def endpoint(main: Server, limits: SessionLimits = SessionLimits(), app: Any = None) -> AsyncIterator[Hosted]:
+async def endpoint(
+    main: Server, limits: SessionLimits = SessionLimits(), app: Any = None, settings: RuntimeSettings | None = None
+) -> AsyncIterator[Hosted]:
     """The endpoint of a runtime; `app` puts something around it."""
-    async with open_runtime(main) as runtime:
+    async with open_runtime(main, settings=settings) as runtime:
         sessions = Sessions(runtime.server, limits)
         wrapped: ASGIApp = sessions.handle_request if app is None else app(sessions.handle_request)
         async with sessions.run(), hosted(wrapped) as host:

@@ -16,7 +16,7 @@ from mcp.server.lowlevel import Server as LowLevelServer
 from mcp.server.mcpserver import Context
 from mcp_types.version import LATEST_MODERN_VERSION as NEW
 
-from mcpactors import Server
+from mcpactors import ClientLimits, RuntimeSettings, Server
 from mcpactors.transports.http_server.events import EventLimits
 from mcpactors.transports.http_server.sessions import REPLAYS, SessionLimits, Sessions
 from tests.transports.http_old import OldSession, call, endpoint, open_session, request
@@ -120,6 +120,30 @@ async def test_f21_of_what_one_call_says_and_nobody_reads_so_much_waits_and_no_m
                 assert tracemalloc.get_traced_memory()[1] < 40 * MIB
             finally:
                 tracemalloc.stop()
+
+
+async def test_f21_of_answers_that_nobody_reads_one_session_has_as_many_as_it_has_turns() -> None:
+    main, made = Server("main"), list[int]()
+    settings = RuntimeSettings(clients=ClientLimits(in_flight=2))
+
+    @main.tool(structured_output=False)
+    async def big(number: int) -> str:
+        made.append(number)
+        return "x" * 12 * MIB
+
+    with trio.fail_after(HANG):
+        async with endpoint(main, settings=settings) as host, AsyncExitStack() as stack:
+            session = await open_session(host)
+            await session.post({"id": "known", "method": "tools/list", "params": {}})
+            clients = [await stack.enter_async_context(host.client()) for _ in range(4)]
+            for number, client in enumerate(clients):
+                await session.begin(client, call(number, "big", number=number))
+            await trio.testing.wait_all_tasks_blocked(0.2)
+            assert len(made) == 2
+            await rest_of(clients[made[0]])
+            await rest_of(clients[made[1]])
+            assert [len(await rest_of(clients[number])) for number in range(4) if number not in made[:2]] == [1, 1]
+            assert sorted(made) == [0, 1, 2, 3]
 
 
 async def test_f22_a_call_that_its_client_cancels_ends_its_stream_with_that_error() -> None:

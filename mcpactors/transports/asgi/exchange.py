@@ -40,6 +40,8 @@ UPGRADE: Final = "mcpactors.upgrade"
 BODY_RATE: Final = 8 * 1024
 """Bytes a second that a body has to come at, once the body timeout is spent."""
 
+LARGE: Final = 64 * 1024
+"""Bytes of a body that is not copied behind its head, for one system call less."""
 RETRY: Final = b"retry-after: 1\r\n"
 """Whoever is not served now is told when to come again, also by applications that do not care."""
 _STATUS_LINES: Final = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
@@ -226,19 +228,20 @@ class Exchange:
     # --- The response -------------------------------------------------------------------------------------------------
 
     async def _send_body(self, body: bytes, more: bool) -> None:
-        data = b""
-        if not self._begun:
-            data = self._response_head(None if more else len(body))
-        if not self._bodiless:
-            data += self._framed(body, more)
+        head = b"" if self._begun else self._response_head(None if more else len(body))
+        data = b"" if self._bodiless else self._framed(body, more)
         self._begun = True
         if body:
             self._between = self._between and body.endswith(_EVENT_ENDS)
         try:
             if more:
-                await self.wire.gather(data)
+                await self.wire.gather(head + data)
                 return
             self._done = True
+            if head and len(data) > LARGE:
+                await self.wire.write(head)
+            else:
+                data = head + data
             await self.wire.write(data)
         except trio.Cancelled:  # by the application, of its own sending: what the client has of it, nobody knows
             self.wire.broken = True

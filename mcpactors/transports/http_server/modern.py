@@ -110,10 +110,11 @@ class _Call:
             outlet.leave()
 
     def _whole(self) -> tuple[int, bytes]:
+        answer, self._answer = self._answer, {}  # from now on it is there as JSON, for as long as that takes to be sent
         try:
-            return _status(self._answer), as_json(self._answer)
+            return _status(answer), as_json(answer)
         except ValueError as error:
-            unsaid = unwritable(self._answer, error)
+            unsaid = unwritable(answer, error)
             return _status(unsaid), as_json(unsaid)
 
 

@@ -42,6 +42,8 @@ class Outlet:
     """Seconds of nothing until a comment is sent, by which proxies see that the stream is alive, and we our client."""
     resumed: bool = False
     """Its client had the beginning of it on another one."""
+    taken: Callable[[], None] | None = field(default=None, init=False)
+    """Called when nobody takes anything any more: it is all sent, or its client has left."""
     _waiting: list[bytes] = field(factory=list, init=False)
     _ended: bool = field(default=False, init=False)
     _gone: bool = field(default=False, init=False)
@@ -109,6 +111,8 @@ class Outlet:
         self._gone = True
         self._waiting = []
         self._make_room()
+        if self.taken is not None:
+            self.taken()
 
     def _wake(self) -> None:
         if self._wait is not None:

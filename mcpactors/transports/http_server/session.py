@@ -228,7 +228,11 @@ class Session:
         try:
             answer = await self._serving.answer(self.connection, channel, said)
         finally:
-            channel.end()
+            outlet = self._outlets.get(key)
+            if outlet is None:
+                channel.end()
+            else:  # until then it is in memory, and the client may be one that does not read
+                outlet.taken = channel.end
             del self._calls[key]
             if self._quiet is not None and not self._calls:
                 self._quiet.set()
