@@ -22,6 +22,7 @@ from mcpactors.errors import ConfigError, MountError
 from mcpactors.runtime.threads import in_thread
 
 __all__ = [
+    "asks_for_tokens",
     "auth_of",
     "bus_of",
     "low_level",
@@ -130,6 +131,13 @@ def auth_of(target: object) -> tuple[AuthSettings, TokenVerifier] | None:
         "run('http', auth=..., token_verifier=...), with the SDK's AuthSettings and a verifier of its tokens, as which "
         "FastMCP's own will do"
     )
+
+
+def asks_for_tokens(target: object) -> bool:
+    """Whether a server wants its clients asked, where it is served alone; in the SDK's words or FastMCP's."""
+    if isinstance(target, MCPServer):
+        return target.settings.auth is not None
+    return getattr(target, "auth", None) is not None
 
 
 def routes_given(target: object) -> Sequence[Route]:

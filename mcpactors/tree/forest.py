@@ -267,7 +267,8 @@ class Forest:
                 make = making.proxy(target, running, self._ground, tell)
             else:
                 earlier = self._retiring.get(id(running.source))
-                make = making.local(target, running, self._ground, tell, earlier.ended if earlier else None)
+                after, mounted = earlier.ended if earlier else None, target is not self.root.main
+                make = making.local(target, running, self._ground, tell, after, mounted=mounted)
         config = self.configs.get(handle) or getattr(target, "target", None)
         restart, start_timeout = self.settings.restart, self.settings.start_timeout
         if isinstance(config, StdioServer | HTTPServer | ModuleServer):

@@ -5,6 +5,7 @@ Rule: what is here outlives the actor's lives; each function returns what makes 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
@@ -17,7 +18,7 @@ from mcpactors.actors.local import LocalActor, LocalServer
 from mcpactors.actors.proxy import ProxyActor
 from mcpactors.backends import Open, connector
 from mcpactors.config import HTTPServer, StdioServer
-from mcpactors.foreign import bus_of, low_level, sync_handlers_in_threads
+from mcpactors.foreign import asks_for_tokens, bus_of, low_level, sync_handlers_in_threads
 from mcpactors.meaning import ClientFactory
 from mcpactors.mounts import Copier
 from mcpactors.runtime.actor import Actor
@@ -32,6 +33,8 @@ from mcpactors.transports.values import SDKTransport, StreamableHttpTransport
 from mcpactors.tree.running import Running
 
 __all__ = ["Ground", "Tell", "local", "proxy"]
+
+logger = logging.getLogger("mcpactors")
 
 INSTRUCTIONS_LENGTH: Final = 10_000
 """Characters of one backend's instructions that become part of ours."""
@@ -101,10 +104,19 @@ def proxy(target: ProxyServer, running: Running, ground: Ground, tell: Tell) -> 
 
 
 def local(
-    target: object, running: Running, ground: Ground, tell: Tell, after: trio.Event | None
+    target: object, running: Running, ground: Ground, tell: Tell, after: trio.Event | None, *, mounted: bool
 ) -> Callable[[], Actor]:
-    """That of a server of this process, which begins once `after` is set: its lifespan is that of one actor."""
+    """That of a server of this process, which begins once `after` is set: its lifespan is that of one actor.
+
+    `mounted`: it is not the main one.
+    """
     server = low_level(target)
+    if mounted and asks_for_tokens(target):
+        logger.warning(
+            "%s has auth=..., which is not asked for where it is mounted: whoever may reach what it is mounted on may "
+            "call it. runtime.serve_http(auth=..., token_verifier=...) asks for tokens; docs/security.md",
+            running.ref.name,
+        )
     running.threads = ThreadLimit(ground.settings.threads)
     described = LocalServer(
         server=server,

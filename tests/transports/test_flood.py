@@ -295,6 +295,16 @@ async def test_p6_a_backend_of_many_calls_that_each_tell_their_progress_does_not
     assert trio.current_time() == pytest.approx(seconds, abs=0.01)
 
 
+async def test_a_client_that_cancels_much_does_not_flood(autojump_clock: trio.testing.MockClock) -> None:
+    send, receive = trio.testing.memory_stream_one_way_pair()
+    reader = StdioReader("the client", receive, StdioWriter(1024), StdioLimits(), serving=True)
+    gone = line("notifications/cancelled", requestId=7) + b"\n"
+    await send.send_all(gone * 20_000)
+    await send.aclose()
+    assert len([item async for item in reader]) == 20_000
+    assert trio.current_time() == 0
+
+
 def test_p6_as_many_tokens_have_steps_as_there_are_calls_and_each_no_more_than_are_passed_on() -> None:
     def heard(times: float, tokens: Callable[[int], object], calls: int) -> int:
         steps = Steps()

@@ -399,3 +399,13 @@ def test_a_scope_that_would_break_the_header_is_refused() -> None:
     wrong.required_scopes = ['a"b']
     with pytest.raises(ConfigError, match="is no scope"):
         Bearer(wrong, Tokens())
+
+
+async def test_a_server_that_asks_for_tokens_is_warned_of_where_it_is_mounted(caplog: pytest.LogCaptureFixture) -> None:
+    asking = Server("asking", auth=settings(), token_verifier=Tokens())
+    async with open_runtime(asking) as runtime:
+        assert "auth=" not in caplog.text
+        await runtime.mount(Server("open"), "open")
+        assert "auth=" not in caplog.text
+        await runtime.mount(Server("guarded", auth=settings(), token_verifier=Tokens()), "guarded")
+    assert "guarded has auth=..., which is not asked for where it is mounted" in caplog.text

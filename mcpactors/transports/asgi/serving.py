@@ -301,7 +301,7 @@ async def serve(
 
     Leaving the block drains: nothing is accepted, idle connections close, requests in flight have `limits.drain`
     seconds to be answered; those that `lasting` is true of are told at once that their client has left, and end well.
-    A cancellation of the block does not wait for anybody. `state` is what `http_lifespan.lifespan` yielded.
+    A cancellation of the block does not wait for anybody. `state` is what `lifespan` yielded.
     """
     host = HTTPHost(app, limits, lasting, state)
     async with trio.open_nursery() as connections:

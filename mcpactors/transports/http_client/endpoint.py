@@ -178,6 +178,8 @@ def trusting(ca: str) -> ssl.SSLContext:
 async def system_tls() -> ssl.SSLContext:
     """What the system trusts, or what SSL_CERT_FILE and SSL_CERT_DIR name. Read once, which takes a tenth of a second,
     in a thread: not one that handlers could have used up."""
+    if _read_tls.cache_info().currsize:
+        return _read_tls()
     return await trio.to_thread.run_sync(_system_tls, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1))
 
 

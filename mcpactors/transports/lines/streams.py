@@ -32,6 +32,7 @@ from mcp_types.jsonrpc import (
 from pydantic import ValidationError
 from pydantic_core import from_json
 
+from mcpactors.runtime.methods import CANCELLED
 from mcpactors.transports.lines.flood import (
     DROPPED,
     FEW,
@@ -214,8 +215,10 @@ class StdioReader(ObjectReceiveStream[SessionMessage | Exception]):
         return message
 
     def _is_waited_for(self, message: JSONRPCMessage | None) -> bool:
-        if not isinstance(message, JSONRPCNotification) or message.method != "notifications/progress":
+        if not isinstance(message, JSONRPCNotification):
             return False
+        if message.method != "notifications/progress":
+            return self.serving and message.method == CANCELLED  # as often as the client asks
         token = (message.params or {}).get("progressToken")
         return self._steps.is_one(token, self.writer.owed.waiting, trio.current_time())
 
