@@ -31,6 +31,7 @@ from mcpactors.transports.lines.framing import WHY, too_deep, too_many
 from mcpactors.transports.lines.strict import fault, long_id
 
 __all__ = [
+    "ADVICE",
     "PARTS",
     "Unreadable",
     "body_of",
@@ -53,12 +54,13 @@ PARTS: Final = 250_000
 ERROR_LIMIT: Final = 64 * 1024
 """Bytes that are read of what comes with a refusal."""
 MAX_WAIT: Final = 86_400.0
-_ADVICE: Final = {
+ADVICE: Final = {
     401: "it wants credentials, or others than it was given; give them in its headers",
     403: "it does not allow this; check the credentials in its headers",
     404: "nothing is served there; check its URL",
     405: "nothing takes messages there; check its URL",
 }
+"""What to do about a status."""
 
 
 class Unreadable(ValueError):
@@ -155,13 +157,13 @@ def refusal(name: str, status: int, fields: Mapping[str, str]) -> MCPError:
     except ValueError:
         phrase = f"HTTP {status}"
     data: dict[str, Any] = {"actor": name, "status": status}
-    advice = f"; {_ADVICE[status]}" if status in _ADVICE else ""
+    advice = f"; {ADVICE[status]}" if status in ADVICE else ""
     if (seconds := retry_after(fields)) is not None:
         data["retryAfter"] = seconds
         advice = f"; it wants to be asked again in {seconds:g} s"
     if status in (301, 302, 303, 307, 308):
         advice = "; it was not followed: only redirects that keep the method and the origin are"
-    html = "; what came with it is a web page" if kind_of(fields) == "text/html" and status not in _ADVICE else ""
+    html = "; what came with it is a web page" if kind_of(fields) == "text/html" and status not in ADVICE else ""
     return MCPError(_code_of(status), f"{name} answered {phrase}{advice}{html}", data)
 
 

@@ -22,6 +22,7 @@ from wsproto.utilities import ProtocolError
 from mcpactors.errors import BackendStartError
 from mcpactors.runtime.policy import DEFAULT_BACKEND, BackendLimits
 from mcpactors.transports.http_client.endpoint import system_tls
+from mcpactors.transports.http_client.faults import ADVICE
 from mcpactors.transports.http_client.pool import reason_of
 from mcpactors.transports.lines.duplex import connected
 from mcpactors.transports.lines.streams import StdioLimits
@@ -36,12 +37,7 @@ _END: Final = b"\r\n\r\n"
 _PORTS: Final = {"ws": 80, "wss": 443}
 _OURS: Final = frozenset(("connection", "content-length", "host", "transfer-encoding", "upgrade"))
 """Fields that a handshake has of us, whatever was given; and all that begin with `sec-websocket-`."""
-_ADVICE: Final = {
-    401: "it wants credentials, or others than it was given; give them in its headers",
-    403: "it does not allow this; check the credentials in its headers",
-    404: "nothing is served there; check its URL",
-    426: "it speaks another version of WebSocket than 13",
-}
+_ADVICE: Final = {**ADVICE, 426: "it speaks another version of WebSocket than 13"}
 
 
 @asynccontextmanager
