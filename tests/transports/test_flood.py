@@ -295,6 +295,25 @@ async def test_p6_a_backend_of_many_calls_that_each_tell_their_progress_does_not
     assert trio.current_time() == pytest.approx(seconds, abs=0.01)
 
 
+async def test_p6_who_says_what_costs_much_is_read_in_smaller_pieces(autojump_clock: trio.testing.MockClock) -> None:
+    sizes: list[int] = []
+
+    class Says(trio.abc.ReceiveStream):
+        async def receive_some(self, max_bytes: int | None = None) -> bytes:
+            await trio.lowlevel.checkpoint()
+            assert max_bytes is not None
+            sizes.append(max_bytes)
+            said = (b"rubbish" if len(sizes) < 20 else step(7, 1)) + b"\n"
+            return said * (max_bytes // len(said)) if len(sizes) < 40 else b""
+
+        async def aclose(self) -> None:
+            await trio.lowlevel.checkpoint()
+
+    assert [item async for item in StdioReader("backend", Says(), StdioWriter(1024), StdioLimits())]
+    assert sizes[0] == sizes[-1] == max(sizes)
+    assert set(sizes[10:20]) == {max(sizes) // 4} == {min(sizes)}
+
+
 async def test_a_client_that_cancels_much_does_not_flood(autojump_clock: trio.testing.MockClock) -> None:
     send, receive = trio.testing.memory_stream_one_way_pair()
     reader = StdioReader("the client", receive, StdioWriter(1024), StdioLimits(), serving=True)

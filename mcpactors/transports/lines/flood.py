@@ -18,7 +18,7 @@ from attrs import define, field
 
 from mcpactors.transports.lines.framing import LongLine
 
-__all__ = ["DROPPED", "FEW", "LOGS_KEPT", "READ", "SAID", "SKIPPED", "Allowance", "Steps", "cost", "thinned"]
+__all__ = ["DEAR", "DROPPED", "FEW", "LOGS_KEPT", "READ", "SAID", "SKIPPED", "Allowance", "Steps", "cost", "thinned"]
 
 # --- What need not be read --------------------------------------------------------------------------------------------
 
@@ -147,6 +147,9 @@ HASTE: Final = 0.1
 """The share of the time at which those are used up: a reply behind 100,000 lines of progress is half a second late."""
 AT_ONCE: Final = 0.005
 """Seconds for it at once: within any twentieth of a second it gets no more than twice this."""
+DEAR: Final = 0.001
+"""Seconds that one read may cost: who has more to say of what costs so much is read in smaller pieces, as others feel a
+long one and not many short ones."""
 LONGEST: Final = 0.5
 """Seconds to wait at once; only a pipe full of rubbish comes to so much."""
 _SHORTEST: Final = 0.001
@@ -174,6 +177,7 @@ class Allowance:
     _left: float = BURST
     _now: float = AT_ONCE
     _at: float = 0.0
+    _taken: float = 0.0
 
     @property
     def strained(self) -> bool:
@@ -182,8 +186,14 @@ class Allowance:
 
     def spend(self, seconds: float) -> None:
         """So much more was for nobody."""
+        self._taken += seconds
         self._left = max(self._left - seconds, -LONGEST * SHARE)
         self._now = max(self._now - seconds, -LONGEST * HASTE)
+
+    def taken(self) -> float:
+        """How much was spent since this was last asked."""
+        taken, self._taken = self._taken, 0.0
+        return taken
 
     def wait(self, now: float) -> float:
         """Seconds to wait before more is read; often 0. `now` is on a clock that never goes back."""

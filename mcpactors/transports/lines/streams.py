@@ -34,6 +34,7 @@ from pydantic_core import from_json
 
 from mcpactors.runtime.methods import CANCELLED
 from mcpactors.transports.lines.flood import (
+    DEAR,
     DROPPED,
     FEW,
     LOGS_KEPT,
@@ -56,8 +57,9 @@ __all__ = ["ReadStatistics", "StdioLimits", "StdioReader", "StdioWriter"]
 logger = logging.getLogger("mcpactors.stdio")
 
 _CHUNK: Final = 65536  # a pipe holds no more on Linux
+_LEAST: Final = _CHUNK // 4  # of a peer each of whose reads costs others more than `DEAR`
 _JSON: Final = tuple(bytes([first]) for first in b' \t\r{["-0123456789tfnNI')  # how JSON begins; most rubbish does not
-_SKIPS: Final = 4  # lines that cannot be read take together no longer than a message
+_SKIPS: Final = 16  # lines that cannot be read take together no longer than a message
 _NO_REQUEST: Final = ("not_jsonrpc", "repeated_key", "ambiguous", "long_id")
 
 
@@ -111,6 +113,7 @@ class StdioReader(ObjectReceiveStream[SessionMessage | Exception]):
     _coalesced: int = field(default=0, init=False)
     _allowance: Allowance = field(factory=Allowance, init=False)
     _steps: Steps = field(factory=Steps, init=False)
+    _size: int = field(default=_CHUNK, init=False)
     _afterwards: int = field(default=0, init=False)
     _reading: bool = field(default=False, init=False)
     _ended: bool = field(default=False, init=False)
@@ -151,6 +154,7 @@ class StdioReader(ObjectReceiveStream[SessionMessage | Exception]):
         if self._ended:
             await trio.lowlevel.checkpoint()
             return False
+        self._size = max(self._size // 2, _LEAST) if self._allowance.taken() > DEAR else min(self._size * 2, _CHUNK)
         self._reading = True
         try:
             data = await self._receive_some()
@@ -182,7 +186,7 @@ class StdioReader(ObjectReceiveStream[SessionMessage | Exception]):
 
     async def _receive_some(self) -> bytes:
         if not self.writer.broken:
-            return bytes(await self.stdout.receive_some(_CHUNK))
+            return bytes(await self.stdout.receive_some(self._size))
         # The child stopped listening. What it said before is a pipe's worth at most; what it says now is not heard.
         data = b""
         with trio.move_on_after(self.limits.last_words):
