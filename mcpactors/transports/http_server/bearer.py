@@ -17,7 +17,12 @@ from typing import Final
 import trio
 from attrs import define, field
 from mcp.server.auth.middleware.auth_context import auth_context_var
-from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser, BearerAuthBackend
+from mcp.server.auth.middleware.bearer_auth import (
+    AuthenticatedUser,
+    AuthorizationContext,
+    BearerAuthBackend,
+    authorization_context,
+)
 from mcp.server.auth.provider import TokenVerifier
 from mcp.server.auth.routes import build_resource_metadata_url, create_protected_resource_routes
 from mcp.server.auth.settings import AuthSettings
@@ -30,7 +35,7 @@ from mcpactors.errors import ConfigError
 from mcpactors.transports.asgi import ASGIApp, Message, Receive, Scope, Send
 from mcpactors.transports.http_server.reply import JSON, respond, say
 
-__all__ = ["Bearer", "valid_for"]
+__all__ = ["Bearer", "principal_of", "valid_for"]
 
 logger = logging.getLogger("mcpactors.http")
 
@@ -129,6 +134,12 @@ class Bearer:
             parts["resource_metadata"] = str(build_resource_metadata_url(self.auth.resource_server_url))
         challenge = "Bearer " + ", ".join(f'{name}="{text}"' for name, text in parts.items())
         return respond(send, status, to_json(said), [JSON, (b"www-authenticate", challenge.encode())])
+
+
+def principal_of(scope: Scope) -> AuthorizationContext | None:
+    """Who asks, by client, issuer and subject: what a session belongs to. None: nobody was asked for a token."""
+    user = scope.get("user")
+    return authorization_context(user) if isinstance(user, AuthenticatedUser) else None
 
 
 def valid_for(scope: Scope) -> float:

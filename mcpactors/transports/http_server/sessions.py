@@ -14,7 +14,6 @@ from uuid import uuid4
 
 import trio
 from attrs import define, field, frozen
-from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser, AuthorizationContext, authorization_context
 from mcp.server.lowlevel import Server
 from mcp.server.streamable_http import check_accept_headers
 from mcp.shared.inbound import MCP_PROTOCOL_VERSION_HEADER
@@ -37,6 +36,7 @@ from mcpactors.errors import OVERLOADED
 from mcpactors.runtime.policy import DEFAULT_CLIENTS, ClientLimits
 from mcpactors.transports.answering import Serving
 from mcpactors.transports.asgi import Receive, Scope, Send
+from mcpactors.transports.http_server.bearer import principal_of
 from mcpactors.transports.http_server.body import BadBody, read_body
 from mcpactors.transports.http_server.events import EventLimits, EventLog
 from mcpactors.transports.http_server.modern import answer_modern
@@ -153,7 +153,7 @@ class Sessions:
         if identity is None:
             return None
         session = self._open.get(identity)
-        if session is None or session.owner != _principal(request) or self._is_idle(session):
+        if session is None or session.owner != principal_of(request.scope) or self._is_idle(session):
             raise _Refusal(404, "Session not found")
         return session
 
@@ -164,7 +164,7 @@ class Sessions:
         if len(self._open) >= self.limits.clients.sessions:
             self._make_room()
         session = Session(
-            uuid4().hex, _principal(request), self.log.session(), self.limits.clients.comment, self._serving
+            uuid4().hex, principal_of(request.scope), self.log.session(), self.limits.clients.comment, self._serving
         )
         self._open[session.id] = self._unused[session.id] = session
         return session
@@ -245,11 +245,6 @@ def _stream(session: Session, request: Request, send: Send, most: int) -> Awaita
     if session.replayed >= most:
         raise _Refusal(503, "as much is being sent again as may be; read it, or come again", OVERLOADED)
     return session.resume(place, request.receive, send)
-
-
-def _principal(request: Request) -> AuthorizationContext | None:
-    user = request.scope.get("user")
-    return authorization_context(user) if isinstance(user, AuthenticatedUser) else None
 
 
 def _message(said: Any, request: Request) -> JSONRPCMessage:

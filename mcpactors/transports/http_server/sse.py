@@ -17,7 +17,7 @@ from uuid import uuid4
 
 import trio
 from attrs import define, field
-from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser, AuthorizationContext, authorization_context
+from mcp.server.auth.middleware.bearer_auth import AuthorizationContext
 from mcp.server.lowlevel import Server
 from mcp.shared.message import ServerMessageMetadata
 from mcp_types import INTERNAL_ERROR, INVALID_REQUEST
@@ -26,6 +26,7 @@ from trio.abc import Stream
 
 from mcpactors.runtime.policy import DEFAULT_CLIENTS, ClientLimits
 from mcpactors.transports.asgi import Receive, Scope, Send
+from mcpactors.transports.http_server.bearer import principal_of
 from mcpactors.transports.http_server.body import PARTS, BadBody, read_body
 from mcpactors.transports.http_server.outlet import COMMENT, EVENT_FIELDS, as_event
 from mcpactors.transports.http_server.reply import refuse, respond, whole_body
@@ -172,7 +173,7 @@ class SSEFront:
             await refuse(send, 503, INTERNAL_ERROR, "Too many open sessions")
             return
         identity = uuid4().hex
-        session = self._open[identity] = _Session(_principal(scope), receive, send, trio.current_time())
+        session = self._open[identity] = _Session(principal_of(scope), receive, send, trio.current_time())
         listen = partial(session.listen, f"{self.messages}?session_id={identity}".encode())
         try:
             await send({"type": "http.response.start", "status": 200, "headers": EVENT_FIELDS})
@@ -197,7 +198,7 @@ class SSEFront:
     async def _post(self, scope: Scope, receive: Receive, send: Send) -> None:
         [identity] = parse_qs(scope["query_string"].decode("latin-1")).get("session_id", [""])[:1]
         session = self._open.get(identity.replace("-", "").lower())  # as a UUID may be written
-        if session is None or session.owner != _principal(scope):
+        if session is None or session.owner != principal_of(scope):
             await refuse(send, 404, INVALID_REQUEST, "Session not found")
             return
         if Request(scope).headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
@@ -215,8 +216,3 @@ class SSEFront:
             await respond(send, 202, ACCEPTED, [(b"content-type", b"text/plain")])
         else:
             await refuse(send, 404, INVALID_REQUEST, "Session not found")
-
-
-def _principal(scope: Scope) -> AuthorizationContext | None:
-    user = scope.get("user")
-    return authorization_context(user) if isinstance(user, AuthenticatedUser) else None
