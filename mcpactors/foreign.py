@@ -109,35 +109,35 @@ def sync_handlers_in_threads(target: object) -> None:
                     component.is_async = True
 
 
+def asks_for_tokens(target: object) -> bool:
+    """Whether a server wants its clients asked, where it is served alone; in the SDK's words or FastMCP's."""
+    if isinstance(target, MCPServer):
+        return target.settings.auth is not None
+    return getattr(target, "auth", None) is not None
+
+
 def auth_of(target: object) -> tuple[AuthSettings, TokenVerifier] | None:
     """What an SDK server wants its clients asked for, over HTTP; None: nothing.
 
     Raises:
         ConfigError: it wants what is not served here.
     """
-    if isinstance(target, MCPServer):
-        auth, verifier = target.settings.auth, target._token_verifier
-        if auth is None or verifier is None:
-            return None
-        if target._auth_server_provider is None:
-            return auth, verifier
-        what = "auth_server_provider=..., whose routes (/authorize, /token, ...) are not served here"
-    elif getattr(target, "auth", None) is not None:  # FastMCP's servers
-        what = "auth=... in FastMCP's words, which are not understood here"
-    else:
+    if not asks_for_tokens(target):
         return None
+    if not isinstance(target, MCPServer):
+        what = "auth=... in FastMCP's words, which are not understood here"
+    elif target._auth_server_provider is None:
+        auth, verifier = target.settings.auth, target._token_verifier
+        assert auth is not None  # the SDK takes neither without the other
+        assert verifier is not None
+        return auth, verifier
+    else:
+        what = "auth_server_provider=..., whose routes (/authorize, /token, ...) are not served here"
     raise ConfigError(
         f"this server has {what}, and it is not served open: say serve_http(auth=..., token_verifier=...), or "
         "run('http', auth=..., token_verifier=...), with the SDK's AuthSettings and a verifier of its tokens, as which "
         "FastMCP's own will do"
     )
-
-
-def asks_for_tokens(target: object) -> bool:
-    """Whether a server wants its clients asked, where it is served alone; in the SDK's words or FastMCP's."""
-    if isinstance(target, MCPServer):
-        return target.settings.auth is not None
-    return getattr(target, "auth", None) is not None
 
 
 def routes_given(target: object) -> Sequence[Route]:
