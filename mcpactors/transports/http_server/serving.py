@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 import trio
@@ -52,7 +52,7 @@ async def serve_http(
     """Serve an endpoint while the block lasts; yields its URL, with the port that was really bound.
 
     `routes()` gives what is served beside it, asked anew for every request to another path. Whose requests are served
-    `http_guard.names_of` says; `uds` is the path of a Unix socket to serve at instead of host and port. `websocket`:
+    `guard.names_of` says; `uds` is the path of a Unix socket to serve at instead of host and port. `websocket`:
     who asks the endpoint for a WebSocket gets one. Clients of the old HTTP+SSE transport find their stream at /sse.
     `limits` are of connections and requests, `clients` of what is in them. `bearer`: who asks on a route of MCP (not on
     one of `routes`) has to have a token; preflights of pages never have one. Leaving the block drains: streams of
@@ -72,8 +72,8 @@ async def serve_http(
     described = bearer.routes() if bearer is not None else []
     sse = SSEFront(server, drain=limits.drain, clients=clients)
     app = _app(manager, path, lambda: [*described, *routes()], sse, names, guarded)
-    sockets = WebSocketFront(server, limits.drain, clients)
-    if websocket:
+    sockets = WebSocketFront(server, limits.drain, clients) if websocket else None
+    if sockets is not None:
         app = _with_websocket(path, sockets, app, guarded)
     app = _guarded(names, app)
     stopping = trio.Event()
@@ -85,7 +85,7 @@ async def serve_http(
         async with (
             manager.run(),
             sse.run(stopping),
-            sockets.run(stopping),
+            nullcontext() if sockets is None else sockets.run(stopping),
             serve(app, [listener], limits, lasts, state={STOPPING: stopping}),
         ):
             try:
