@@ -1,6 +1,6 @@
 """Requests through an httpx client: of the embedding program, or for the sake of a proxy that the environment names.
 
-Rule: only what `http_pool.Exchange` asks for. Both httpx and httpx2 fit, so neither is imported here by name. It costs
+Rule: only what `pool.Exchange` asks for. Both httpx and httpx2 fit, so neither is imported here by name. It costs
 a call about 0.5 ms more than our own pool; what it has that the pool has not is `Auth`, proxies and HTTP/2.
 """
 

@@ -46,8 +46,8 @@ def thinned(lines: Lines, token_of: TokenOf, logs: float = math.inf) -> Lines:
     """What must be parsed of `lines`, which were read at once; in their order.
 
     Dropped are: progress, if there is later progress with its token; that something has changed, if the same is said
-    later; all log messages but the last `logs`. "Later" ends before the next line of any other
-    kind: nothing is heard after what was said behind it, and progress comes before its result or not at all.
+    later; all log messages but the last `logs`. "Later" ends before the next line of any other kind: nothing is heard
+    after what was said behind it, and progress comes before its result or not at all.
     """
     if len(lines) < 2:
         return lines
@@ -154,8 +154,6 @@ LONGEST: Final = 0.5
 """Seconds to wait at once; only a pipe full of rubbish comes to so much."""
 _SHORTEST: Final = 0.001
 """Less is not worth a timer."""
-
-
 STEP: Final = 1 / 20
 """Seconds from one progress of a call to its next that is passed on: see `CallLimits`. `AHEAD`: so many come early."""
 AHEAD: Final = 10
