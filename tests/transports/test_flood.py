@@ -311,7 +311,7 @@ async def test_p6_who_says_what_costs_much_is_read_in_smaller_pieces(autojump_cl
 
     assert [item async for item in StdioReader("backend", Says(), StdioWriter(1024), StdioLimits())]
     assert sizes[0] == sizes[-1] == max(sizes)
-    assert set(sizes[10:20]) == {max(sizes) // 4} == {min(sizes)}
+    assert set(sizes[10:20]) == {max(sizes) // 16} == {min(sizes)}
 
 
 async def test_a_client_that_cancels_much_does_not_flood(autojump_clock: trio.testing.MockClock) -> None:

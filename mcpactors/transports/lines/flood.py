@@ -147,9 +147,9 @@ HASTE: Final = 0.1
 """The share of the time at which those are used up: a reply behind 100,000 lines of progress is half a second late."""
 AT_ONCE: Final = 0.005
 """Seconds for it at once: within any twentieth of a second it gets no more than twice this."""
-DEAR: Final = 0.001
+DEAR: Final = 0.0007
 """Seconds that one read may cost: who has more to say of what costs so much is read in smaller pieces, as others feel a
-long one and not many short ones."""
+long one and not many short ones. As much as a pipe holds of what is mostly dropped costs less."""
 LONGEST: Final = 0.5
 """Seconds to wait at once; only a pipe full of rubbish comes to so much."""
 _SHORTEST: Final = 0.001

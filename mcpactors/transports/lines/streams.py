@@ -10,6 +10,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Final
 
@@ -46,7 +47,17 @@ from mcpactors.transports.lines.flood import (
     cost,
     thinned,
 )
-from mcpactors.transports.lines.framing import BOM, WHY, LineFramer, LongLine, Skip, misshapen, salvage_id, why_not_json
+from mcpactors.transports.lines.framing import (
+    BOM,
+    KEPT,
+    WHY,
+    LineFramer,
+    LongLine,
+    Skip,
+    misshapen,
+    salvage_id,
+    why_not_json,
+)
 from mcpactors.transports.lines.limits import StdioLimits
 from mcpactors.transports.lines.strict import fault, long_id
 from mcpactors.transports.lines.writing import StdioWriter
@@ -57,8 +68,9 @@ __all__ = ["ReadStatistics", "StdioLimits", "StdioReader", "StdioWriter"]
 logger = logging.getLogger("mcpactors.stdio")
 
 _CHUNK: Final = 65536  # a pipe holds no more on Linux
-_LEAST: Final = _CHUNK // 4  # of a peer each of whose reads costs others more than `DEAR`
+_LEAST: Final = _CHUNK // 16  # of a peer each of whose reads costs others more than `DEAR`
 _JSON: Final = tuple(bytes([first]) for first in b' \t\r{["-0123456789tfnNI')  # how JSON begins; most rubbish does not
+_OPENING: Final = (b"{", b" ", b"\t", b"\r", b"[[", b"[{")  # how messages begin, and what nests
 _SKIPS: Final = 16  # lines that cannot be read take together no longer than a message
 _NO_REQUEST: Final = ("not_jsonrpc", "repeated_key", "ambiguous", "long_id")
 
@@ -72,6 +84,17 @@ class ReadStatistics:
     salvaged: int
     coalesced: int
     """Lines that others after them made needless (`lines/flood.py`)."""
+
+
+def _rubbish(line: bytes | LongLine) -> Skip | None:
+    """Why a line is no message, if that shows at its beginning, as with most that was never meant to be one."""
+    if isinstance(line, LongLine) or line.startswith(_OPENING) or len(line) > KEPT or b'"id"' in line:
+        return None
+    if line.startswith(_JSON):
+        with suppress(ValueError):
+            from_json(line)
+            return "not_jsonrpc"
+    return why_not_json(line)
 
 
 def _parsed(line: bytes | LongLine, limits: StdioLimits) -> JSONRPCMessage | Skip:
@@ -132,22 +155,19 @@ class StdioReader(ObjectReceiveStream[SessionMessage | Exception]):
         Raises anyio.EndOfStream when the child is gone, anyio.ClosedResourceError after `aclose`, and
         anyio.BrokenResourceError when it writes an endless line.
         """
-        skips = 0
         while True:
             if self._closed:
                 raise anyio.ClosedResourceError
             if self._lines:
-                if skips % _SKIPS == 0:
-                    await trio.lowlevel.checkpoint()  # a flood of lines, good or bad, leaves the others their turns
+                await trio.lowlevel.checkpoint()  # a flood of lines, good or bad, leaves the others their turns
             elif (wait := self._allowance.wait(trio.current_time())) > 0:
                 await trio.sleep(wait)  # and their time
                 continue
             elif not await self._fill():
                 raise anyio.ClosedResourceError if self._closed else anyio.EndOfStream
-            if self._lines:
+            for _ in range(min(len(self._lines), _SKIPS)):
                 if (message := self._read(self._lines.pop())) is not None:
                     return SessionMessage(message)
-                skips += 1
 
     async def _fill(self) -> bool:
         """Reads once. False when there is nothing more to come."""
@@ -212,8 +232,12 @@ class StdioReader(ObjectReceiveStream[SessionMessage | Exception]):
     def _read(self, line: bytes | LongLine) -> JSONRPCMessage | None:
         self._seen += 1
         size = line.size if isinstance(line, LongLine) else len(line)
-        read = _parsed(line, self.limits)
-        message = self._refuse(read, line) if isinstance(read, str) else self._admit(read, size)
+        message = None
+        if (kind := _rubbish(line)) is not None:
+            self._complain(kind, None)
+        else:
+            read = _parsed(line, self.limits)
+            message = self._refuse(read, line) if isinstance(read, str) else self._admit(read, size)
         if not isinstance(message, self._wanted) and not self._is_waited_for(message):
             self._allowance.spend(cost(SKIPPED if message is None else SAID, size))
         return message
