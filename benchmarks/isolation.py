@@ -43,7 +43,7 @@ ROUNDS: Final = 16
 QUICK: Final = 3
 THEIR_TURN: Final = 4
 """Rounds of which they have a turn in one."""
-TURN: Final = {"sibling": 0.5, "near": 0.3, "list": 0.15}
+TURN: Final = {"sibling": 1.0, "near": 1.0, "list": 0.15}
 """Seconds of each turn in which each of the questions is asked, over and over, by one client."""
 SETTLE: Final = 0.1
 """Seconds between a change of the child's health and the first question."""
