@@ -44,12 +44,13 @@ from mcpactors.settings import RuntimeSettings
 from mcpactors.snapshots import load_snapshot, save_snapshot
 from mcpactors.targets import called, check_target
 from mcpactors.transports.asgi import HostLimits, ParseLimits, tls_context
-from mcpactors.transports.edge import Surroundings, edge_server
+from mcpactors.transports.edge import edge_server
 from mcpactors.transports.http_server.bearer import Bearer
 from mcpactors.transports.http_server.serving import serve_http
 from mcpactors.transports.parking import ParkedCall, Parking
 from mcpactors.transports.stdio.orphans import own_orphans
 from mcpactors.transports.stdio.server import serve_stdio
+from mcpactors.transports.surroundings import Surroundings
 from mcpactors.tree.configured import Mounted, mount_config
 from mcpactors.tree.copies import listed
 from mcpactors.tree.face import face_of, in_order
@@ -58,6 +59,7 @@ from mcpactors.tree.making import Ground
 from mcpactors.tree.places import goes_to
 
 __all__ = [
+    "VERSION",
     "MountHandle",
     "Runtime",
     "example_config",

@@ -1,5 +1,6 @@
 """Where a client meets the runtime: one client request becomes one `Envelope`, and what comes back becomes MCP of
 that client's revision. How a client is asked: asking.py. Where a modern one's calls wait for its answers: parking.py.
+What clients watch: watching.py. What the edge stands before: surroundings.py.
 
 Rule: the transports have the wire (sessions, streams, header checks) and enter the SDK's server for each request; its
 outermost middleware is ours and takes every request before a handler or a model sees it, so that what is relayed is
@@ -10,7 +11,7 @@ relayed whole. What a request means in its era is known here only. The SDK's pro
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
@@ -18,7 +19,7 @@ from itertools import count
 from typing import Any, Final
 
 import trio
-from attrs import evolve, field, frozen
+from attrs import evolve
 from mcp.server.auth.middleware.auth_context import auth_context_var
 from mcp.server.connection import Connection
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
@@ -47,11 +48,9 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from mcpactors.errors import InvalidParams, MCPActorsError
 from mcpactors.runtime.circles import asked_for_gateways, with_gateways
-from mcpactors.runtime.clients import ClientLine
-from mcpactors.runtime.hops import HOP_LIMIT, arrived, hops_of
+from mcpactors.runtime.hops import arrived, hops_of
 from mcpactors.runtime.mailbox import ActorRef, Caller, Envelope, Request
 from mcpactors.runtime.methods import not_found_code, outward_error, outward_result
-from mcpactors.runtime.policy import DEFAULT_CALLS, DEFAULT_CLIENTS, CallLimits
 from mcpactors.runtime.reply import CallDeadlines, Failure, Replies, Result
 from mcpactors.transports.answering import Channel
 from mcpactors.transports.asgi import STOPPING
@@ -66,12 +65,14 @@ from mcpactors.transports.asking import (
     visits_needed,
     without_visits,
 )
-from mcpactors.transports.changes import LISTS_TOLD, Changes, Listener, Teller, notification
-from mcpactors.transports.parking import OpenCall, Parking, Spawn
+from mcpactors.transports.changes import Teller
+from mcpactors.transports.parking import OpenCall
 from mcpactors.transports.shaping import for_legacy
+from mcpactors.transports.surroundings import Face, Surroundings
 from mcpactors.transports.turns import Turn, TurnsOfAll
+from mcpactors.transports.watching import Watching, check_watched, let_go
 
-__all__ = ["Face", "Surroundings", "edge_server"]
+__all__ = ["edge_server"]
 
 PARKED: Final = "parked:"
 PASSED: Final = "passed:"
@@ -79,62 +80,11 @@ VISITED: Final = "visited"
 """What `requestState` holds under our seal: the key of a parked call, a backend's own state, or neither."""
 SDK_ANSWERS: Final = frozenset({"initialize", "server/discover", "ping"})
 COMPLETE: Final = "completion/complete"
-ACKNOWLEDGED: Final = "notifications/subscriptions/acknowledged"
-WATCHED: Final = 1000
-URI_LENGTH: Final = 8192
-UNWATCH_DEADLINES: Final = CallDeadlines(idle=5, total=5)
 _CALLER: Final = "mcpactors.caller"
 _CHANGES: Final = "mcpactors.changes"
 _session_numbers = count(1)
 
 _Context = ServerRequestContext[Any, Any]
-
-
-@frozen
-class Face:
-    """What the served endpoint says of itself."""
-
-    name: str
-    version: str = ""
-    instructions: Callable[[], str | None] = lambda: None
-    completions: Callable[[], bool] = lambda: True
-    """Whether anybody here completes arguments."""
-    tool_schema: Callable[[str], Mapping[str, Any] | None] = lambda name: None
-    """The `inputSchema` of a listed tool: the SDK checks `Mcp-Param-*` headers against it."""
-    own: Callable[[], ActorRef | None] = lambda: None
-    """The root's own server, where it has middleware: that sees how clients introduce themselves, and may refuse."""
-
-
-@frozen(kw_only=True, eq=False)
-class Surroundings:
-    """What an edge needs of the runtime that it stands before, besides the router."""
-
-    listen: Callable[[Listener], Callable[[], None]]
-    """Have a function called at every change; returns what ends that."""
-    spawn: Spawn
-    """Run a function, for as long as the runtime lives: what tells an old session of what has changed."""
-    parking: Parking
-    """Where calls of modern clients wait for answers."""
-    state_keys: Sequence[str] = ()
-    """Secrets of 32 bytes or more that seal `requestState`, the first of them; none: one of this process."""
-    client_came: Callable[[str, ClientLine], None] = lambda session, line: None
-    """Called when an old session begins, with the way to its client outside of a call."""
-    client_left: Callable[[str], None] = lambda session: None
-    """Called when an old session has ended."""
-    roots_changed: Callable[[str], None] = lambda session: None
-    """Called when the client of an old session says that its roots have changed."""
-    gateways: Callable[[], tuple[str, Iterable[str]]] = lambda: ("", ())
-    """The id of this gateway, and those of all that what it lists has come through: runtime/circles.py."""
-    calls: CallLimits = DEFAULT_CALLS
-    """What one call may send before its result."""
-    in_flight: int = DEFAULT_CLIENTS.in_flight
-    """Requests of one connection that run at one time."""
-    goes_to: Callable[[str, Mapping[str, Any]], Hashable] = lambda method, params: None
-    """Where a request goes, as far as is known now, by its method and params: each place has turns of its own."""
-    hop_limit: int = HOP_LIMIT
-    """Gateways that a call may have come through before this one."""
-    closing: trio.Event = field(factory=trio.Event)
-    """Set when the runtime is about to close, so that streams of changes end in good order."""
 
 
 class _EdgeServer(Server[Any]):
@@ -190,6 +140,7 @@ class _Edge:
         self._completes = face.completions
         self._stamp = {"name": face.name, "version": face.version}
         self._parking = surroundings.parking
+        self._watching = Watching(ref, surroundings.listen)
         keys = surroundings.state_keys or [secrets.token_hex(32)]
         seal = RequestStateSecurity(keys=list(keys), ttl=deadlines.question)
         self._sealed = RequestStateBoundary(seal, default_audience=face.name)
@@ -258,15 +209,15 @@ class _Edge:
 
     async def _ask(self, ctx: _Context, request: Request, turn: Turn | None) -> HandlerResult:
         """A list, a completion, or what a client watches."""
-        connection: Connection = ctx.session._connection
+        state: Mapping[str, Any] = ctx.session._connection.state
         uri = request.params.get("uri")
-        if request.method == "resources/unsubscribe" and not _let_go(connection, uri):
+        if request.method == "resources/unsubscribe" and not let_go(state.get(_CHANGES), uri):
             return EmptyResult()  # nothing to end here: it is counted who watches, and others may go on
         if request.method != "resources/subscribe":
             return await self._call(ctx, request, turn)
-        _check_watched([uri], connection.state.get(_CHANGES))
+        check_watched([uri], state.get(_CHANGES))
         result = await self._call(ctx, request, turn)
-        await self._watch(connection, request.params["uri"])
+        await self._watching.remember(state.get(_CHANGES), request.params["uri"])
         return result
 
     async def _introduced(self, ctx: _Context, call_next: CallNext) -> HandlerResult:
@@ -293,57 +244,20 @@ class _Edge:
 
         async def end() -> None:
             teller.end()
-            for uri in tuple(teller.changes.uris):
-                await self._unwatch(uri)
+            await self._watching.forget(tuple(teller.changes.uris))
 
         connection.exit_stack.push_async_callback(end)
 
-    async def _watch(self, connection: Connection, uri: str) -> None:
-        """Remember which URIs an old session watches; what it watches twice is watched once."""
-        changes: Changes | None = connection.state.get(_CHANGES)
-        if changes is None or uri in changes.uris:
-            await self._unwatch(uri)
-        else:
-            changes.uris.add(uri)
-
-    async def _unwatch(self, uri: str) -> None:
-        with suppress(MCPActorsError):
-            await self._ref.ask(Request("resources/unsubscribe", {"uri": uri}), UNWATCH_DEADLINES)
-
     async def _listen(self, ctx: _Context, params: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
-        """Serve `subscriptions/listen`: acknowledge, then tell of what was asked for until one side ends it."""
-        wanted = params.get("notifications")
-        if not isinstance(wanted, Mapping):
-            raise MCPError(InvalidParams.code, "subscriptions/listen needs params.notifications: an object")
-        honoured: dict[str, Any] = {word: True for word in LISTS_TOLD if wanted.get(word) is True}
-        uris = wanted.get("resourceSubscriptions") or []
-        if not isinstance(uris, list) or not all(isinstance(uri, str) for uri in uris):
-            raise MCPError(InvalidParams.code, "subscriptions/listen takes resourceSubscriptions as a list of URIs")
-        _check_watched(uris)
+        """Serve `subscriptions/listen` until one side ends it."""
         channel: DispatchContext[TransportContext] = ctx.session._request_outbound
         meta = {SUBSCRIPTION_ID_META_KEY: ctx.request_id}
-        watched: list[str] = []
-        with Changes(self._surroundings.listen, {LISTS_TOLD[word] for word in honoured}) as changes:
-            try:
-                for uri in dict.fromkeys(uris):
-                    outcome = await self._ref.ask(Request("resources/subscribe", {"uri": uri}, caller))
-                    if isinstance(outcome, Result):
-                        watched.append(uri)
-                        changes.uris.add(uri)
-                if watched:
-                    honoured["resourceSubscriptions"] = watched
-                await channel.notify(ACKNOWLEDGED, {"notifications": honoured, "_meta": meta})
-                async with trio.open_nursery() as nursery:
-                    for ending in (self._surroundings.closing, *_front_stopping(ctx)):
-                        nursery.start_soon(changes.end_when, ending)
-                    async for change in changes:
-                        method, said = notification(change)
-                        await channel.notify(method, {**said, "_meta": meta})
-                    nursery.cancel_scope.cancel()
-            finally:
-                with trio.move_on_after(UNWATCH_DEADLINES.total, shield=True):
-                    for uri in watched:
-                        await self._unwatch(uri)
+
+        async def notify(method: str, said: Mapping[str, Any]) -> None:
+            await channel.notify(method, {**said, "_meta": meta})
+
+        endings = (self._surroundings.closing, *_front_stopping(ctx))
+        await self._watching.listen(params, caller, notify, endings)
         return {"resultType": "complete", "_meta": {**meta, SERVER_INFO_META_KEY: self._stamp}}
 
     # --- Calls ----------------------------------------------------------------------------------------------------
@@ -487,15 +401,6 @@ class _Edge:
         return shaped
 
 
-def _let_go(connection: Connection, uri: object) -> bool:
-    """Whether an old session has watched this until now; it does not any more."""
-    changes: Changes | None = connection.state.get(_CHANGES)
-    if changes is None or not isinstance(uri, str) or uri not in changes.uris:
-        return False
-    changes.uris.remove(uri)
-    return True
-
-
 def _client_of(ctx: _Context) -> Hashable:
     """Who has a share of what all clients share: a principal, else a machine. None: what serves has one client."""
     scope: Mapping[str, Any] = ctx.request.scope if ctx.request is not None else {}
@@ -507,14 +412,6 @@ def _front_stopping(ctx: _Context) -> Sequence[trio.Event]:
     """Set when the front that took the request stops, where fronts come and go: see http_server/serving.py."""
     state: Mapping[str, Any] = ctx.request.scope.get("state", {}) if ctx.request is not None else {}
     return [state[STOPPING]] if STOPPING in state else []
-
-
-def _check_watched(uris: Sequence[object], changes: Changes | None = None) -> None:
-    """Refuse to remember more, or longer ones, than a client may have watched: each is kept here and at its backend."""
-    known = len(changes.uris) if changes is not None else 0
-    if known + len(uris) > WATCHED or any(isinstance(uri, str) and len(uri) > URI_LENGTH for uri in uris):
-        said = f"a client may watch {WATCHED} URIs, each of {URI_LENGTH} characters at most; unsubscribe from some"
-        raise MCPError(InvalidParams.code, said)
 
 
 def _set_level(connection: Connection, caller: Caller, params: Mapping[str, Any]) -> EmptyResult:

@@ -13,7 +13,7 @@ from mcpactors.mounts import MountHandle
 from mcpactors.runtime.mailbox import ActorRef
 from mcpactors.runtime.naming import Namespace
 from mcpactors.server import Server
-from mcpactors.transports.edge import Face
+from mcpactors.transports.surroundings import Face
 from mcpactors.tree.forest import Forest, LiveMount
 from mcpactors.tree.running import Running, source_of
 
