@@ -18,7 +18,7 @@ import trio
 from attrs import evolve
 
 from mcpactors.errors import ConfigError, MCPActorsError
-from mcpactors.host import MountHandle, example_config, load_config, open_runtime, tls_context
+from mcpactors.host import VERSION, MountHandle, example_config, load_config, open_runtime, tls_context
 from mcpactors.serving import Told, first_error, serve_until_told, tell
 from mcpactors.settings import settings_of
 from mcpactors.starting import INTERRUPTED, loaded
@@ -56,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mcpactors", description="Composes MCP servers into one endpoint.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     serve = commands.add_parser(
         "serve",
@@ -65,26 +66,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve.add_argument("config", nargs="?", metavar="CONFIG", help="the config file; none: a built-in example")
     serve.add_argument("--transport", choices=("http", "stdio"), default="http", help="default: %(default)s")
-    serve.add_argument("--host", default="127.0.0.1", help="the address to listen on; default: %(default)s")
-    serve.add_argument("--port", type=_port, default=8000, help="0 takes a free one; default: %(default)s")
-    serve.add_argument("--uds", metavar="PATH", help="serve at this Unix socket instead, for our own user only")
-    serve.add_argument(
-        "--allowed-host",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a name that clients may reach this by, beside --host and the loopback; * takes any; can be repeated",
-    )
-    serve.add_argument(
-        "--allowed-origin",
-        action="append",
-        default=[],
-        metavar="ORIGIN",
-        help="a web origin (https://app.example.org) whose pages may ask; can be repeated",
-    )
-    serve.add_argument("--websocket", action="store_true", help="serve WebSocket, too, at the same address")
-    serve.add_argument("--certfile", metavar="PEM", help="serve with TLS: the certificate chain")
-    serve.add_argument("--keyfile", metavar="PEM", help="its private key, where it is not in the same file")
     serve.add_argument(
         "--drain",
         type=_seconds,
@@ -97,8 +78,35 @@ def _parser() -> argparse.ArgumentParser:
         default="warning",
         help="what goes to stderr; default: %(default)s",
     )
-    serve.set_defaults(run=_serve)
+    serve.set_defaults(run=_serve, of_http={action.dest: action.option_strings[0] for action in _of_http(serve)})
     return parser
+
+
+def _of_http(serve: argparse.ArgumentParser) -> Sequence[argparse.Action]:
+    """What is for HTTP only, None where it is not given; each goes to what `Runtime.serve_http` calls so."""
+    add = serve.add_argument_group("over HTTP").add_argument
+    return [
+        add("--host", help="the address to listen on; default: 127.0.0.1"),
+        add("--port", type=_port, help="0 takes a free one; default: 8000"),
+        add("--uds", metavar="PATH", help="serve at this Unix socket instead, for our own user only"),
+        add(
+            "--allowed-host",
+            dest="allowed_hosts",
+            action="append",
+            metavar="NAME",
+            help="a name that clients may reach this by, beside --host and the loopback; * takes any; can be repeated",
+        ),
+        add(
+            "--allowed-origin",
+            dest="allowed_origins",
+            action="append",
+            metavar="ORIGIN",
+            help="a web origin (https://app.example.org) whose pages may ask; can be repeated",
+        ),
+        add("--websocket", action="store_true", default=None, help="serve WebSocket, too, at the same address"),
+        add("--certfile", metavar="PEM", help="serve with TLS: the certificate chain"),
+        add("--keyfile", metavar="PEM", help="its private key, where it is not in the same file"),
+    ]
 
 
 def _port(text: str) -> int:
@@ -140,6 +148,7 @@ def _take_descriptors() -> None:
 
 
 async def _serve_until_told(options: argparse.Namespace) -> int:
+    http = _http(options)
     config = load_config(options.config) if options.config else example_config()
     for warning in config.warnings:
         tell(warning)
@@ -152,29 +161,28 @@ async def _serve_until_told(options: argparse.Namespace) -> int:
     with told.by_signals():
         async with open_runtime("mcpactors", settings=settings) as runtime:
             mounted = runtime.mount_config(config)
-            http = None if options.transport == "stdio" else _http(options)
             await serve_until_told(runtime, told, http, partial(_tell_what_came_up, mounted, options.uds))
     return 1 if told.now.cancel_called else 0
 
 
-def _http(options: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "host": options.host,
-        "port": options.port,
-        "allowed_hosts": options.allowed_host,
-        "allowed_origins": options.allowed_origin,
-        "ssl_context": _tls(options),
-        "uds": options.uds,
-        "websocket": options.websocket,
-    }
+def _http(options: argparse.Namespace) -> dict[str, Any] | None:
+    """The options of `Runtime.serve_http`; None: over stdio. Raises `ConfigError` for what does not go together."""
+    given = {name: value for name in options.of_http if (value := getattr(options, name)) is not None}
+    if options.transport == "stdio":
+        if given:
+            flags = ", ".join(options.of_http[name] for name in given)
+            raise ConfigError(f"{flags}: for HTTP only, and --transport stdio is given; leave out one or the other")
+        return None
+    certfile, keyfile = given.pop("certfile", None), given.pop("keyfile", None)
+    return {**given, "ssl_context": _tls(certfile, keyfile)}
 
 
-def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
-    if options.certfile is None:
-        if options.keyfile is not None:
+def _tls(certfile: str | None, keyfile: str | None) -> ssl.SSLContext | None:
+    if certfile is None:
+        if keyfile is not None:
             raise ConfigError("--keyfile is of no use without --certfile")
         return None
-    return tls_context(options.certfile, options.keyfile)
+    return tls_context(certfile, keyfile)
 
 
 HELLO: Final = (

@@ -202,7 +202,8 @@ class MCPConfig:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """One line for each thing that is allowed and probably not meant: misspelt or another kind's fields, ms."""
+        """One line for each thing that is allowed and probably not meant: misspelt or another kind's fields, ms,
+        nothing that is switched on."""
         found = [(join("", key), nearest(key, ["mcpServers", "settings"])) for key in self.extra]
         lines: list[str] = []
         for name, server in self.servers.items():
@@ -219,6 +220,8 @@ class MCPConfig:
                 lines.append(f"{path}.ca: not used; the address is not one of TLS (https://, wss://)")
             if server.timeout is not None and server.timeout >= _LOOKS_LIKE_MS:
                 lines.append(f"{path}.timeout: {server.timeout:g} seconds; did you mean milliseconds?")
+        if self.servers and all(server.disabled for server in self.servers.values()):
+            lines.append('mcpServers: every server is disabled, so nothing is served; take "disabled" out of one')
         lines += [f'{path}: unknown field, not used; did you mean "{near}"?' for path, near in found if near]
         return tuple(f"{self.source or '<config>'}: {line}" for line in lines)
 
