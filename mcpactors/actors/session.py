@@ -33,8 +33,9 @@ from mcp_types import (
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from mcpactors.actors.backend import OURS, Backend, Introduction, mapping
+from mcpactors.actors.client_wire import ClientWire
 from mcpactors.actors.rounds import INPUT_REQUIRED, answer_rounds, check_state, could_not_ask, refuse_switched_off
-from mcpactors.actors.wire import ClientWire, OverStreams, StreamWire, Wire, envelope
+from mcpactors.actors.wire import OverStreams, StreamWire, envelope
 from mcpactors.errors import (
     ActorCrashed,
     BackendMisbehaved,
@@ -91,7 +92,7 @@ Hears = Callable[[str, Mapping[str, Any]], None]
 class BackendSession:
     """One connection to a backend. It is of use while the block of `open` lasts."""
 
-    wire: Wire
+    wire: StreamWire | ClientWire
     """There once it is open."""
 
     def __init__(

@@ -1,9 +1,7 @@
-"""What one connection to a backend speaks: its era found by asking, and requests with what that era wants.
+"""What one connection of ours to a backend speaks: its era found by asking, and requests with what that era wants.
 
-Rule: nothing of calls or clients here. `StreamWire` is a connection of ours; `ClientWire` a client of the SDK's that
-the embedding program has connected: it keeps its own name, capabilities and answers, and is never closed. Private names
-of the SDK's `ClientSession` and its dispatcher are used in this file only: the public ones do not relay a request
-whole, and say nothing of a reply that comes too late.
+Rule: nothing of calls or clients here. Private names of the SDK's dispatcher are used in this file only: the public
+ones say nothing of a reply that comes too late.
 """
 
 from __future__ import annotations
@@ -15,8 +13,6 @@ from typing import Any, Final, Protocol
 
 import anyio
 import trio
-from mcp.client import ClientSession
-from mcp.client.session import ClientRequestContext
 from mcp.shared.dispatcher import CallOptions, DispatchContext, OnNotifyIntercept, coerce_request_id
 from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import (
@@ -38,7 +34,6 @@ from mcp_types import (
     PROTOCOL_VERSION_META_KEY,
     UNSUPPORTED_PROTOCOL_VERSION,
     ErrorData,
-    InputRequest,
     RequestId,
 )
 from mcp_types.version import (
@@ -47,16 +42,14 @@ from mcp_types.version import (
     LATEST_MODERN_VERSION,
     MODERN_PROTOCOL_VERSIONS,
 )
-from pydantic import TypeAdapter, ValidationError
 
 from mcpactors.actors.backend import OUR_INFO, Introduction, mapping
-from mcpactors.errors import CONNECTION_CLOSED, BackendStartError, InvalidParams, SessionForgotten, SessionInDoubt
+from mcpactors.errors import CONNECTION_CLOSED, BackendStartError, SessionForgotten, SessionInDoubt
 from mcpactors.runtime.circles import ASKING
 from mcpactors.runtime.methods import CANCELLED
 from mcpactors.runtime.policy import Era
-from mcpactors.runtime.reply import Failure, Outcome, Result
 
-__all__ = ["ClientWire", "Dispatcher", "OverStreams", "StreamWire", "Wire", "envelope"]
+__all__ = ["Dispatcher", "OverStreams", "StreamWire", "envelope", "says_closed"]
 
 PROBE_TIMEOUT: Final = 5.0
 """Seconds a backend may take to say whether it speaks the modern protocol, before the old one is tried."""
@@ -68,8 +61,6 @@ CLOSED: Final = (CONNECTION_CLOSED, "Connection closed")
 FORGOTTEN: Final = (INVALID_REQUEST, "Session terminated")
 """What the SDK's HTTP client makes of a 404 on a session; a backend may say so, too."""
 
-_input_request: TypeAdapter[InputRequest] = TypeAdapter(InputRequest)
-
 
 def envelope(capabilities: Mapping[str, Any], info: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The `_meta` that every modern request carries (MCP 2026-07-28, basic/index)."""
@@ -80,7 +71,7 @@ def envelope(capabilities: Mapping[str, Any], info: Mapping[str, Any] | None = N
     }
 
 
-def _says_closed(error: MCPError, gone: bool) -> bool:
+def says_closed(error: MCPError, gone: bool) -> bool:
     """Whether an error is the end of the connection, or could not be written for it, and not a backend's own words."""
     unwritten = isinstance(error.__context__, anyio.BrokenResourceError | anyio.ClosedResourceError)
     return (error.code, error.message) == CLOSED and (gone or unwritten)
@@ -383,63 +374,11 @@ class StreamWire:
 
     def lost(self, error: MCPError) -> bool:
         """Whether a request failed because the connection has ended."""
-        return _says_closed(error, self.gone)
+        return says_closed(error, self.gone)
 
     async def notify(self, method: str) -> None:
         """One notification without params to the backend."""
         await self._dispatcher.notify(method, None, {"headers": {MCP_PROTOCOL_VERSION_HEADER: self.revision}})
-
-
-class ClientWire:
-    """A connected client of the SDK's: what is sent goes through it, and it answers the backend's questions itself."""
-
-    def __init__(self, client: ClientSession) -> None:
-        self._client = client
-        said = client.discover_result or client.initialize_result
-        self.modern = client.protocol_version in MODERN_PROTOCOL_VERSIONS
-        self.server: Mapping[str, Any] = (
-            said.model_dump(by_alias=True, mode="json", exclude_none=True) if said is not None else {}
-        )
-
-    tells: bool = False
-    gone: bool = False
-    sender: Context | None = None
-
-    async def send(self, method: str, params: Mapping[str, Any], opts: CallOptions | None = None) -> dict[str, Any]:
-        """One request, stamped as all of this client's are. Raises `MCPError`."""
-        data: dict[str, Any] = {"method": method, "params": {**params, "_meta": dict(params.get("_meta") or {})}}
-        options: CallOptions = {**(opts or {})}
-        self._client._stamp(data, options)
-        try:
-            return await self._client._dispatcher.send_raw_request(method, data["params"], options)
-        except RuntimeError as error:  # it has not been entered, or somebody has left it
-            raise BackendStartError(f"the client is not connected: {error}") from error
-
-    async def question(self, method: str, params: Mapping[str, Any] | None) -> Outcome:
-        """What this client answers to a question that a modern backend puts into a result."""
-        try:
-            asked = _input_request.validate_python({"method": method, "params": params})
-        except ValidationError as error:
-            return Failure(InvalidParams.code, f"{method}: {error.errors()[0]['msg']}")
-        answer = await self._client.dispatch_input_request(
-            ClientRequestContext(session=self._client, request_id=0), asked
-        )
-        if isinstance(answer, ErrorData):
-            return Failure(answer.code, answer.message, answer.data)
-        return Result(answer.model_dump(by_alias=True, mode="json", exclude_none=True))
-
-    def lost(self, error: MCPError) -> bool:
-        """Whether a request failed because the client is closed."""
-        return _says_closed(error, getattr(self._client._dispatcher, "_closed", True))
-
-    async def notify(self, method: str) -> None:
-        """Nothing is told: what this client says of itself is its owner's business."""
-
-    def end(self, why: str) -> None:
-        """It is not ours to close."""
-
-
-Wire = StreamWire | ClientWire
 
 
 async def _ignore(context: object, method: str, params: object) -> None:
