@@ -20,7 +20,8 @@ from mcp_types import CallToolResult, ListToolsResult, TextContent, Tool
 
 from benchmarks.measure import Case, Report, interleaved, options
 from mcpactors import open_runtime
-from mcpactors.actors.router import RouterActor, RouterRef
+from mcpactors.actors.router import RouterActor
+from mcpactors.actors.router_ref import RouterRef
 from mcpactors.runtime.actor import Actor
 from mcpactors.runtime.mailbox import ActorRef, Envelope, Mailbox, Request
 from mcpactors.runtime.reply import Outcome, Replies, ReplyChannel, Result

@@ -9,7 +9,8 @@ import trio
 from attrs import evolve
 
 from mcpactors.actors.paging import METHODS
-from mcpactors.actors.router import MISSING, RouterRef
+from mcpactors.actors.router import MISSING
+from mcpactors.actors.router_ref import RouterRef
 from mcpactors.errors import BackendStartError
 from mcpactors.mounts import Catalog, make_handle
 from mcpactors.runtime.mailbox import ActorRef, Request

@@ -20,7 +20,8 @@ from attrs import evolve, frozen
 from mcpactors.actors.backend import RootsChanged, SessionEnded
 from mcpactors.actors.local import LocalActor
 from mcpactors.actors.proxy import ProxyActor
-from mcpactors.actors.router import RouterActor, RouterRef
+from mcpactors.actors.router import RouterActor
+from mcpactors.actors.router_ref import RouterRef
 from mcpactors.actors.snapshot import SnapshotActor, SnapshotRef
 from mcpactors.config import HTTPServer, ModuleServer, ServerConfig, StdioServer
 from mcpactors.errors import BackendStartError, MailboxFull, MCPActorsError, MountCycle, MountError

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-from mcpactors.actors.router import RouterRef
+from mcpactors.actors.router_ref import RouterRef
 from mcpactors.errors import InvalidParams
 from mcpactors.runtime.methods import address_of
 

@@ -13,7 +13,7 @@ import trio
 from attrs import define, evolve, field
 from mcp.server.lowlevel import Server as LowLevelServer
 
-from mcpactors.actors.router import RouterRef
+from mcpactors.actors.router_ref import RouterRef
 from mcpactors.foreign import low_level
 from mcpactors.mounts import MountHandle, Mounts, itself
 from mcpactors.runtime.definitions import ChangePolicy, Definitions

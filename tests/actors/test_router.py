@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from mcpactors.actors.router import AT_ONCE, RouterActor, RouterRef
+from mcpactors.actors.router import AT_ONCE, RouterActor
+from mcpactors.actors.router_ref import RouterRef
 from mcpactors.runtime.actor import Actor
 from mcpactors.runtime.mailbox import Request
 from mcpactors.runtime.reply import Outcome, ReplyChannel, Result
