@@ -41,7 +41,7 @@ from mcpactors.transports.stdio.child import StdioLimits
 from mcpactors.transports.turns import CLIENTS
 from mcpactors.transports.values import StdioTransport, limited
 from tests.composition.helpers import serving
-from tests.transports.test_stdio import read_all
+from tests.transports.test_stdio_reading import read_all
 
 MODES = ("auto", "legacy")
 
