@@ -12,8 +12,6 @@ import math
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
-from heapq import heapify, heappop, heappush
-from itertools import count
 from types import TracebackType
 from typing import Any, Final, Self, final
 
@@ -22,13 +20,13 @@ from attrs import define, field, frozen
 
 from mcpactors.errors import CallTimeout, MCPActorsError, QuestionRefused
 from mcpactors.runtime.checks import number
+from mcpactors.runtime.clock import clock_of_this_run
 from mcpactors.runtime.naming import Namespace
 from mcpactors.runtime.policy import DEFAULT_CALLS, CallLimits
 
 __all__ = ["CallDeadlines", "Failure", "Notice", "Outcome", "Question", "Replies", "ReplyChannel", "Result"]
 
 QUESTIONS_OPEN: Final = 64
-SWEEP_AT: Final = 256
 PROGRESS: Final = "notifications/progress"
 CLOSE_STREAM: Final = "mcpactors/closeStream"
 """A notice that is nobody's but ours: the caller may hang up, and ask for the outcome later."""
@@ -268,66 +266,6 @@ _LEFT: Final = Failure(-32800, "the caller left before the call had ended")
 
 
 @final
-class _Clock:
-    """Tells calls that their deadline may have come: one task a run, instead of a cancel scope a call.
-
-    A call is looked at when the earliest of its deadlines so far has come. One that has ended is held no more, as its
-    outcome would be with it; its number is swept out when such are most of what is here.
-    """
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[float, int]] = []
-        self._calls: dict[int, Replies] = {}
-        self.numbers = count()
-        self._ended = 0
-        self._sooner = trio.Event()
-
-    def watch(self, replies: Replies) -> None:
-        """Look at this call when the wait that it begins must end."""
-        at = replies._watched_until = replies._waits_until
-        self._calls[replies._number] = replies
-        heappush(self._heap, (at, replies._number))
-        if self._heap[0][1] == replies._number:
-            self._sooner.set()
-
-    def forget(self, replies: Replies) -> None:
-        """One of the calls has ended."""
-        self._calls.pop(replies._number, None)
-        self._ended += 1
-        if self._ended > SWEEP_AT and 2 * self._ended > len(self._heap):
-            self._heap = [entry for entry in self._heap if entry[1] in self._calls]
-            heapify(self._heap)
-            self._ended = 0
-
-    async def run(self) -> None:
-        while True:
-            now = trio.current_time()
-            while self._heap and self._heap[0][0] <= now:
-                replies = self._calls.pop(heappop(self._heap)[1], None)
-                if replies is None:
-                    continue
-                replies._watched_until = math.inf
-                if replies.channel.outcome is None and replies.look_at_the_clock(now) < math.inf:
-                    self.watch(replies)
-            self._sooner = trio.Event()
-            with trio.CancelScope(deadline=self._heap[0][0] if self._heap else math.inf):
-                await self._sooner.wait()
-
-
-_clock: Final[trio.lowlevel.RunVar[_Clock]] = trio.lowlevel.RunVar("mcpactors.clock")
-
-
-def _clock_of_this_run() -> _Clock:
-    try:
-        return _clock.get()
-    except LookupError:
-        clock = _Clock()
-        _clock.set(clock)
-        trio.lowlevel.spawn_system_task(clock.run, name="mcpactors: deadlines of calls")
-        return clock
-
-
-@final
 class Replies:
     """The caller's end of one call: a `with` block around the whole exchange.
 
@@ -346,12 +284,12 @@ class Replies:
         "_deadlines",
         "_due",
         "_idle_at",
-        "_number",
         "_progress",
         "_total_at",
-        "_waits_until",
-        "_watched_until",
         "channel",
+        "number",
+        "waits_until",
+        "watched_until",
     )
 
     def __init__(self, deadlines: CallDeadlines = CallDeadlines(), limits: CallLimits = DEFAULT_CALLS) -> None:
@@ -360,12 +298,12 @@ class Replies:
         now = trio.current_time()
         self._idle_at = now + deadlines.idle
         self._total_at = now + deadlines.total
-        self._waits_until = math.inf  # when the wait that goes on now ends at the latest
-        self._watched_until = math.inf  # when the clock looks at this call next
+        self.waits_until = math.inf
+        self.watched_until = math.inf
         self._due = False
         self._progress: deque[float] | None = None  # when the last few were passed on, once there were any
-        self._clock = _clock_of_this_run()
-        self._number = next(self._clock.numbers)
+        self._clock = clock_of_this_run()
+        self.number = next(self._clock.numbers)
 
     def __enter__(self) -> Self:
         return self
@@ -383,8 +321,13 @@ class Replies:
         if self.channel.outcome is None:
             self.channel.until = self._next_deadline()
             self.channel.abandon(outcome)
-        if self._watched_until != math.inf:
+        if self.watched_until != math.inf:
             self._clock.forget(self)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the call has its outcome."""
+        return self.channel.outcome is not None
 
     @property
     def outcome(self) -> Outcome:
@@ -449,28 +392,28 @@ class Replies:
             channel._held_back = False
 
     async def _wait(self) -> None:
-        self._waits_until = self._next_deadline()
-        if self._waits_until < self._watched_until:
+        self.waits_until = self._next_deadline()
+        if self.waits_until < self.watched_until:
             self._clock.watch(self)
         try:
             await self.channel._event.wait()
         finally:
-            self._waits_until = math.inf
+            self.waits_until = math.inf
 
     def look_at_the_clock(self, now: float) -> float:
         """Called by the clock when the deadline may have come: when to look again.
 
         The caller itself decides, in its own turn: what comes at this very instant still counts.
         """
-        if self._waits_until <= now:
+        if self.waits_until <= now:
             deadline = self._next_deadline()
             if deadline > now:
-                self._waits_until = deadline
+                self.waits_until = deadline
             else:
                 self._due = True
                 self.channel._event.set()
                 return math.inf
-        return self._waits_until
+        return self.waits_until
 
     def _sign_of_life(self) -> None:
         """Note that something came. It does not save a call from the other deadlines, however much comes."""
