@@ -185,7 +185,12 @@ CASES: dict[str, Case] = {
         "b sent a request, which has no place in the reply to one",
     ),
     "an event that is not JSON": Case(stream_head() + event(b"oops"), -32603, "b sent what is not JSON"),
-    "closed at once": Case(b"", -32000, f"b closed the connection before it replied: {UNKNOWN}", hangs_up=True),
+    "closed at once": Case(
+        b"",
+        -32000,
+        f"b closed the connection before it replied (if it speaks TLS, try https://): {UNKNOWN}",
+        hangs_up=True,
+    ),
     "closed in the head": Case(
         b"HTTP/1.1 200 OK\r\nConte", -32000, f"b closed the connection before it replied: {UNKNOWN}", hangs_up=True
     ),

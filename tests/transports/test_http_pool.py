@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -229,19 +228,3 @@ async def test_a_name_that_nobody_has_and_a_port_where_nobody_listens_are_told()
         async with pool_to(url) as pool:
             with pytest.raises(NotReached, match=why):
                 await pool.send("GET", "/", {}, b"")
-
-
-async def test_a_server_that_speaks_no_tls_is_told_apart_from_one_that_is_away() -> None:
-    async def serve(stream: trio.SocketStream) -> None:
-        await stream.receive_some()
-        await stream.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-        await stream.aclose()
-
-    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(trio.serve_listeners, serve, listeners)
-        port = listeners[0].socket.getsockname()[1]
-        pool = Pool("127.0.0.1", port, ssl.create_default_context(), {})
-        with pytest.raises(NotReached, match="TLS failed"):
-            await pool.send("GET", "/", {}, b"")
-        nursery.cancel_scope.cancel()

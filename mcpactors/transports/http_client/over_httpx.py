@@ -15,6 +15,7 @@ import trio
 from attrs import define, field
 
 from mcpactors.transports.http_client.pool import AnswerLost, NotReached, PoolClosed
+from mcpactors.transports.http_client.reasons import reason_of
 
 __all__ = ["ClientExchange"]
 
@@ -115,4 +116,5 @@ class ClientExchange:
 
 
 def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    """In its words; where it has none, as of TLS on trio, in those of what it comes of."""
+    return f"{type(error).__name__}: {str(error) or reason_of(error)}"

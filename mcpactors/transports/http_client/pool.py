@@ -7,18 +7,18 @@ and nothing after it, and only for less time than servers keep one (5 s, as uvic
 
 from __future__ import annotations
 
-import os
 import socket
 import ssl
 from collections.abc import Mapping
-from errno import errorcode
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import trio
 from attrs import define, field
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-__all__ = ["Answer", "AnswerLost", "Exchange", "NotReached", "Pool", "PoolClosed", "reason_of"]
+from mcpactors.transports.http_client.reasons import reason_of, speaks_tls
+
+__all__ = ["Answer", "AnswerLost", "Exchange", "NotReached", "Pool", "PoolClosed"]
 
 CONNECT_TIMEOUT: Final = 10.0
 KEPT_FOR: Final = 4.0
@@ -187,6 +187,8 @@ class _Answer:
         except HttpParserUpgrade:
             raise AnswerLost("wants another protocol than HTTP") from None
         except HttpParserError as error:
+            if speaks_tls(data) and self._pool.tls is None and not self._pool.answered:
+                raise AnswerLost("speaks TLS; try https://") from error
             raise AnswerLost(f"does not speak HTTP/1.1: {str(error).lower()}") from error
         if self._head_size > HEAD_LIMIT and (not self._headed or self._head_size > HEAD_LIMIT + READ_SIZE):
             raise AnswerLost(f"sent a head of more than {HEAD_LIMIT} bytes")
@@ -194,7 +196,9 @@ class _Answer:
     def _lost(self, why: str) -> AnswerLost:
         if self._headed:
             return AnswerLost(f"{why} before its reply was whole")
-        return AnswerLost(f"{why} before it replied", stale=self._connection.used and not self._head_size)
+        unknown = not (self._head_size or self._pool.answered or self._pool.tls)
+        advice = " (if it speaks TLS, try https://)" if unknown else ""
+        return AnswerLost(f"{why} before it replied{advice}", stale=self._connection.used and not self._head_size)
 
     # --- Its end --------------------------------------------------------------------------------------------------
 
@@ -231,6 +235,8 @@ class Pool:
     port: int
     tls: ssl.SSLContext | None
     fields: Mapping[str, str]
+    answered: bool = field(default=False, init=False)
+    """Whether anything has ever been."""
     _idle: list[_Connection] = field(factory=list, init=False)  # the last used last
     _busy: set[_Connection] = field(factory=set, init=False)
     _some_idle: trio.Event = field(factory=trio.Event, init=False)
@@ -262,6 +268,7 @@ class Pool:
         except BaseException:
             answer.end(done=False)
             raise
+        self.answered = True
         return answer
 
     def ended(self, answer: _Answer, connection: _Connection, *, kept: bool) -> None:
@@ -365,23 +372,3 @@ def _notice_death(stream: trio.SocketStream) -> None:
     for option, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 20), ("TCP_KEEPCNT", 3)):
         if hasattr(socket, option):
             stream.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-
-
-_UNKNOWN_AUTHORITY: Final = (18, 19, 20, 21)  # X509_V_ERR_*: signed by itself, or by nobody that is known
-
-
-def reason_of(error: BaseException) -> str:
-    """What the system said, out of whatever it is wrapped in: `Connection refused`."""
-    seen: Any = error
-    while seen is not None:
-        if isinstance(seen, ssl.SSLCertVerificationError):
-            advice = "; trust it by `ca` (in Python: ssl_context=)" if seen.verify_code in _UNKNOWN_AUTHORITY else ""
-            return f"its certificate is not accepted: {seen.verify_message}{advice}"
-        if isinstance(seen, ssl.SSLError):
-            return f"TLS failed: {seen.reason or seen}"
-        if isinstance(seen, OSError) and seen.errno is not None and seen.errno in errorcode:
-            return os.strerror(seen.errno)  # trio's own words have the address in them, which is said elsewhere
-        if isinstance(seen, OSError) and seen.strerror:
-            return seen.strerror
-        seen = seen.exceptions[0] if isinstance(seen, BaseExceptionGroup) else seen.__cause__ or seen.__context__
-    return str(error) or type(error).__name__

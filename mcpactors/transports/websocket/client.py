@@ -23,7 +23,7 @@ from mcpactors.errors import BackendStartError
 from mcpactors.runtime.policy import DEFAULT_BACKEND, BackendLimits
 from mcpactors.transports.http_client.endpoint import system_tls
 from mcpactors.transports.http_client.faults import ADVICE
-from mcpactors.transports.http_client.pool import reason_of
+from mcpactors.transports.http_client.reasons import reason_of, speaks_tls
 from mcpactors.transports.lines.duplex import connected
 from mcpactors.transports.lines.streams import StdioLimits
 from mcpactors.transports.streams import Streams
@@ -84,6 +84,7 @@ class _Place:
             raise BackendStartError(f"{self._url.copy_with(userinfo=b'')} is no URL of a WebSocket with a host in it")
         self._headers = headers
         self._ssl_context = ssl_context
+        self._advice = "" if self._url.scheme == "wss" else "; if it speaks TLS, try wss://"
 
     def __str__(self) -> str:
         """Without what may be secret: user, password and query."""
@@ -105,7 +106,8 @@ class _Place:
             return stream, await self._shake_hands(stream)
         except trio.BrokenResourceError as error:
             await trio.aclose_forcefully(stream)
-            why = reason_of(error) if isinstance(error.__cause__, ssl.SSLError) else "it hung up"
+            failed = isinstance(error.__cause__, ssl.SSLError)
+            why = reason_of(error, "ws://") if failed else f"it hung up{self._advice}"
             raise BackendStartError(f"{self} cannot be reached: {why}") from error
         except BaseException:
             await trio.aclose_forcefully(stream)
@@ -125,7 +127,8 @@ class _Place:
         while _END not in answer:
             data = await stream.receive_some()
             if not data or len(answer) > HEAD_LIMIT:
-                raise BackendStartError(f"{self} does not answer in HTTP: no WebSocket is served there; check its URL")
+                advice = "it speaks TLS; try wss://" if speaks_tls(answer) else f"check its URL{self._advice}"
+                raise BackendStartError(f"{self} does not answer in HTTP: no WebSocket is served there; {advice}")
             answer += data
         head, _, ahead = answer.partition(_END)
         try:
