@@ -78,6 +78,25 @@ def test_a_run_is_the_same_in_another_process_whatever_its_hashes_are() -> None:
     assert said.stdout.strip() == simulate(composed, 3).digest
 
 
+class Waits:
+    """A task's function that is an object: trio names the task by its address."""
+
+    async def __call__(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+def test_a_run_is_the_same_wherever_the_objects_lie_that_its_tasks_are_named_by() -> None:
+    held: list[Waits] = []  # so that no two have one address
+
+    async def scenario(draw: Random) -> None:
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                held.append(Waits())
+                nursery.start_soon(held[-1])
+
+    assert simulate(scenario, 3) == simulate(scenario, 3)
+
+
 def test_what_a_scenario_draws_comes_from_the_seed_too() -> None:
     async def draws(draw: Random) -> tuple[float, float]:
         return draw.random(), random.random()

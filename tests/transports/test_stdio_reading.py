@@ -64,6 +64,7 @@ GOOD = b'{"jsonrpc":"2.0","id":1,"result":{"ok":true}}'
         (b'{"jsonrpc":"2.0","method":"\xc3"}', "bad_utf8"),
         (b'\xef\xbb\xbf{"jsonrpc":"2.0","method":"a"}', "bom"),
         (b"[" * 129, "too_deep"),
+        (b"[1," + b"[" * 128 + b"]" * 129, "too_deep"),
         (b"[" * 1_000_000, "too_many"),
         (b'{"jsonrpc":"2.0","method":"a","params":' + b'{"a":' * 128 + b"1" + b"}" * 129, "too_deep"),
         (b"[" + b"{}," * 125_001, "too_many"),

@@ -86,11 +86,13 @@ class ReadStatistics:
     """Lines that others after them made needless (`lines/flood.py`)."""
 
 
-def _rubbish(line: bytes | LongLine) -> Skip | None:
+def _rubbish(line: bytes | LongLine, limits: StdioLimits) -> Skip | None:
     """Why a line is no message, if that shows at its beginning, as with most that was never meant to be one."""
     if isinstance(line, LongLine) or line.startswith(_OPENING) or len(line) > KEPT or b'"id"' in line:
         return None
     if line.startswith(_JSON):
+        if misshapen(line, limits.depth, limits.parts) is not None:
+            return None
         with suppress(ValueError):
             from_json(line)
             return "not_jsonrpc"
@@ -233,7 +235,7 @@ class StdioReader(ObjectReceiveStream[SessionMessage | Exception]):
         self._seen += 1
         size = line.size if isinstance(line, LongLine) else len(line)
         message = None
-        if (kind := _rubbish(line)) is not None:
+        if (kind := _rubbish(line, self.limits)) is not None:
             self._complain(kind, None)
         else:
             read = _parsed(line, self.limits)
