@@ -12,6 +12,9 @@ import math
 import re
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from inspect import iscoroutinefunction, unwrap
+from types import FunctionType
 from typing import Final
 
 import trio
@@ -51,7 +54,7 @@ class Bearer:
     Of `auth` are used `required_scopes`, and `resource_server_url` with `validate_token_resource` and `issuer_url`.
 
     Raises:
-        ConfigError: they are none, or a scope is no scope.
+        ConfigError: they are none, what verifies is not async, or a scope is no scope.
     """
 
     auth: AuthSettings
@@ -68,6 +71,11 @@ class Bearer:
             raise ConfigError(f"token_verifier: {self.verifier.__name__} is a class; give an object of it")
         if not callable(getattr(self.verifier, "verify_token", None)):
             raise ConfigError(f"token_verifier: {type(self.verifier).__name__} has no async def verify_token(token)")
+        if not _may_be_awaited(self.verifier.verify_token):
+            raise ConfigError(
+                f"token_verifier: verify_token of {type(self.verifier).__name__} is not async; write it as async def "
+                "verify_token(self, token), or, where it hands on what is to be awaited, with -> Awaitable[...]"
+            )
         self._scopes = self.auth.required_scopes or []
         for scope in self._scopes:
             if not _SCOPE.fullmatch(scope):
@@ -134,6 +142,17 @@ class Bearer:
             parts["resource_metadata"] = str(build_resource_metadata_url(self.auth.resource_server_url))
         challenge = "Bearer " + ", ".join(f'{name}="{text}"' for name, text in parts.items())
         return respond(send, status, to_json(said), [JSON, (b"www-authenticate", challenge.encode())])
+
+
+def _may_be_awaited(verify: Callable[..., object]) -> bool:
+    """Whether what it returns may be: of anything but a function in Python, that is not known before it is called."""
+    function = unwrap(getattr(verify, "__func__", verify))
+    if not isinstance(function, FunctionType) or iscoroutinefunction(function):
+        return True
+    returned: object = None
+    with suppress(NameError):  # from Python 3.14 on annotations are looked up now
+        returned = function.__annotations__.get("return")
+    return any(word in str(returned) for word in ("Awaitable", "Coroutine"))
 
 
 def principal_of(scope: Scope) -> AuthorizationContext | None:
