@@ -23,7 +23,7 @@ from mcpactors.runtime.listing import Cursor
 from mcpactors.runtime.naming import KINDS, Namespace, UriFormat, validate_namespace
 from mcpactors.transports.asgi.parse import Head, ParseLimits, Refused, RequestReader
 from mcpactors.transports.http_server.guard import names_of, refusal
-from mcpactors.transports.lines.framing import LineFramer, LongLine, salvage_id, too_deep, why_not_json
+from mcpactors.transports.lines.framing import LineFramer, LongLine, outermost, salvage_id, too_deep, why_not_json
 from mcpactors.transports.lines.strict import fault
 
 __all__ = ["CORPUS", "STATE", "TARGETS", "corpus_of"]
@@ -95,6 +95,8 @@ def envelope(data: bytes) -> None:
         members = json.loads(data.decode(), object_pairs_hook=_Pairs)
     except RecursionError:
         return
+    own = outermost(data)
+    assert own is None or [key for key, _ in json.loads(own, object_pairs_hook=_Pairs)] == [key for key, _ in members]
     keys = [key for key, _ in members if key in ("jsonrpc", "id", "method", "params", "result", "error")]
     kinds = [key for key in keys if key in ("method", "result", "error")]
     if len(keys) > len(set(keys)) or len(kinds) != 1 or not all(map(isfinite, _numbers(members))):

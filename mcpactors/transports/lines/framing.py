@@ -25,6 +25,7 @@ __all__ = [
     "Skip",
     "StderrTail",
     "misshapen",
+    "outermost",
     "salvage_id",
     "text",
     "too_deep",
@@ -146,19 +147,31 @@ _SLICE: Final = 4096
 """Bytes looked at before it is asked whether that is enough: rubbish shows at its beginning, and is not worth more."""
 
 
-def _outside(line: bytes, wanted: bytes) -> Iterator[bytes]:
-    """Those bytes of `line` that are `wanted` and outside its strings, in slices.
+def _unescaped(line: bytes) -> bytes:
+    """`line`, each byte at its place, with nothing for its escaped quotes and backslashes: a quote is a delimiter."""
+    return line.replace(rb"\\", b"..").replace(rb"\"", b"..") if b"\\" in line else line
 
-    Each step is one C call: with the escapes gone a quote is a delimiter; an empty pair of quotes may go because
-    nothing stands between them; of what is left every second piece is outside a string.
+
+def _kept(piece: bytes, unwanted: bytes, in_string: bool) -> tuple[bytes, bool]:
+    """What is outside the strings of a piece without escapes, but for the `unwanted`; and whether it ends in a string.
+
+    Each step is one C call: an empty pair of quotes may go because nothing stands between them; of what is left every
+    second part is outside a string.
     """
-    unwanted = bytes(set(range(256)).difference(wanted, b'"'))
-    bare = line.replace(rb"\\", b"").replace(rb"\"", b"").translate(None, unwanted).replace(b'""', b"")
-    in_string = False
-    for start in range(0, len(bare), _SLICE):
-        pieces = bare[start : start + _SLICE].split(b'"')
-        yield b"".join(pieces[in_string::2])
-        in_string ^= len(pieces) % 2 == 0
+    parts = piece.translate(None, unwanted).replace(b'""', b"").split(b'"')
+    return b"".join(parts[in_string::2]), in_string ^ (len(parts) % 2 == 0)
+
+
+def _but(wanted: bytes) -> bytes:
+    return bytes(set(range(256)).difference(wanted, b'"'))
+
+
+def _outside(line: bytes, wanted: bytes) -> Iterator[bytes]:
+    """Those bytes of `line` that are `wanted` and outside its strings, in slices."""
+    clean, unwanted, in_string = _unescaped(line), _but(wanted), False
+    for start in range(0, len(clean), _SLICE):
+        kept, in_string = _kept(clean[start : start + _SLICE], unwanted, in_string)
+        yield kept
 
 
 def _steps(line: bytes) -> Iterator[bytes]:
@@ -200,6 +213,42 @@ def misshapen(line: bytes, depth: int, parts: int) -> Literal["too_deep", "too_m
     if too_many(line, parts):  # first: how deep it is, is looked at bracket by bracket
         return "too_many"
     return "too_deep" if too_deep(line, depth) else None
+
+
+_FLAT: Final = re.compile(rb'(?:[^][{}"]++|"[^"]*+")*+[][{}]')
+_NOT_BRACKETS: Final = _but(_BRACKETS)
+
+
+def outermost(line: bytes, most: int = 8) -> bytes | None:
+    """An object of JSON without what is in the arrays and objects within it: `{"id":1,"result":{}}`.
+
+    `line` must be valid. None if it has more than `most` arrays and objects as members: each costs a search.
+    """
+    clean, kept = _unescaped(line), list[bytes]()
+    start, end = 0, clean.find(b"{") + 1
+    for _ in range(most + 1):
+        if (found := _FLAT.match(clean, end)) is None:
+            return None
+        end = found.end()
+        if clean[end - 1] == ord("}"):
+            return b"".join(kept) + line[start:end]
+        kept.append(line[start:end])
+        start = end = _closing(clean, end)
+        end += 1
+    return None
+
+
+def _closing(clean: bytes, place: int) -> int:
+    """Where the bracket is that closes what has been opened before `place`: in steps that shrink before it."""
+    depth, in_string, size = 1, False, 16 * _SLICE
+    while size and (piece := clean[place : place + size]):
+        brackets, cut = _kept(piece, _NOT_BRACKETS, in_string)
+        steps = brackets.translate(_STEPS)
+        if min(accumulate(memoryview(steps).cast("b"), initial=depth)) > 0:
+            depth, in_string, place = depth + _net(steps), cut, place + size
+        else:
+            size //= 16
+    return place
 
 
 # --- Which call was this line the answer to? ----------------------------------------------------------------------
