@@ -103,7 +103,30 @@ async def drip(client: RawClient, data: bytes, every: float, count: int) -> None
         pass
 
 
-# --- Clients that say no more ----------------------------------------------------------------------------------------
+# --- Clients that leave, or say no more ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_f20_that_a_client_has_left_is_seen_within_a_tenth_of_a_second(
+    streaming: bool, autojump_clock: MockClock
+) -> None:
+    told: list[float] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await body_of(receive)
+        if streaming:
+            await send(start(200, (b"content-type", b"text/event-stream")))
+        await receive()
+        told.append(trio.current_time())
+
+    async with hosting(app) as listener:
+        client, _ = listener.connect()
+        await client.write(get())
+        await trio.sleep(1)
+        await client.aclose()
+        left = trio.current_time()
+        await trio.sleep(1)
+    assert [when - left <= 0.1 for when in told] == [True]
 
 
 async def test_f20_who_closes_its_own_end_is_asked_every_few_seconds_whether_it_still_listens(

@@ -48,7 +48,7 @@ def data(reply: Reply) -> list[Any]:
     return [json.loads(line) for line in lines]
 
 
-async def test_d4_a_call_whose_stream_breaks_is_answered_to_who_asks_with_the_last_event_id() -> None:
+async def test_d4_f20_a_call_whose_stream_breaks_goes_on_and_is_answered_to_who_asks_with_the_last_event_id() -> None:
     main = Holding()
     with trio.fail_after(HANG):
         async with endpoint(main) as host:
