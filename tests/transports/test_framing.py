@@ -14,6 +14,7 @@ from mcpactors.transports.lines.framing import (
     LineFramer,
     LongLine,
     StderrTail,
+    misshapen,
     salvage_id,
     too_deep,
     too_many,
@@ -153,6 +154,15 @@ def test_p6_parts_are_those_of_the_json_whatever_its_strings_hold(value: object,
     line = json.dumps(value, indent=1 if spaced else None).encode()
     assert not too_many(line, parts(value))
     assert parts(value) == 0 or too_many(line, parts(value) - 1)
+
+
+@given(st.text('{}[],:"\\a', max_size=40).map(str.encode), st.integers(0, 5), st.integers(0, 8))
+@example(b"[[", 1, 2)
+@example(b"[[,", 1, 2)
+@example(b'{","', 1, 1)
+def test_p6_how_much_is_in_a_line_is_told_before_how_deep_it_is(line: bytes, depth: int, parts: int) -> None:
+    deep = "too_deep" if too_deep(line, depth) else None
+    assert misshapen(line, depth, parts) == ("too_many" if too_many(line, parts) else deep)
 
 
 def test_p6_commas_in_strings_are_no_parts_and_what_comes_behind_them_is() -> None:

@@ -210,9 +210,10 @@ def _net(steps: bytes) -> int:
 
 def misshapen(line: bytes, depth: int, parts: int) -> Literal["too_deep", "too_many"] | None:
     """Why `line` is not given to a JSON parser."""
-    if too_many(line, parts):  # first: how deep it is, is looked at bracket by bracket
+    opened = line.count(b"{") + line.count(b"[")  # by which most lines are told, once for both
+    if opened + line.count(b",") > parts and too_many(line, parts):  # first: how deep it is, is told by each bracket
         return "too_many"
-    return "too_deep" if too_deep(line, depth) else None
+    return "too_deep" if opened > depth and too_deep(line, depth) else None
 
 
 _FLAT: Final = re.compile(rb'(?:[^][{}"]++|"[^"]*+")*+[][{}]')
