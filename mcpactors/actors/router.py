@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from difflib import get_close_matches
 from typing import Any, Final
 
 import trio
@@ -22,7 +21,7 @@ from mcpactors.runtime.circles import asked_for_gateways, with_gateways
 from mcpactors.runtime.listing import page_of
 from mcpactors.runtime.mailbox import ActorRef, Envelope, Request
 from mcpactors.runtime.methods import CATALOG, FIELDS, LISTS, Address, address_of
-from mcpactors.runtime.naming import KINDS, NAME_LENGTH, WORDS, Kind, unknown
+from mcpactors.runtime.naming import KINDS, WORDS, Kind, nearest, unknown
 from mcpactors.runtime.reply import CallDeadlines, Failure, Outcome, ReplyChannel, Result
 from mcpactors.runtime.routing import (
     Listing,
@@ -226,6 +225,6 @@ class RouterActor(Actor):
 
 
 def _not_found(address: Address, known: Iterable[str]) -> NotFound:
-    near = get_close_matches(address.name, known, n=1, cutoff=0.8) if len(address.name) <= NAME_LENGTH else []
-    hint = f" (did you mean {near[0]}?)" if near else ""
+    near = nearest(address.name, known)
+    hint = f" (did you mean {near}?)" if near is not None else ""
     return unknown(address.kind, address.name, hint)

@@ -12,7 +12,11 @@ and `{+any}` becomes `ns/{+any}`; taking it out again needs no guess.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from heapq import nlargest
+from itertools import islice
+from os.path import commonprefix
 from typing import Final, Literal
 
 from attrs import field, frozen
@@ -31,6 +35,7 @@ __all__ = [
     "UriFormat",
     "add_resource_prefix",
     "has_resource_prefix",
+    "nearest",
     "prefixes",
     "remove_resource_prefix",
     "shape_of",
@@ -56,6 +61,9 @@ WORDS: Final[Mapping[Kind, str]] = {
 NAME_LENGTH: Final = 128
 """The longest name of a tool or prompt that MCP allows (2025-11-25, server/tools "Tool Names")."""
 NAMESPACE_LENGTH: Final = 64
+LOOKED_AT: Final = 1_000
+COMPARED: Final = 4
+"""Names that are looked at, and of those compared, for the one that was meant: see `nearest`."""
 _NAMESPACE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _SCHEME_NAMESPACE: Final = re.compile(r"[A-Za-z][A-Za-z0-9.-]*")
 BETWEEN: Final[Mapping[UriFormat, str]] = {"path": "/", "protocol": "+"}
@@ -105,6 +113,24 @@ def shape_of(template: str) -> str:
 def _without_names(expression: re.Match[str]) -> str:
     operator, names = expression.groups()
     return "{" + operator + ",".join(re.sub(r"^[^:*]*", "", name) for name in names.split(",")) + "}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The name that was meant by one that nobody has, if one is much like it.
+
+    A backend chooses these names, and everybody waits meanwhile: two long ones take a millisecond to compare. So of
+    the first 1,000 that are not too long only those few are compared that begin and end most alike.
+    """
+    if len(name) > NAME_LENGTH:
+        return None
+
+    def alike(other: str) -> int:
+        ends = (name, other), (name[::-1], other[::-1])
+        return sum(len(commonprefix(pair)) for pair in ends)  # noqa: RUF071 (letters are meant)
+
+    looked_at = (other for other in islice(known, LOOKED_AT) if len(other) < 2 * NAME_LENGTH)
+    close = get_close_matches(name, nlargest(COMPARED, looked_at, key=alike), n=1, cutoff=0.8)
+    return close[0] if close else None
 
 
 def unknown(kind: Kind, name: str, hint: str = "") -> NotFound:

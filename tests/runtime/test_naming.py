@@ -5,6 +5,7 @@ What holds of any name is in tests/properties/test_routing.py.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from mcpactors.runtime.naming import (
     UriFormat,
     add_resource_prefix,
     has_resource_prefix,
+    nearest,
     remove_resource_prefix,
     validate_namespace,
 )
@@ -155,3 +157,32 @@ def test_a_refused_namespace_is_not_repeated_at_any_length():
     with pytest.raises(NamespaceError) as caught:
         validate_namespace("a" * 10_000)
     assert len(caught.value.message) < 300
+
+
+# --- The name that was meant --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrong", ["get_wether", "gt_weather", "get_weathr", "get_weather_", "get_Weather"])
+def test_the_name_that_was_meant_is_found(wrong: str) -> None:
+    others = [f"get_other_{number}" for number in range(500)]
+    assert nearest(wrong, [*others, "get_weather"]) == "get_weather"
+    assert nearest("something_else", [*others, "get_weather"]) is None
+
+
+def test_p6_a_backend_with_thousands_of_long_names_is_not_compared_name_by_name() -> None:
+    compared = 0
+
+    class Name(str):
+        __slots__ = ()
+
+        def __iter__(self) -> Iterator[str]:
+            nonlocal compared
+            compared += 1
+            return super().__iter__()
+
+    known = iter([Name("xyz" * 40 + f"{number:06}") for number in range(10_000)])
+    assert nearest("abc" * 42, known) is None
+    assert compared < 20  # it was once each, a millisecond or two long
+    assert next(known, None) is not None
+    assert nearest("abc", [Name("a" * 1_000_000)]) is None
+    assert compared < 20
