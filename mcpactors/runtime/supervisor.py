@@ -24,7 +24,7 @@ from mcpactors.errors import ActorStopped, said_of
 from mcpactors.runtime.actor import Actor, part, run_actor
 from mcpactors.runtime.mailbox import ActorRef, Down, MailboxStatistics
 from mcpactors.runtime.poison import Suspects
-from mcpactors.runtime.restart import Record, RestartLimit, RestartPolicy, Spread, should_restart
+from mcpactors.runtime.restart import Record, RestartLimit, RestartPolicy, Spread, Wait, should_restart
 
 __all__ = ["ActorInfo", "ChildSpec", "ChildState", "Supervisor"]
 
@@ -104,6 +104,10 @@ class _Child:
     patience: trio.CancelScope = field(factory=trio.CancelScope)
     """That of its callers, while they wait for its restart."""
     stopping: bool = False
+    given_up: bool = False
+    """It was quarantined, and has not been up since."""
+    missed: bool = False
+    """It was given up, or did not start: that it is up is worth a warning, as that it was not."""
     settled: trio.Event = field(factory=trio.Event)
     """Set once it has started, or failed to, for the first time."""
     ended: trio.Event = field(factory=trio.Event)
@@ -241,13 +245,29 @@ class Supervisor:
                 elif lived is not None:
                     child.patience = trio.CancelScope()
                     self._nursery.start_soon(self._lose_patience, child, child.patience)
-                logger.info(
-                    "actor %s: %s for %.2f s after: %s", spec.ref.name, wait.state, wait.seconds, child.last_exit
-                )
+                self._tell_of(child, wait, was_up=lived is not None)
                 await self._until_restart(child, now + wait.seconds)
                 child.restarts += 1
         finally:
             self._end(child)
+
+    def _tell_of(self, child: _Child, wait: Wait, was_up: bool) -> None:
+        """That it is given up is a warning, once until it is up; every single wait is for who wants to know it all."""
+        name, reason = child.spec.ref.name, child.last_exit
+        if wait.state == "quarantined" and not child.given_up:
+            outlook = f"calls to it fail at once, and it is tried again in {wait.seconds:.0f} s"
+            logger.warning("actor %s is given up: %s; it went down for this: %s", name, outlook, reason)
+            child.given_up = True
+        else:
+            logger.info("actor %s: %s for %.2f s after: %s", name, wait.state, wait.seconds, reason)
+        child.missed = child.given_up or child.missed or not was_up
+
+    def _tell_it_is_up(self, child: _Child) -> None:
+        if child.spec.ref.down is not None:
+            level = logging.WARNING if child.missed else logging.INFO
+            away = trio.current_time() - child.spec.ref.down.at
+            logger.log(level, "actor %s is up, after %.1f s", child.spec.ref.name, away)
+        child.missed = child.given_up = False
 
     async def _lose_patience(self, child: _Child, patience: trio.CancelScope) -> None:
         """Turn the waiting calls away, and those to come, when the restart is not over soon: it may hang."""
@@ -292,6 +312,7 @@ class Supervisor:
             if scope.cancel_called:
                 return  # stopped, or out of time, at this very instant
             scope.deadline = math.inf
+            self._tell_it_is_up(child)
             child.serving, spec.ref.down = serving, None
             spec.ref.mailbox.accept()
             child.settled.set()
@@ -312,7 +333,7 @@ class Supervisor:
         failed_to_start = child.state == "starting" and not child.stopping
         if crash is None:
             late = f"not started within {spec.start_timeout:g} s"
-            child.last_exit = late if failed_to_start else "it ended by itself"
+            child.last_exit = self._with_last_words(child, late) if failed_to_start else "it ended by itself"
         if child.stopping:
             return crash is not None
         if crash is not None:

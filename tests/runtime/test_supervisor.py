@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -226,6 +227,34 @@ async def test_crash_is_one_line_in_the_log_and_in_ps(caplog, autojump_clock) ->
         await Child(supervisor).start().crash()
         assert supervisor.info("api").last_exit == "OSError: the wire was cut"
     assert [record.getMessage() for record in caplog.records] == ["actor api crashed: OSError: the wire was cut"]
+
+
+async def test_the_log_says_once_that_a_child_is_given_up_and_that_it_is_up(caplog, autojump_clock) -> None:
+    caplog.set_level(logging.WARNING, "mcpactors")
+    async with supervising() as supervisor:
+        child = Child(supervisor, wire=Wire(refused=OSError("no such file"))).start()
+        await trio.sleep(300)
+        assert [record.getMessage() for record in caplog.records] == [
+            "actor api is given up: calls to it fail at once, and it is tried again in 8 s; it went down for this: "
+            "OSError: no such file"
+        ]
+        caplog.clear()
+        child.wire.refused = None
+        await trio.sleep(100)
+    [record] = caplog.records
+    assert re.fullmatch(r"actor api is up, after 3\d\d\.\d s", record.getMessage())
+
+
+async def test_restart_that_cost_nobody_a_call_is_no_warning(caplog, autojump_clock) -> None:
+    caplog.set_level(logging.INFO, "mcpactors")
+    async with supervising() as supervisor:
+        await Child(supervisor).start().crash()
+        await trio.sleep(10)
+    assert [(record.levelname, record.getMessage()[:19]) for record in caplog.records] == [
+        ("WARNING", "actor api crashed: "),
+        ("INFO", "actor api: backoff "),
+        ("INFO", "actor api is up, af"),
+    ]
 
 
 @pytest.mark.parametrize(
