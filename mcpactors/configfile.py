@@ -267,6 +267,15 @@ def load_config(path: str | os.PathLike[str], *, environ: Mapping[str, str] = os
     return attrs.evolve(config, servers={name: anchored(server) for name, server in config.servers.items()})
 
 
+def _not_in_json(text: str, place: int) -> str:
+    """What to do about what editors take, and JSON does not: a comma after the last item, and comments."""
+    after = text[place:].lstrip()
+    if after.startswith(("//", "/*", "#")):
+        return "; JSON has no comments, remove it"
+    last = after.startswith(",") or text[:place].rstrip().endswith(",")
+    return "; remove the comma after the last item" if last and after.lstrip(", \t\r\n")[:1] in ("}", "]") else ""
+
+
 def _read(source: str) -> Any:
     twice: list[str] = []
 
@@ -286,10 +295,12 @@ def _read(source: str) -> Any:
     except UnicodeDecodeError as error:
         raise config_error(source, [f"not UTF-8 at byte {error.start}; save the file as UTF-8"]) from error
     except json.JSONDecodeError as error:
-        reason = f"line {error.lineno}, column {error.colno}: not JSON: {error.msg}"
+        reason = f"line {error.lineno}, column {error.colno}: not JSON: {error.msg}{_not_in_json(text, error.pos)}"
         raise config_error(source, [reason if text.strip() else "the file is empty"]) from error
     except (ValueError, RecursionError) as error:  # numbers and nesting beyond Python's limits; a NUL in the path
         raise config_error(source, [str(error)]) from error
     if twice:
-        raise config_error(source, [f"the key {json.dumps(key)} stands twice in one object" for key in twice])
+        raise config_error(
+            source, [f"the key {json.dumps(key)} stands twice in one object; rename or remove one" for key in twice]
+        )
     return document

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import string
 from collections.abc import Mapping
 from pathlib import Path
@@ -426,7 +427,7 @@ def test_a_file_named_without_its_folder_is_resolved_too(tmp_path: Path, monkeyp
         (b'{"mcpServers": NaN}', "NaN is not JSON"),
         (
             b'{"mcpServers": {"a": {"command": "x", "command": "y"}}}',
-            'the key "command" stands twice in one object',
+            'the key "command" stands twice in one object; rename or remove one',
         ),
         (
             b'{"mcpServers": {"a": {"command": 5}}}',
@@ -442,6 +443,22 @@ def test_a_file_that_is_not_good_json_is_refused(tmp_path: Path, content: bytes,
 def test_a_syntax_error_names_line_and_column(tmp_path: Path) -> None:
     message = file_complaint(tmp_path, b'{\n  "mcpServers" {}\n}')
     assert message == "line 2, column 16: not JSON: Expecting ':' delimiter"
+
+
+@pytest.mark.parametrize(
+    ("content", "advice"),
+    [
+        (b'{"mcpServers": {"a": {"command": "x"},\n}}', "; remove the comma after the last item"),
+        (b'{"mcpServers": {"a": {"command": "x", "args": ["y", ]}}}', "; remove the comma after the last item"),
+        (b'{"mcpServers": {\n// mine\n"a": {"command": "x"}}}', "; JSON has no comments, remove it"),
+        (b'{"mcpServers": {"a": {"command": "x"} # mine\n}}', "; JSON has no comments, remove it"),
+        (b'{"mcpServers": {"a": {"command": , "x"}}}', ""),
+    ],
+)
+def test_what_editors_take_and_json_does_not_is_refused_with_what_to_do(
+    tmp_path: Path, content: bytes, advice: str
+) -> None:
+    assert re.fullmatch(r"line \d, column \d+: not JSON: [^;]+" + re.escape(advice), file_complaint(tmp_path, content))
 
 
 @pytest.mark.parametrize("content", [b"[" * 1_000_000, b"1" * 5000])
