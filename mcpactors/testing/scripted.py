@@ -99,11 +99,11 @@ class ScriptedBackend:
                 await over.wait()
             nursery.cancel_scope.cancel()
 
-    def as_process(self, folder: Path) -> StdioServer:
+    def as_process(self, folder: str | Path) -> StdioServer:
         """The same scripts as a program: a command that runs them in a process of its own.
 
         They are written to a file in `folder`, where each start leaves a mark: the next one is the next life.
         """
-        path = folder / f"{self.name}.json"
+        path = Path(folder) / f"{self.name}.json"
         path.write_text(json.dumps({"lives": [to_json(script) for script in self.lives]}))
         return StdioServer(sys.executable, ("-P", PROGRAM, str(path)))
