@@ -177,6 +177,21 @@ async def test_f57_a_peer_that_asks_and_asks_and_does_not_listen_costs_one_answe
 
 
 @BOTH_ENDS
+async def test_f57_an_answer_that_waits_for_its_reader_gives_way_to_no_ping_of_ours(
+    kind: ConnectionType, autojump_clock: MockClock
+) -> None:
+    async with linked(kind, slow=True) as (socket, peer), trio.open_nursery() as nursery:
+        nursery.start_soon(socket.receive)
+        await peer.send(Ping(b"first"))
+        await trio.testing.wait_all_tasks_blocked()
+        await peer.send(Ping(b"second"))
+        await trio.sleep(LIMITS.ping + 5)
+        with trio.fail_after(LIMITS.pong):
+            assert [await peer.next() for _ in range(3)] == [Pong(b"first"), Pong(b"second"), Ping()]
+        nursery.cancel_scope.cancel()
+
+
+@BOTH_ENDS
 async def test_f57_closing_takes_a_second_at_most_of_a_peer_that_does_not_answer(
     kind: ConnectionType, autojump_clock: MockClock
 ) -> None:
