@@ -29,8 +29,13 @@ ITEMS: Final = 10_000
 """Of one list that are looked at."""
 BYTES: Final = 16 * 1024 * 1024
 """Of one list, as JSON, that are taken."""
+TOLD: Final = 5
+"""Rows of one list that are left out and told of."""
+FAULTS: Final = 100
+"""Of one row, at most, of which one is named."""
 _AT_ONCE: Final = 100
-"""Rows that are checked before others have their turn."""
+_BYTES_AT_ONCE: Final = 64 * 1024
+"""Rows, and bytes of them, that are checked before others have their turn."""
 _MODELS: Final[Mapping[Kind, type[BaseModel]]] = {
     "tools": Tool,
     "prompts": Prompt,
@@ -50,19 +55,22 @@ UPDATED: Final = "notifications/resources/updated"
 Page = Callable[[str, dict[str, Any]], Awaitable[Mapping[str, Any] | None]]
 
 
-def _size(kind: Kind, row: object, check: bool) -> int:
-    """Bytes of a row that clients can be sent, and read; 0: one that cannot would take the whole list from them."""
+def _size(kind: Kind, row: object, check: bool) -> int | str:
+    """Bytes of a row that clients can be sent, and read; or why not: it would take the whole list from them."""
     try:
         if check:
             _MODELS[kind].model_validate(row, by_name=False)
         return len(json.dumps(row, ensure_ascii=False).encode())  # no half of a surrogate pair, for one
     except ValidationError as error:
-        why = f"which breaks the schema: {error.errors()[0]['msg']}"
+        return f"which breaks the schema: {_fault_of(error)}"
     except (TypeError, ValueError, RecursionError) as error:
-        why = f"which cannot be written as JSON: {error}"
-    name = row.get(KEYS[kind]) if isinstance(row, Mapping) else None
-    logger.warning("left out of %s: %.80r, %s", METHODS[kind], name, why)
-    return 0
+        return f"which cannot be written as JSON: {error}"
+
+
+def _fault_of(error: ValidationError) -> str:
+    """The first of few faults; of many their number: to tell them one by one takes a microsecond or more each."""
+    number = error.error_count()
+    return str(error.errors()[0]["msg"]) if number <= FAULTS else f"it has {number} faults"
 
 
 @define(eq=False)
@@ -75,21 +83,34 @@ class _Taken:
     full: bool = False
     _seen: int = 0
     _size: int = 0
+    _left_out: int = 0
+    _at_once: int = 0
 
     async def add(self, rows: list[Mapping[str, Any]]) -> None:
         for row in rows:
             self._seen += 1
-            if self._seen % _AT_ONCE == 0:
+            if self._seen % _AT_ONCE == 0 or self._at_once > _BYTES_AT_ONCE:
+                self._at_once = 0
                 await trio.lowlevel.checkpoint()
             size = _size(self.kind, row, self.check) if self._seen <= ITEMS else 0
+            if isinstance(size, str):
+                self._tell(row, size)
+                continue
             self._size += size
+            self._at_once += size
             if self._seen > ITEMS or self._size > BYTES:
                 self.full = True
                 why = "%s has more than %d items, or %d bytes: what comes after item %d is left out"
                 logger.warning(why, METHODS[self.kind], ITEMS, BYTES, self._seen - 1)
                 return
-            if size:
-                self.items.append(row)
+            self.items.append(row)
+
+    def _tell(self, row: object, why: str) -> None:
+        self._left_out += 1
+        if self._left_out <= TOLD:
+            name = row.get(KEYS[self.kind]) if isinstance(row, Mapping) else None
+            more = "" if self._left_out < TOLD else "; of others of this list nothing is said"
+            logger.warning("left out of %s: %.80r, %s%s", METHODS[self.kind], name, why, more)
 
 
 async def read_all(kind: Kind, page: Page, *, check: bool) -> tuple[tuple[Mapping[str, Any], ...], int | None]:

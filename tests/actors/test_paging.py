@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 
-from mcpactors.actors.paging import BYTES, ITEMS, Page, read_all
+from mcpactors.actors.paging import BYTES, ITEMS, TOLD, Page, read_all
 
 Row = Mapping[str, Any]
 
@@ -61,7 +61,26 @@ async def test_p6_rows_that_are_left_out_count_so_that_a_list_of_nothing_else_en
     assert len(asked) == ITEMS // 1000 + 1
 
 
-async def test_p6_while_a_long_list_is_checked_others_have_their_turn() -> None:
+async def test_p6_of_rows_that_are_left_out_five_are_told_and_their_faults_only_where_they_are_few(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bad: list[Any] = [{"name": f"t{n}", "inputSchema": 1} for n in range(1000)]
+    crowded = {"name": "crowded", "inputSchema": {"type": "object"}, "icons": [1] * 1000}
+
+    async def page(method: str, params: dict[str, Any]) -> Row:
+        return {"tools": [crowded, *tools(1), *bad]}
+
+    items, _ = await read_all("tools", page, check=True)
+    assert [item["name"] for item in items] == ["t0"]
+    said = [record.getMessage() for record in caplog.records]  # it was a line for each, and for each fault half a line
+    assert len(said) == TOLD
+    assert said[0] == "left out of tools/list: 'crowded', which breaks the schema: it has 1000 faults"
+    assert said[1].startswith("left out of tools/list: 't0', which breaks the schema: Input should be ")
+    assert said[-1].endswith("; of others of this list nothing is said")
+
+
+@pytest.mark.parametrize(("rows", "size"), [(1000, 0), (20, 100_000)])
+async def test_p6_while_a_long_list_is_checked_others_have_their_turn(rows: int, size: int) -> None:
     turns = 0
 
     async def other() -> None:
@@ -71,11 +90,11 @@ async def test_p6_while_a_long_list_is_checked_others_have_their_turn() -> None:
             await trio.lowlevel.checkpoint()
 
     async def page(method: str, params: dict[str, Any]) -> Row:
-        return {"tools": tools(1000)}
+        return {"tools": tools(rows, size)}
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(other)
         items, _ = await read_all("tools", page, check=True)
         nursery.cancel_scope.cancel()
-    assert len(items) == 1000
+    assert len(items) == rows
     assert turns >= 9
