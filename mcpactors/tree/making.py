@@ -65,7 +65,7 @@ class Tell:
 
 def proxy(target: ProxyServer, running: Running, ground: Ground, tell: Tell) -> Callable[[], Actor]:
     """That of a backend."""
-    running.stderr = StderrTail()
+    running.stderr = StderrTail(of=running.ref.name)
     where, settings = target.target, ground.settings
     said = where if isinstance(where, StdioServer | HTTPServer) else None
 

@@ -23,13 +23,14 @@ async def alive(sick: Ward) -> None:
         assert (await sick.call("echo", child, value=child))["value"] == child
 
 
-async def test_f6_rubbish_is_skipped_and_counted_and_shown() -> None:
+async def test_f6_rubbish_is_skipped_and_counted_and_shown(caplog: pytest.LogCaptureFixture) -> None:
     async with ward() as sick:
         rubbish = (b"Starting on port 8000", b"\xff", b"\xef\xbb\xbf{}", b"", b"[]", b"[" * 1000, b'"\x00"')
         assert await sick.call("say", lines=lines(*rubbish)) == {"said": 7}
         counts = {"not_json": 2, "bad_utf8": 1, "bom": 1, "blank": 1, "not_jsonrpc": 1, "too_deep": 1}
         assert sick.dropped() == counts
         assert sick.dropped("well") == {}
+        assert "dropped a line from 'sick': it is not JSON" in caplog.text  # the mount's name: not what its program is
         assert sick.restarts() == 0
         await alive(sick)
 
@@ -46,7 +47,7 @@ async def test_f6_rubbish_is_skipped_and_counted_and_shown() -> None:
 )
 async def test_f7_f10_f62_a_reply_that_cannot_be_read_fails_its_call_now(line: bytes) -> None:
     async with ward() as sick:
-        with pytest.raises(MCPError, match="could not be read"):
+        with pytest.raises(MCPError, match="The reply of 'sick' could not be read"):
             await sick.call("say", lines=lines(line))
         await alive(sick)
         assert sick.dropped()["duplicate_reply"] == 1  # the one that came after the broken one

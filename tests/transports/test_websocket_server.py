@@ -224,6 +224,7 @@ async def test_what_is_no_message_is_answered_and_the_connection_stays() -> None
             await socket.send(frame(TEXT, wrong))
             said = await socket.message()
             assert (said["id"], said["error"]["code"]) == (None, code)
+            assert "stdout" not in said["error"]["message"]  # which is where a backend's rubbish comes from
         assert sum_of(await socket.ask(call(1, "add", a=1, b=2))) == 3
 
 

@@ -297,6 +297,8 @@ class StdioReader(ObjectReceiveStream[SessionMessage | Exception]):
 
     def _why(self, kind: Skip) -> str:
         limits = self.limits
+        if self.serving and kind == "not_json":
+            return "it is not JSON"  # what is said of a program's stdout is nothing to a client
         known: dict[Skip, int] = {"too_deep": limits.depth, "too_many": limits.parts, "too_long": limits.line}
         limit = (known | {"long_id": limits.id}).get(kind)
         return WHY[kind] if limit is None else f"{WHY[kind]} (the limit is {limit})"

@@ -94,12 +94,13 @@ async def stdio_client(
     stdin, stdout, stderr_pipe = pipes = _pipes(process)
     tail = StderrTail() if stderr is None else stderr
     writer = StdioWriter(limits.outgoing, Owed(limits.requests, limits.request_bytes))
-    reader = StdioReader(command, stdout, writer, limits, tail.dropped)
+    name = tail.of or command
+    reader = StdioReader(name, stdout, writer, limits, tail.dropped)
     heard = trio.Event()
     # Nothing waits between the start and the `try`: a cancellation there would leave the child behind.
     async with trio.open_nursery() as nursery:
         nursery.start_soon(writer.run, stdin)
-        nursery.start_soon(_listen_to_stderr, stderr_pipe, command, tail, heard)
+        nursery.start_soon(_listen_to_stderr, stderr_pipe, name, tail, heard)
         nursery.start_soon(_notice_closed_stdin, stdin, writer)
         nursery.start_soon(_notice_exit, process.pid, writer)
         nursery.start_soon(wake_after_last_words, reader)
