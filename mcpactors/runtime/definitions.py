@@ -64,7 +64,8 @@ class Definitions:
             name = str(tool.get("name"))
             _, digests = self._ahead.get(id(tool)) or (tool, _digests(tool))
             first = self._first.setdefault(name, digests)
-            if digests != self._now.get(name, first) and digests != first:
+            # At first sight they are the same object, of which equality would compare every part.
+            if first is not digests and digests != self._now.get(name, first) and digests != first:
                 news.append(_change(name, first, digests))
             self._now[name] = digests
         self._ahead.clear()
