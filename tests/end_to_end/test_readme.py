@@ -71,7 +71,7 @@ async def test_the_embedding_block_serves_its_weather_though_its_backend_is_abse
 
 async def test_the_composing_block_lists_what_it_says_is_visible(tmp_path: Path) -> None:
     script = tmp_path / "composing.py"
-    script.write_text(block_with("async def run()") + "\nimport trio\ntrio.run(run)\n")
+    script.write_text(block_with("async def run()"))
     with trio.fail_after(PATIENCE):
         done = await trio.run_process([sys.executable, str(script)], capture_stdout=True)
     assert done.stdout.decode() == "['weather_get_forecast']\n"
