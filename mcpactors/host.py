@@ -294,7 +294,9 @@ class Runtime:
             host,
             port,
             routes=self.routes,
-            limits=HostLimits(parse, head_timeout=clients.head_timeout, drain=self.settings.drain),
+            limits=HostLimits(
+                parse, head_timeout=clients.head_timeout, drain=self.settings.drain, unread=clients.unread
+            ),
             clients=clients,
             allowed_hosts=allowed_hosts,
             allowed_origins=allowed_origins,

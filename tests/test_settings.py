@@ -74,6 +74,7 @@ SHOWN = {
     "clients.head_timeout": "test_f19_a_head_that_drips_is_given_up_in_time_however_busily_it_drips",
     "clients.sessions": "test_f43_there_are_so_many_sessions_and_no_more_until_one_ends",
     "clients.session_idle": "test_f43_a_session_that_nobody_uses_for_long_is_forgotten",
+    "clients.unread": "test_f21_of_clients_that_read_nothing_so_much_waits_and_the_first_is_dropped",
     "clients.comment": "test_a_stream_on_which_nothing_happens_has_a_comment_every_15_s",
     "backends.message": "test_what_a_backend_says_is_taken_at_its_limits_and_not_beyond",
     "backends.depth": "test_what_a_backend_says_is_taken_at_its_limits_and_not_beyond",

@@ -161,6 +161,9 @@ class ClientLimits:
     """Seconds without a request or an open stream after which such a session is forgotten."""
     comment: float = field(default=15.0, validator=number(0, above=True))
     """Seconds between two comments on an event stream, by which proxies see that it is alive."""
+    unread: int = field(default=256 * _MIB, validator=whole(1 * _KIB))
+    """Bytes of answers that wait for all clients over HTTP and WebSocket together; above, connections of those that do
+    not keep up are closed, first who has taken nothing for longest."""
 
 
 @frozen(kw_only=True)

@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from mcpactors.transports.asgi import HostLimits, Message, ParseLimits, Receive, Scope, Send
+from mcpactors.transports.asgi import UNREAD, HostLimits, Message, ParseLimits, Receive, Scope, Send
 from tests.transports.http_raw import (
     HANG,
     answer,
@@ -98,7 +98,7 @@ async def test_the_scope_is_what_asgi_says() -> None:
             "headers": [(b"host", b"a"), (b"x-y", b"1, 2"), (b"x-y", b"3"), (b"x-empty", b"")],
             "client": ("127.0.0.1", port),
             "server": ("127.0.0.1", served.port),
-            "extensions": {},
+            "extensions": {UNREAD: scopes[0]["extensions"][UNREAD]},
         }
     ]
 

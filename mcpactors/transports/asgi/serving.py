@@ -27,6 +27,7 @@ except ImportError:  # Windows counts no descriptors
 from mcpactors.runtime.policy import DEFAULT_CLIENTS
 from mcpactors.transports.asgi.exchange import UPGRADE, ASGIApp, Exchange, Scope, plain_response
 from mcpactors.transports.asgi.parse import Head, ParseLimits, Refused, RequestReader
+from mcpactors.transports.asgi.unread import UNREAD, Unread, to_drop
 from mcpactors.transports.asgi.wire import ClientGone, Wire
 
 __all__ = ["HTTPHost", "HostLimits", "HostStatistics", "serve"]
@@ -61,6 +62,8 @@ class HostLimits:
     """Above, a client is answered 503 and Retry-After."""
     turned_away: int = 64
     """Clients that are being answered so; above, a connection is closed without a word."""
+    unread: int = DEFAULT_CLIENTS.unread
+    """Bytes that wait for all clients together; above, connections of clients that do not keep up are closed."""
 
 
 @frozen
@@ -128,9 +131,22 @@ class HTTPHost:
         """End the connections of clients that are late, for ever."""
         while True:
             await trio.sleep(LOOK)
+            await (
+                trio.lowlevel.checkpoint()
+            )  # in the order of a pass, which is random, who may send is behind us or not
             now = trio.current_time()
             for connection in self.connections:
                 connection.end_if_late(now)
+            await self._drop_unread()
+
+    async def _drop_unread(self) -> None:
+        dropped = to_drop([connection.unread for connection in self.connections], self.limits.unread)
+        if dropped:
+            size = sum(unread.waiting for unread in dropped)
+            said = "more than %d bytes wait for clients; %d connections end of which nothing is taken, with %d of them"
+            logger.warning(said, self.limits.unread, len(dropped), size)
+            for connection in [each for each in self.connections if each.unread in dropped]:
+                await connection.drop()
 
     async def drain(self) -> None:
         """Close what is idle, let what is in flight end; returns after the drain time, whatever has not."""
@@ -172,6 +188,7 @@ class _Connection:
 
     host: HTTPHost
     stream: Stream
+    unread: Unread = field(factory=Unread, init=False)
     exchange: Exchange | None = field(default=None, init=False)
     _scope: trio.CancelScope | None = field(default=None, init=False)
     _wire: Wire | None = field(default=None, init=False)
@@ -197,7 +214,9 @@ class _Connection:
         limits = self.host.limits
         async with trio.open_nursery() as nursery:
             self._scope = nursery.cancel_scope
-            wire = self._wire = Wire(self.stream, RequestReader(limits.parse), nursery, limits.send_timeout)
+            wire = self._wire = Wire(
+                self.stream, RequestReader(limits.parse), nursery, limits.send_timeout, self.unread
+            )
             try:
                 await self._serve(wire)
             finally:
@@ -219,6 +238,13 @@ class _Connection:
         if wire is not None and scope is not None and (wire.read_by <= now or wire.write_by <= now):
             self._late = wire.read_by <= now < wire.write_by
             scope.cancel()
+
+    async def drop(self) -> None:
+        """Cancel what runs for this client, or take the stream from whoever has been given it."""
+        if self._scope is not None:
+            self._scope.cancel()
+        elif self._upgraded is not None:
+            await trio.aclose_forcefully(self.stream)
 
     async def _serve(self, wire: Wire) -> None:
         try:
@@ -264,7 +290,7 @@ class _Connection:
             "raw_path": head.raw_path,
             "query_string": head.query,
             "headers": head.fields,
-            "extensions": {},
+            "extensions": {UNREAD: self.unread},
         }
         if host.state is not None:
             scope["state"] = dict(host.state)
@@ -272,7 +298,7 @@ class _Connection:
         closing = host.stopping or not head.keep_alive
         exchange = self.exchange = Exchange(head, wire, scope, host.limits.body_timeout, closing, host.lasting(scope))
         if head.upgrades:
-            scope["extensions"] = {UPGRADE: exchange.upgrade}
+            scope["extensions"][UPGRADE] = exchange.upgrade
         try:
             await exchange.run(host.app)
         finally:

@@ -18,6 +18,7 @@ from attrs import define, field
 from trio.abc import HalfCloseableStream, Stream
 
 from mcpactors.transports.asgi.parse import RequestReader
+from mcpactors.transports.asgi.unread import Unread
 
 __all__ = ["ClientGone", "Wire"]
 
@@ -48,6 +49,7 @@ class Wire:
     reader: RequestReader
     nursery: trio.Nursery
     send_timeout: float
+    unread: Unread = field(factory=Unread)
     read_by: float = field(default=math.inf, init=False)
     write_by: float = field(default=math.inf, init=False)
     gone: bool = field(default=False, init=False)
@@ -124,6 +126,7 @@ class Wire:
             raise ClientGone("the client has gone")
         self._waiting.append(data)
         self._size += len(data)
+        self.unread.waiting += len(data)
         if not self._writing:
             self._writing = True
             self.nursery.start_soon(self._write_gathered)
@@ -165,6 +168,7 @@ class Wire:
                     await trio.lowlevel.checkpoint()
                 data = b"".join(self._waiting)
                 self._waiting.clear()
+                self.unread.waiting -= self._size  # from here on it is `_send`'s
                 self._size = 0
                 await self._send(data)
                 if self._waiting:
@@ -185,11 +189,13 @@ class Wire:
         """Slice by slice, so that a slow client is not taken for one that does not read."""
         if self.broken:
             return
-        view = memoryview(data)
+        view, unread = memoryview(data), self.unread
+        unread.waiting += len(data)  # all of it, until the last slice has gone
         try:
             for start in range(0, len(data), GATHERED):
                 self.write_by = trio.current_time() + self.send_timeout
                 await self.stream.send_all(view[start : start + GATHERED])
+                unread.taken += min(GATHERED, len(data) - start)
         except trio.BrokenResourceError:
             self.gone = self.broken = True
         except trio.Cancelled:
@@ -197,6 +203,7 @@ class Wire:
             raise
         finally:
             self.write_by = math.inf
+            unread.waiting -= len(data)
 
 
 def _is_reset(stream: Stream) -> bool:

@@ -33,7 +33,7 @@ from pydantic import ValidationError
 from starlette.requests import Request
 
 from mcpactors.transports.answering import CLOSED, Channel, Message, Serving, failed, notification, unwritable
-from mcpactors.transports.asgi import Send
+from mcpactors.transports.asgi import Send, unread_of
 from mcpactors.transports.http_server.outlet import COMMENT, EVENT_FIELDS, Outlet, as_event
 from mcpactors.transports.http_server.reply import as_json, respond
 
@@ -61,7 +61,7 @@ async def answer_modern(serving: Serving, said: Any, request: Request, send: Sen
     if isinstance(judged, InboundLadderRejection):
         await _reject(send, asked.id, judged)
         return
-    outlet = Outlet(comment)
+    outlet = Outlet(comment, unread_of(request.scope))
 
     async def tell(method: str, params: Mapping[str, Any] | None) -> None:
         try:
@@ -83,14 +83,14 @@ class _Call:
 
     _channel: Channel
     _outlet: Outlet
-    _answer: Message = field(factory=dict, init=False)
+    _status: int = field(default=200, init=False)
 
     async def run(self, serving: Serving, asked: JSONRPCRequest, route: InboundModernRoute) -> None:
         """Find the answer."""
         connection = Connection.from_envelope(route.protocol_version, route.client_info, route.client_capabilities)
         answer = await serving.answer_modern(connection, self._channel, asked)
-        self._answer = answer or failed(asked.id, CLOSED)  # which nobody reads: the client has left
-        self._outlet.end()
+        self._status, said = _as_sent(answer or failed(asked.id, CLOSED))  # which nobody reads: the client has left
+        self._outlet.end(said)
 
     async def follow(self, request: Request, send: Send) -> None:
         """Send it, and what is told before. The client's leaving, and whatever else ends this, cancels the call."""
@@ -99,23 +99,23 @@ class _Call:
             if not await outlet.stirred(receive):
                 return
             if outlet.over:
-                await respond(send, *self._whole())
+                await respond(send, self._status, outlet.take_last())
                 return
             if not outlet.waiting:
                 outlet.put(COMMENT)
             await send({"type": "http.response.start", "status": 200, "headers": EVENT_FIELDS})
-            await outlet.feed(receive, send, lambda: as_event(self._whole()[1]))
+            await outlet.feed(receive, send)
         finally:
             self._channel.scope.cancel()
             outlet.leave()
 
-    def _whole(self) -> tuple[int, bytes]:
-        answer, self._answer = self._answer, {}  # from now on it is there as JSON, for as long as that takes to be sent
-        try:
-            return _status(answer), as_json(answer)
-        except ValueError as error:
-            unsaid = unwritable(answer, error)
-            return _status(unsaid), as_json(unsaid)
+
+def _as_sent(answer: Message) -> tuple[int, bytes]:
+    try:
+        return _status(answer), as_json(answer)
+    except ValueError as error:
+        unsaid = unwritable(answer, error)
+        return _status(unsaid), as_json(unsaid)
 
 
 # --- What may be answered without having run ------------------------------------------------------------------------

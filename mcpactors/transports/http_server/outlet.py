@@ -14,7 +14,7 @@ import trio
 from attrs import define, field
 
 from mcpactors.runtime.policy import DEFAULT_CLIENTS
-from mcpactors.transports.asgi import Receive, Send
+from mcpactors.transports.asgi import Receive, Send, Unread
 
 __all__ = ["COMMENT", "EVENT_FIELDS", "Outlet", "as_event"]
 
@@ -40,11 +40,14 @@ class Outlet:
 
     comment: float = DEFAULT_CLIENTS.comment
     """Seconds of nothing until a comment is sent, by which proxies see that the stream is alive, and we our client."""
+    unread: Unread = field(factory=Unread)
+    """What waits here is counted there."""
     resumed: bool = False
     """Its client had the beginning of it on another one."""
     taken: Callable[[], None] | None = field(default=None, init=False)
     """Called when nobody takes anything any more: it is all sent, or its client has left."""
     _waiting: list[bytes] = field(factory=list, init=False)
+    _last: bytes = field(default=b"", init=False)
     _ended: bool = field(default=False, init=False)
     _gone: bool = field(default=False, init=False)
     _wait: trio.CancelScope | None = field(default=None, init=False)
@@ -56,10 +59,14 @@ class Outlet:
         """Send this, after what waits."""
         if not self._gone:
             self._waiting.append(event)
+            self.unread.waiting += len(event)
             self._wake()
 
-    def end(self) -> None:
-        """Nothing follows what waits."""
+    def end(self, last: bytes = b"") -> None:
+        """Nothing follows what waits but `last`, which is no event yet."""
+        if not self._gone:
+            self._last = last
+            self.unread.waiting += len(last)
         self._ended = True
         self._wake()
 
@@ -92,16 +99,30 @@ class Outlet:
         self._wait = None
         return True
 
-    async def feed(self, receive: Receive, send: Send, last: Callable[[], bytes] = bytes) -> bool:
-        """Send what is put, then `last()` and the end of the response; False when the client has left before.
+    def take(self) -> list[bytes]:
+        """What waits, which is the caller's from now on."""
+        events, self._waiting = self._waiting, []
+        self.unread.waiting -= sum(map(len, events))
+        self._make_room()
+        return events
+
+    def take_last(self) -> bytes:
+        """What `end` was given, which is the caller's from now on."""
+        last, self._last = self._last, b""
+        self.unread.waiting -= len(last)
+        return last
+
+    async def feed(self, receive: Receive, send: Send) -> bool:
+        """Send what is put, the last as an event, and the end of the response; False: the client has left before.
 
         The response has begun. Raises OSError once nobody can read it.
         """
         while await self.stirred(receive):
-            events, self._waiting = self._waiting, []
-            self._make_room()
+            events = self.take()
             if self._ended:
-                await send({"type": "http.response.body", "body": b"".join((*events, last())), "more_body": False})
+                if last := self.take_last():
+                    events.append(as_event(last))
+                await send({"type": "http.response.body", "body": b"".join(events), "more_body": False})
                 return True
             await send({"type": "http.response.body", "body": b"".join(events) or COMMENT, "more_body": True})
         return False
@@ -109,8 +130,8 @@ class Outlet:
     def leave(self) -> None:
         """Nobody takes any more what is put; who waits for room is let go."""
         self._gone = True
-        self._waiting = []
-        self._make_room()
+        self.take()
+        self.take_last()
         if self.taken is not None:
             self.taken()
 

@@ -42,7 +42,7 @@ from mcpactors.transports.answering import (
     notification,
     unwritable,
 )
-from mcpactors.transports.asgi import Receive, Send
+from mcpactors.transports.asgi import Send, unread_of
 from mcpactors.transports.http_server.events import STANDALONE, Place, SessionEvents
 from mcpactors.transports.http_server.outlet import EVENT_FIELDS, Outlet
 from mcpactors.transports.http_server.reply import as_json
@@ -104,7 +104,7 @@ class Session:
         key = key_of(said.id)
         self.events.ask(key, keep=said.method != "initialize")  # whose client has no session to ask again in
         metadata = ServerMessageMetadata(request_context=request)
-        outlet = self._outlets[key] = Outlet(self.comment)
+        outlet = self._outlets[key] = Outlet(self.comment, unread_of(request.scope))
         if resumable:
             metadata.close_sse_stream = self._closing(key)
             metadata.close_standalone_sse_stream = self._closing(STANDALONE)
@@ -112,7 +112,7 @@ class Session:
         channel = self._channel(key, said.id, metadata)
         self._calls[key] = channel
         self._serving.nursery.start_soon(self._answer, key, channel, said)
-        await self._send(key, outlet, request.receive, send)
+        await self._send(key, outlet, request, send)
 
     async def hear(self, said: JSONRPCNotification, request: Request) -> None:
         """Take a notification."""
@@ -138,15 +138,15 @@ class Session:
         outlet = self._outlets.get(STANDALONE)
         return outlet is not None and not outlet.resumed
 
-    def listen(self, receive: Receive, send: Send) -> Awaitable[None]:
+    def listen(self, request: Request, send: Send) -> Awaitable[None]:
         """Send the stream beside the calls; whoever had it before has it no more."""
         self._end_outlet(STANDALONE)
-        outlet = self._outlets[STANDALONE] = Outlet(self.comment)
-        return self._send(STANDALONE, outlet, receive, send)
+        outlet = self._outlets[STANDALONE] = Outlet(self.comment, unread_of(request.scope))
+        return self._send(STANDALONE, outlet, request, send)
 
-    def resume(self, place: Place, receive: Receive, send: Send) -> Awaitable[None]:
+    def resume(self, place: Place, request: Request, send: Send) -> Awaitable[None]:
         """Go on with a stream; whoever had it before has it no more."""
-        outlet = Outlet(self.comment, resumed=True)
+        outlet = Outlet(self.comment, unread_of(request.scope), resumed=True)
         size = 0
         for event in self.events.after(place):
             outlet.put(event.event)
@@ -156,14 +156,14 @@ class Session:
         else:
             self._end_outlet(place.key)
             self._outlets[place.key] = outlet
-        return self._send(place.key, outlet, receive, send, size)
+        return self._send(place.key, outlet, request, send, size)
 
-    async def _send(self, key: str | None, outlet: Outlet, receive: Receive, send: Send, replayed: int = 0) -> None:
+    async def _send(self, key: str | None, outlet: Outlet, request: Request, send: Send, replayed: int = 0) -> None:
         self.replayed += replayed
         try:
             fields = [*EVENT_FIELDS, *self.fields]
             await send({"type": "http.response.start", "status": 200, "headers": fields})
-            await outlet.feed(receive, send)
+            await outlet.feed(request.receive, send)
         finally:
             self.replayed -= replayed
             outlet.leave()

@@ -238,13 +238,13 @@ def _stream(session: Session, request: Request, send: Send, most: int) -> Awaita
     if after is None and session.listens:
         raise _Refusal(409, "Conflict: Only one SSE stream is allowed per session")
     if after is None:
-        return session.listen(request.receive, send)
+        return session.listen(request, send)
     place = session.events.place(after)
     if place is None:
         raise _Refusal(400, "what came after that event is not kept (any more)")
     if session.replayed >= most:
         raise _Refusal(503, "as much is being sent again as may be; read it, or come again", OVERLOADED)
-    return session.resume(place, request.receive, send)
+    return session.resume(place, request, send)
 
 
 def _message(said: Any, request: Request) -> JSONRPCMessage:

@@ -25,7 +25,7 @@ from starlette.requests import Request
 from trio.abc import Stream
 
 from mcpactors.runtime.policy import DEFAULT_CLIENTS, ClientLimits
-from mcpactors.transports.asgi import Receive, Scope, Send
+from mcpactors.transports.asgi import Receive, Scope, Send, unread_of
 from mcpactors.transports.http_server.bearer import principal_of
 from mcpactors.transports.http_server.body import PARTS, BadBody, read_body
 from mcpactors.transports.http_server.outlet import COMMENT, EVENT_FIELDS, as_event
@@ -178,7 +178,7 @@ class SSEFront:
         try:
             await send({"type": "http.response.start", "status": 200, "headers": EVENT_FIELDS})
             metadata = ServerMessageMetadata(request_context=Request(scope))
-            await self._lines.serve(session, session, metadata, read=listen)
+            await self._lines.serve(session, session, metadata, read=listen, hold=unread_of(scope).hold)
         finally:
             del self._open[identity]
         if not session.left:

@@ -58,14 +58,15 @@ class LinesFront:
         metadata: ServerMessageMetadata | None = None,
         until: float = math.inf,
         read: Callable[[Desk, StdioReader], Awaitable[None]] = Desk.read,
+        hold: Callable[[int], None] = lambda size: None,
     ) -> None:
         """Serve a client until `incoming` ends, or all that it asked is answered after a stop; closes both streams.
 
         At the time `until`, of trio's clock, it is over at once. `metadata` goes with every message: what the SDK's
-        server may know of the connection. `read` returns when there is nothing more to read.
+        server may know of the connection. `read` returns when there is nothing more to read. `hold`: see `StdioWriter`.
         """
         limits = self.limits
-        writer = StdioWriter(limits.outgoing, Owed(limits.requests, limits.request_bytes))
+        writer = StdioWriter(limits.outgoing, Owed(limits.requests, limits.request_bytes), hold)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.cancel_scope.deadline = until

@@ -33,6 +33,8 @@ class StdioWriter(ObjectSendStream[SessionMessage]):
 
     limit: int
     owed: Owed = field(factory=lambda: Owed(StdioLimits().requests, StdioLimits().request_bytes))
+    hold: Callable[[int], None] = lambda size: None
+    """Told how many bytes more are held here, or less; also of those that wait for room."""
     broken: bool = field(default=False, init=False)
     """Whether the child no longer reads."""
     lost: bool = field(default=False, init=False)
@@ -68,7 +70,11 @@ class StdioWriter(ObjectSendStream[SessionMessage]):
         if self._held >= self.limit:
             if self._room is None:
                 self._room = trio.lowlevel.ParkingLot()
-            await self._room.park()
+            self.hold(len(line))
+            try:
+                await self._room.park()
+            finally:
+                self.hold(-len(line))
             self._check()
         self.owed.sent(item.message)
         self._accept(line)
@@ -81,8 +87,12 @@ class StdioWriter(ObjectSendStream[SessionMessage]):
 
     def _accept(self, line: bytes) -> None:
         self._lines.append(line)
-        self._held += len(line)
+        self._keep(len(line))
         self._stir()
+
+    def _keep(self, size: int) -> None:
+        self._held += size
+        self.hold(size)
 
     async def aclose(self) -> None:
         """No more is accepted; what was accepted is still written, then the child's stdin is closed."""
@@ -100,6 +110,7 @@ class StdioWriter(ObjectSendStream[SessionMessage]):
         self.broken = True
         if self._breaks is not None:
             self._breaks.set()
+        self._keep(-sum(map(len, self._lines)))
         self._lines.clear()
         self._wake_all()
 
@@ -150,7 +161,7 @@ class StdioWriter(ObjectSendStream[SessionMessage]):
             await stdin.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self.hang_up()
-        self._held -= len(data)
+        self._keep(-len(data))
         self._make_room()
 
     async def _gathered(self) -> bool:

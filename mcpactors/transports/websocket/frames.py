@@ -27,6 +27,7 @@ from wsproto.extensions import Extension
 from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
 
 from mcpactors.runtime.policy import DEFAULT_CLIENTS
+from mcpactors.transports.asgi import Unread
 
 __all__ = ["MCP", "Ending", "Incoming", "Outgoing", "WebSocket", "WebSocketLimits", "tend"]
 
@@ -152,6 +153,8 @@ class WebSocket:
     ahead: bytes = b""
     parting: Callable[[], tuple[int, str]] = lambda: (1000, "")
     """What is said when we close and nothing was wrong."""
+    unread: Unread = field(factory=Unread)
+    """What is on its way is counted here."""
     ended: Ending | None = field(default=None, init=False)
     _judge: _Judge = field(init=False)
     _frames: Connection = field(init=False)
@@ -252,14 +255,20 @@ class WebSocket:
             if self._broken or self._frames.state not in _TAKES[isinstance(events[0], CloseConnection)]:
                 raise trio.BrokenResourceError("the connection has ended")
             data = b"".join(map(self._frames.send, events))
-            view = memoryview(data)
-            for start in range(0, len(data), SLICE):
-                with self._breaking(), trio.move_on_after(self.limits.send_timeout) as patience:
-                    await self.stream.send_all(view[start : start + SLICE])
-                if patience.cancelled_caught:
-                    self._broken = True
-                    self._end(Ending(1006, f"nothing was read for {self.limits.send_timeout:g} s", ours=True))
-                    raise trio.BrokenResourceError("the peer does not read")
+            del events  # which are as large again
+            view, unread = memoryview(data), self.unread
+            unread.waiting += len(data)
+            try:
+                for start in range(0, len(data), SLICE):
+                    with self._breaking(), trio.move_on_after(self.limits.send_timeout) as patience:
+                        await self.stream.send_all(view[start : start + SLICE])
+                    if patience.cancelled_caught:
+                        self._broken = True
+                        self._end(Ending(1006, f"nothing was read for {self.limits.send_timeout:g} s", ours=True))
+                        raise trio.BrokenResourceError("the peer does not read")
+                    unread.taken += min(SLICE, len(data) - start)
+            finally:
+                unread.waiting -= len(data)
 
     @contextmanager
     def _breaking(self) -> Iterator[None]:

@@ -26,7 +26,7 @@ from wsproto.connection import ConnectionType
 from wsproto.utilities import generate_accept_token
 
 from mcpactors.runtime.policy import DEFAULT_CLIENTS, ClientLimits
-from mcpactors.transports.asgi import UPGRADE, Receive, Scope, Send
+from mcpactors.transports.asgi import UPGRADE, Receive, Scope, Send, unread_of
 from mcpactors.transports.http_server.bearer import valid_for
 from mcpactors.transports.http_server.body import PARTS
 from mcpactors.transports.http_server.reply import say
@@ -98,12 +98,12 @@ class WebSocketFront:
     async def _serve(self, request: Request, expires: float, stream: Stream, ahead: bytes) -> None:
         if isinstance(user := request.scope.get("user"), AuthenticatedUser):
             auth_context_var.set(user)  # what the guard said of this task was for the handshake
-        parting = partial(self._parting, expires)
-        socket = WebSocket(stream, ConnectionType.SERVER, self.limits, self._nursery, ahead, parting)
+        parting, unread = partial(self._parting, expires), unread_of(request.scope)
+        socket = WebSocket(stream, ConnectionType.SERVER, self.limits, self._nursery, ahead, parting, unread)
         self._open.add(socket)
         try:
             metadata = ServerMessageMetadata(request_context=request)
-            await self._lines.serve(Incoming(socket), Outgoing(socket), metadata, expires)
+            await self._lines.serve(Incoming(socket), Outgoing(socket), metadata, expires, hold=unread.hold)
         finally:
             self._open.discard(socket)
 
