@@ -143,8 +143,9 @@ def why_not_json(line: bytes) -> Skip:
 _STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _BRACKETS: Final = b"[]{}"
 _PARTS: Final = b"[{,"
-_SLICE: Final = 4096
-"""Bytes looked at before it is asked whether that is enough: rubbish shows at its beginning, and is not worth more."""
+_SLICE: Final = 2048
+"""Bytes looked at before it is asked whether that is enough: rubbish shows at its beginning, and is not worth more.
+What is well opens so little in so few that `too_deep` has nothing to add up."""
 
 
 def _unescaped(line: bytes) -> bytes:
@@ -185,7 +186,8 @@ def too_deep(line: bytes, limit: int) -> bool:
         return False
     depth = 0
     for steps in _steps(line):
-        if max(accumulate(memoryview(steps).cast("b"), initial=depth)) > limit:
+        might = depth + steps.count(b"\x01") > limit
+        if might and max(accumulate(memoryview(steps).cast("b"), initial=depth)) > limit:
             return True
         depth += _net(steps)
     return False
@@ -241,7 +243,7 @@ def outermost(line: bytes, most: int = 8) -> bytes | None:
 
 def _closing(clean: bytes, place: int) -> int:
     """Where the bracket is that closes what has been opened before `place`: in steps that shrink before it."""
-    depth, in_string, size = 1, False, 16 * _SLICE
+    depth, in_string, size = 1, False, 16**4
     while size and (piece := clean[place : place + size]):
         brackets, cut = _kept(piece, _NOT_BRACKETS, in_string)
         steps = brackets.translate(_STEPS)
