@@ -51,10 +51,11 @@ class Served:
     async def read(self) -> None:
         rest = b""
         assert self.process.stderr is not None
-        async for chunk in self.process.stderr:
-            *whole, rest = (rest + chunk).split(b"\n")
-            self.lines += [line.decode() for line in whole]
-            self._more.set()
+        async with self.process.stderr as stderr:
+            async for chunk in stderr:
+                *whole, rest = (rest + chunk).split(b"\n")
+                self.lines += [line.decode() for line in whole]
+                self._more.set()
         await self.process.wait()
         self._more.set()
 
