@@ -13,11 +13,7 @@ from typing import Any, Final
 __all__ = ["reason_of", "speaks_tls"]
 
 _UNKNOWN_AUTHORITY: Final = (18, 19, 20, 21)  # X509_V_ERR_*: signed by itself, or by nobody that is known
-_NO_TLS: Final = {
-    "WRONG_VERSION_NUMBER": "it does not speak TLS; try",
-    "UNEXPECTED_EOF_WHILE_READING": "it hung up before TLS began; if it does not speak it, try",
-}
-"""What OpenSSL calls an answer that is no TLS, and none."""
+_NO_TLS: Final = "WRONG_VERSION_NUMBER"  # what OpenSSL calls an answer that is none of TLS
 
 
 def reason_of(error: BaseException, plain: str = "http://") -> str:
@@ -28,9 +24,11 @@ def reason_of(error: BaseException, plain: str = "http://") -> str:
         if isinstance(seen, ssl.SSLCertVerificationError):
             advice = "; trust it by `ca` (in Python: ssl_context=)" if seen.verify_code in _UNKNOWN_AUTHORITY else ""
             return f"its certificate is not accepted: {seen.verify_message}{advice}"
+        if isinstance(seen, ssl.SSLEOFError):
+            return f"it hung up before TLS began; if it does not speak it, try {plain}"
         if isinstance(seen, ssl.SSLError):
-            why = _NO_TLS.get(seen.reason)
-            return f"{why} {plain}" if why is not None else f"TLS failed: {seen.reason or seen}"
+            no_tls = seen.reason == _NO_TLS
+            return f"it does not speak TLS; try {plain}" if no_tls else f"TLS failed: {seen.reason or seen}"
         if isinstance(seen, OSError) and seen.errno is not None and seen.errno in errorcode:
             return os.strerror(seen.errno)  # trio's own words have the address in them, which is said elsewhere
         if isinstance(seen, OSError) and seen.strerror:
