@@ -1,4 +1,4 @@
-"""The README's example of property-testing a composition, executed as it stands there."""
+"""The README's examples of property-testing a composition and of simulating one, executed as they stand there."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from hypothesis.stateful import run_state_machine_as_test
 
 README = Path(__file__).parent.parent.parent / "README.md"
 HEADING = "## Property-test your own composition"
+SIMULATE = "### Simulate, script and spoil"
 
 
-def snippet() -> str:
-    """The first block of Python in the README's section."""
-    found = re.search(rf"{HEADING}\n.*?```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
-    assert found is not None, f"README.md has no section {HEADING!r} with a block of Python"
+def snippet(heading: str = HEADING) -> str:
+    """The first block of Python in that section of the README."""
+    found = re.search(rf"{heading}\n.*?```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+    assert found is not None, f"README.md has no section {heading!r} with a block of Python"
     return found[1]
 
 
@@ -31,3 +32,9 @@ def test_the_example_runs_and_is_found_by_test_runners() -> None:
 def test_the_example_is_short() -> None:
     code = [line for line in snippet().splitlines() if line.strip() and not line.startswith(("from", "import"))]
     assert len(code) <= 10
+
+
+def test_the_example_of_a_simulation_holds() -> None:
+    named: dict[str, Any] = {"__name__": "example"}
+    exec(compile(snippet(SIMULATE), str(README), "exec"), named)
+    named["test_one_crash_is_one_error"]()
