@@ -367,6 +367,7 @@ def test_the_environment_is_an_allow_list_and_what_is_given_wins(
     ("command", "cwd", "message"),
     [
         ("no-such-command", None, "'no-such-command': no such command. Install it"),
+        ("./no-such", "/", "'./no-such': no such command, '/no-such' is not there. Correct the path, or set `cwd`"),
         (CHILD, None, "it may not be executed. Make it executable"),
         (sys.executable, "/no/such/folder", "its working directory '/no/such/folder' cannot be entered"),
         ("nul\0byte", None, "Try the same command"),
@@ -377,6 +378,15 @@ async def test_a_command_that_cannot_be_started_says_what_to_do(command: str, cw
         async with stdio_client(command, cwd=cwd):
             pass
     assert message in str(caught.value)
+
+
+async def test_a_script_whose_interpreter_is_missing_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    script = tmp_path / "server.sh"
+    script.write_text("#!/no/such/python\n")
+    script.chmod(0o700)
+    with pytest.raises(BackendStartError, match="its first line names a program that is not there"):
+        async with stdio_client(str(script)):
+            pass
 
 
 async def test_the_working_directory_is_the_one_given(tmp_path: Path) -> None:

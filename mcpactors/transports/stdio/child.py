@@ -147,6 +147,12 @@ def _cannot_start(error: OSError | ValueError, command: str, cwd: str | Path | N
     if isinstance(error, FileNotFoundError) and " " in command:
         program, *args = command.split()
         return f"cannot start {command!r}: no such command. Give the program, {program!r}, and `args`: {args}."
+    if isinstance(error, FileNotFoundError) and os.path.dirname(command):
+        path = os.path.normpath(os.path.join(cwd or os.getcwd(), command))
+        if os.path.exists(path):
+            return f"cannot start {command!r}: its first line names a program that is not there. Correct that line."
+        if not os.path.isabs(command):
+            return f"cannot start {command!r}: no such command, {path!r} is not there. Correct the path, or set `cwd`."
     if isinstance(error, FileNotFoundError):
         return f"cannot start {command!r}: no such command. Install it, or give its full path or a PATH in `env`."
     if isinstance(error, PermissionError):
