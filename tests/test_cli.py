@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,11 +12,12 @@ from mcpactors.cli import main
 from tests.processes import serve
 
 
-def test_its_version_is_that_of_what_is_installed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_its_version_is_that_of_the_project(capsys: pytest.CaptureFixture[str]) -> None:
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
     with pytest.raises(SystemExit) as ended:
         main(["--version"])
     assert ended.value.code == 0
-    assert capsys.readouterr().out == f"mcpactors {version('mcpactors')}\n"
+    assert capsys.readouterr().out == f"mcpactors {project['version']}\n"
 
 
 @pytest.mark.parametrize(
