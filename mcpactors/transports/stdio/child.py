@@ -20,6 +20,7 @@ from typing import Final
 import trio
 
 from mcpactors.errors import BackendStartError
+from mcpactors.transports.lines.flood import DROPPED, Allowance, cost
 from mcpactors.transports.lines.framing import StderrTail, text
 from mcpactors.transports.lines.streams import ReadStatistics, StdioLimits, StdioReader, StdioWriter
 from mcpactors.transports.owed import Owed
@@ -41,6 +42,7 @@ __all__ = [
     "StdioReader",
     "StdioWriter",
     "child_environment",
+    "listen_to_stderr",
     "stdio_client",
     "wake_after_last_words",
 ]
@@ -49,6 +51,8 @@ logger = logging.getLogger("mcpactors.stdio")
 stderr_logger = logging.getLogger("mcpactors.stderr")
 
 _CHUNK: Final = 65536  # a pipe holds no more on Linux
+_SOON: Final = 0.02
+"""Seconds between two reads, at most, of what a child that is being ended says on stderr."""
 _SIGKILL: Final = 9  # `signal` has no name for it on Windows
 
 Pipes = tuple[trio.abc.SendStream, trio.abc.ReceiveStream, trio.abc.ReceiveStream]
@@ -96,11 +100,11 @@ async def stdio_client(
     writer = StdioWriter(limits.outgoing, Owed(limits.requests, limits.request_bytes))
     name = tail.of or command
     reader = StdioReader(name, stdout, writer, limits, tail.dropped)
-    heard = trio.Event()
+    heard, ends = trio.Event(), trio.Event()
     # Nothing waits between the start and the `try`: a cancellation there would leave the child behind.
     async with trio.open_nursery() as nursery:
         nursery.start_soon(writer.run, stdin)
-        nursery.start_soon(_listen_to_stderr, stderr_pipe, name, tail, heard)
+        nursery.start_soon(listen_to_stderr, stderr_pipe, name, tail, heard, ends)
         nursery.start_soon(_notice_closed_stdin, stdin, writer)
         nursery.start_soon(_notice_exit, process.pid, writer)
         nursery.start_soon(wake_after_last_words, reader)
@@ -111,6 +115,7 @@ async def stdio_client(
             finally:
                 with trio.CancelScope(shield=True):
                     writer.close()
+                    ends.set()
                     ending = await _end(process, mark, pipes, limits, heard)
                     LEADERS.discard(process.pid)
                 nursery.cancel_scope.cancel()
@@ -160,11 +165,21 @@ def _cannot_start(error: OSError | ValueError, command: str, cwd: str | Path | N
     return f"cannot start {command!r}: {error}. Try the same command and arguments in a terminal."
 
 
-async def _listen_to_stderr(stream: trio.abc.ReceiveStream, name: str, tail: StderrTail, heard: trio.Event) -> None:
-    """Always drained: a child blocked on a full stderr answers nothing. Shielded: its last words count most."""
+async def listen_to_stderr(
+    stream: trio.abc.ReceiveStream, name: str, tail: StderrTail, heard: trio.Event, ends: trio.Event
+) -> None:
+    """Always drained: a child blocked on a full stderr answers nothing. One that floods it waits, as it does that
+    floods its stdout: its siblings' time is worth more. Shielded: its last words count most."""
+    allowance = Allowance()
     with trio.CancelScope(shield=True), suppress(trio.ClosedResourceError, trio.BrokenResourceError):
         while data := await stream.receive_some(_CHUNK):
-            _log(name, tail.feed(bytes(data)))
+            lines = tail.feed(bytes(data))
+            _log(name, lines)
+            allowance.spend(cost(len(lines) * DROPPED, len(data)))
+            if (wait := allowance.wait(trio.current_time())) > 0:
+                with trio.move_on_after(wait):
+                    await ends.wait()
+                    await trio.sleep(min(wait, _SOON))
     _log(name, tail.end())
     heard.set()
 
