@@ -13,7 +13,7 @@ from typing import Any, Final
 import trio
 from attrs import evolve
 
-from mcpactors.actors.router_ref import NOTHING, ROUTER, RouterRef, forward, others
+from mcpactors.actors.router_ref import NOTHING, REMEMBERED, ROUTER, RouterRef, forward, others
 from mcpactors.actors.uris import matches
 from mcpactors.errors import ActorUnavailable, MCPActorsError, MethodNotFound, NotFound
 from mcpactors.runtime.actor import Actor, Forwarded
@@ -50,6 +50,7 @@ class RouterActor(Actor):
     ) -> None:
         self._ref = ref
         self._page_size = page_size
+        ref.versions = 1 if page_size is None else REMEMBERED
         self._budget = CallDeadlines(idle=list_budget, total=list_budget)
         start = max(list_budget, start_timeout)
         self._start = CallDeadlines(idle=start, total=start)

@@ -35,7 +35,7 @@ from mcpactors.runtime.routing import (
 
 logger = logging.getLogger("mcpactors")
 
-__all__ = ["NOTHING", "ROUTER", "RouterRef", "forward", "others"]
+__all__ = ["NOTHING", "REMEMBERED", "ROUTER", "RouterRef", "forward", "others"]
 
 ROUTER: Final = "router"
 """The kind of the actor."""
@@ -43,7 +43,7 @@ NOTHING: Final = Listing()
 _Listings = Mapping[ActorRef, Listing]
 _LOOK: Final = "some actors have changed"
 REMEMBERED: Final = 16
-"""Versions of a list that are kept for clients that are between two pages of it."""
+"""Versions of a list that comes in pages, kept for clients that are between two of them."""
 
 
 class RouterRef(ActorRef):
@@ -66,6 +66,7 @@ class RouterRef(ActorRef):
         "look_ahead",
         "table",
         "tree",
+        "versions",
     )
 
     def __init__(self, name: str, policy: ConflictPolicy = "newest", uri_format: UriFormat = "path") -> None:
@@ -81,6 +82,8 @@ class RouterRef(ActorRef):
         self._listeners: dict[Callable[[Change], None], None] = {}
         self._recent: dict[Kind, dict[int, Sequence[Mapping[str, Any]]]] = {kind: {0: ()} for kind in KINDS}
         self._version = 0
+        self.versions = 1
+        """Of a list that are kept: older ones are only for who has a cursor."""
         self.examine: Callable[[ActorRef, Sequence[Mapping[str, Any]]], None] = lambda ref, tools: None
         """Shown those tools of an actor that are not what they were, before they are published; may remount."""
         self.look_ahead: Callable[[ActorRef, Sequence[Mapping[str, Any]]], None] = lambda ref, tools: None
@@ -222,7 +225,7 @@ class RouterRef(ActorRef):
         self._version += 1
         recent = self._recent[kind]
         recent[self._version] = items
-        if len(recent) > REMEMBERED:
+        while len(recent) > self.versions:
             del recent[next(iter(recent))]
         self._tell(ListChanged(kind))
 
