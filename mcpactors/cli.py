@@ -10,7 +10,7 @@ import logging
 import shlex
 import ssl
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -32,6 +32,9 @@ __all__ = ["main"]
 CONFIG_ERROR: Final = 2
 DESCRIPTORS: Final = 65_536
 """What `serve` asks the system for, at most: some programs close every number up to the limit when they start."""
+
+BEFORE: Final = 3
+"""Lines of a process's stderr, before its last one, that are shown where it did not come up."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -209,15 +212,31 @@ async def _tell_what_came_up(
         if isinstance(handle, MCPActorsError):
             tell(f"  {name:{width}}  not mounted: {handle.message}")
         elif await handle.settled() == "running":
-            offers = [
-                f"{number} {kind if number > 1 else kind[:-1]}"
-                for kind, number in (await handle.offers()).items()
-                if number
-            ]
-            tell(f"  {name:{width}}  up: {', '.join(offers) or 'offers nothing'}")
+            tell(f"  {name:{width}}  up: {_offered(await handle.offers(), await handle.offers(shown=True))}")
         else:
-            tell(f"  {name:{width}}  not up, is tried again: {handle.info().last_exit}")
-            for line in handle.stderr()[-3:]:
+            reason = str(handle.info().last_exit)
+            tell(f"  {name:{width}}  not up, is tried again: {reason}")
+            for line in before_the_last(reason, handle.stderr()):
                 tell(f"  {'':{width}}    {line}")
     if url is not None:
         tell(_how_to_connect(url, uds))
+
+
+def _offered(offers: Mapping[Any, int], shown: Mapping[Any, int]) -> str:
+    said = [
+        f"{'' if shown[kind] == number else f'{shown[kind]} of '}{number} {kind if number > 1 else kind[:-1]}"
+        for kind, number in offers.items()
+        if number
+    ]
+    rest = ", the rest is filtered out" if shown != offers else ""
+    return f"{', '.join(said)}{rest}" if said else "offers nothing"
+
+
+def before_the_last(reason: str, stderr: Sequence[str]) -> list[str]:
+    """What a process said before the last line, which its `reason` has; nothing of earlier ones that ended so, too."""
+    lines = [line for line in stderr if line.strip()]
+    ends = [place for place, line in enumerate(lines) if reason.endswith(f": {line.strip()[:200]})")]
+    if not ends:
+        return lines[-BEFORE:]
+    begins = ends[-2] + 1 if len(ends) > 1 else 0
+    return lines[begins : ends[-1]][-BEFORE:]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
 from mcpactors import parse_config
-from mcpactors.cli import main
+from mcpactors.cli import before_the_last, main
 from tests.processes import serve
 
 
@@ -53,3 +54,64 @@ async def test_a_file_whose_servers_are_all_disabled_is_served_with_a_warning(tm
 def test_a_file_with_a_server_that_is_not_disabled_is_not_warned_of() -> None:
     servers = {"a": {"command": "x", "disabled": True}, "b": {"command": "y"}}
     assert parse_config({"mcpServers": servers}).warnings == ()
+
+
+TAGGED = """
+from mcpactors import Server
+
+server = Server("tagged")
+
+@server.tool(tags={"one"})
+def first() -> str:
+    return "first"
+
+@server.tool()
+def second() -> str:
+    return "second"
+
+@server.prompt()
+def third() -> str:
+    return "third"
+"""
+
+
+async def test_what_filters_hide_is_not_told_to_be_served(tmp_path: Path) -> None:
+    (tmp_path / "tagged.py").write_text(TAGGED)
+    tagged = {"module": "./tagged.py"}
+    config = {"all": tagged, "some": {**tagged, "includeTags": ["one"]}, "none": {**tagged, "includeTags": ["nope"]}}
+    async with serve(config, tmp_path) as served:
+        await served.said("connect a client with")
+        assert served.lines[1:4] == [
+            "  all   up: 2 tools, 1 prompt",
+            "  some  up: 1 of 2 tools, 0 of 1 prompt, the rest is filtered out",
+            "  none  up: 0 of 2 tools, 0 of 1 prompt, the rest is filtered out",
+        ]
+
+
+async def test_why_a_server_is_not_up_is_told_once(tmp_path: Path) -> None:
+    script = "import sys; print('old', 'older', 'where', 'why', sep='\\n', file=sys.stderr); sys.exit(3)"
+    dies = {"command": sys.executable, "args": ["-c", script]}
+    slow = {"url": "http://127.0.0.1:9/mcp"}
+    async with serve({"slow": slow, "dies": dies}, tmp_path) as served:
+        await served.said("connect a client with")
+        said = [line.strip() for line in served.lines if not line.startswith(("serving", "connect"))]
+        assert said[1].startswith("dies  not up, is tried again: ")
+        assert said[1].endswith("(its stderr ends: why)")
+        assert said[2:] == ["old", "older", "where"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "stderr", "told"),
+    [
+        ("gone (its stderr ends: why)", ["a", "why", "b", "", "why"], ["b"]),  # two lives that ended alike
+        ("gone (its stderr ends: why)", ["1", "2", "3", "4", " why "], ["2", "3", "4"]),
+        ("gone (its stderr ends: why)", ["a", "why", "next life"], ["a"]),
+        ("gone (its stderr ends: why)", ["why"], []),
+        ("not started within 30 s", ["1", "2", "3", "4"], ["2", "3", "4"]),
+        ("not started within 30 s", [], []),
+    ],
+)
+def test_of_a_processs_stderr_that_is_told_which_the_reason_does_not_say(
+    reason: str, stderr: list[str], told: list[str]
+) -> None:
+    assert before_the_last(reason, stderr) == told

@@ -30,7 +30,7 @@ from mcpactors.runtime.actor import Actor
 from mcpactors.runtime.circles import refuse_own
 from mcpactors.runtime.definitions import ChangePolicy, ToolChange
 from mcpactors.runtime.mailbox import ActorRef, Mailbox
-from mcpactors.runtime.naming import KINDS, Kind, validate_namespace
+from mcpactors.runtime.naming import KEYS, KINDS, Kind, validate_namespace
 from mcpactors.runtime.routing import Listing, Mount
 from mcpactors.runtime.supervisor import ActorInfo, ChildSpec, ChildState, Supervisor
 from mcpactors.runtime.watchdog import Watchdog
@@ -74,12 +74,20 @@ class LiveMount:
         if self.forest.running.get(id(self.running.source)) is not self.running:
             await self.running.ended.wait()
 
-    async def offers(self) -> Mapping[Kind, int]:
+    async def offers(self, *, shown: bool) -> Mapping[Kind, int]:
         counts: dict[Kind, int] = dict.fromkeys(KINDS, 0)
         with trio.move_on_after(self.forest.settings.list_budget), suppress(MCPActorsError):
             for kind in KINDS:
-                counts[kind] = len((await copied(self.running.ref, kind)).items)
+                items = (await copied(self.running.ref, kind)).items
+                counts[kind] = sum(self._is_shown(kind, item) for item in items) if shown else len(items)
         return counts
+
+    def _is_shown(self, kind: Kind, item: Mapping[str, Any]) -> bool:
+        """Whether there is a place of the actor in which nothing on the way to the root hides it."""
+        own, ref, places = item.get(KEYS[kind]), self.running.ref, self.forest.root.router.table.places
+        return isinstance(own, str) and any(
+            place.target is ref and place.shown(kind, own, item).visible for place in places
+        )
 
     def changed_tools(self) -> tuple[ToolChange, ...]:
         return self.running.definitions.changes
