@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import trio
 from attrs import define, evolve, field
@@ -27,6 +27,9 @@ from mcpactors.transports.lines.framing import StderrTail
 __all__ = ["Ear", "Running", "Tree", "identity_of", "name_of", "source_of"]
 
 logger = logging.getLogger("mcpactors")
+
+TOLD: Final = 5
+"""Tools that change at once and are named in the log."""
 
 
 @define(eq=False)
@@ -59,17 +62,21 @@ class Running:
 
     def examine(self, tools: Sequence[Mapping[str, Any]]) -> bool:
         """Hold tools that are about to be listed against what they were; True: others are to be hidden now."""
-        before = self.definitions.changes
-        for change in self.definitions.look(tools):
+        quarantine = "quarantine" in self.policies
+        before = self.definitions.changes if quarantine else ()
+        changes = self.definitions.look(tools)
+        more = len(changes) - TOLD
+        for number, change in enumerate(changes[:TOLD], 1):
             logger.log(
                 logging.INFO if self.policies <= {"allow"} else logging.WARNING,
-                "%s: the tool %r is not what it was when it was first seen: %s changed%s",
+                "%s: the tool %r is not what it was when it was first seen: %s changed%s%s",
                 self.ref.name,
                 change.tool,
                 ", ".join(change.fields),
-                "; it is hidden until approve() of its mount" if "quarantine" in self.policies else "",
+                "; it is hidden until approve() of its mount" if quarantine else "",
+                f"; and so with {more} more of its tools" if more > 0 and number == TOLD else "",
             )
-        return "quarantine" in self.policies and self.definitions.changes != before
+        return quarantine and self.definitions.changes != before
 
     def hidden(self, policy: ChangePolicy) -> Visibility:
         """Hides the tools that are in quarantine."""
