@@ -29,6 +29,8 @@ ITEMS: Final = 10_000
 """Of one list that are looked at."""
 BYTES: Final = 16 * 1024 * 1024
 """Of one list, as JSON, that are taken."""
+PARTS: Final = 50 * ITEMS
+"""Of one list: what `{`, `[` and `,` stand for outside strings. Each becomes an object of some 60 to 200 bytes."""
 TOLD: Final = 5
 """Rows of one list that are left out and told of."""
 FAULTS: Final = 100
@@ -36,6 +38,10 @@ FAULTS: Final = 100
 _AT_ONCE: Final = 100
 _BYTES_AT_ONCE: Final = 64 * 1024
 """Rows, and bytes of them, that are checked before others have their turn."""
+_FULL: Final = (
+    "%s has more than %d items, %d bytes, or %d arrays, objects and members of them: "
+    "what comes after item %d is left out"
+)
 _MODELS: Final[Mapping[Kind, type[BaseModel]]] = {
     "tools": Tool,
     "prompts": Prompt,
@@ -55,16 +61,30 @@ UPDATED: Final = "notifications/resources/updated"
 Page = Callable[[str, dict[str, Any]], Awaitable[Mapping[str, Any] | None]]
 
 
-def _size(kind: Kind, row: object, check: bool) -> int | str:
-    """Bytes of a row that clients can be sent, and read; or why not: it would take the whole list from them."""
+def _size(kind: Kind, row: object, check: bool) -> tuple[int, int] | str:
+    """Bytes and parts of a row that clients can be sent, and read; or why not: it would take all rows from them."""
     try:
         if check:
             _MODELS[kind].model_validate(row, by_name=False)
-        return len(json.dumps(row, ensure_ascii=False).encode())  # no half of a surrogate pair, for one
+        text = json.dumps(row, ensure_ascii=False)
+        return len(text.encode()), _parts(text)  # no half of a surrogate pair, for one
     except ValidationError as error:
         return f"which breaks the schema: {_fault_of(error)}"
     except (TypeError, ValueError, RecursionError) as error:
         return f"which cannot be written as JSON: {error}"
+
+
+def _parts(text: str) -> int:
+    """Those of a JSON text. Of a row of the usual size it costs three counts, and is too many: its strings count."""
+    found = _opened(text)
+    if found <= PARTS // ITEMS:
+        return found
+    bare = text.replace(r"\\", "").replace(r"\"", "") if "\\" in text else text
+    return _opened("".join(bare.split('"')[::2]))
+
+
+def _opened(text: str) -> int:
+    return text.count("{") + text.count("[") + text.count(",")
 
 
 def _fault_of(error: ValidationError) -> str:
@@ -83,6 +103,7 @@ class _Taken:
     full: bool = False
     _seen: int = 0
     _size: int = 0
+    _parts: int = 0
     _left_out: int = 0
     _at_once: int = 0
 
@@ -92,16 +113,17 @@ class _Taken:
             if self._seen % _AT_ONCE == 0 or self._at_once > _BYTES_AT_ONCE:
                 self._at_once = 0
                 await trio.lowlevel.checkpoint()
-            size = _size(self.kind, row, self.check) if self._seen <= ITEMS else 0
-            if isinstance(size, str):
-                self._tell(row, size)
+            found = _size(self.kind, row, self.check) if self._seen <= ITEMS else (0, 0)
+            if isinstance(found, str):
+                self._tell(row, found)
                 continue
+            size, parts = found
             self._size += size
+            self._parts += parts
             self._at_once += size
-            if self._seen > ITEMS or self._size > BYTES:
+            if self._seen > ITEMS or self._size > BYTES or self._parts > PARTS:
                 self.full = True
-                why = "%s has more than %d items, or %d bytes: what comes after item %d is left out"
-                logger.warning(why, METHODS[self.kind], ITEMS, BYTES, self._seen - 1)
+                logger.warning(_FULL, METHODS[self.kind], ITEMS, BYTES, PARTS, self._seen - 1)
                 return
             self.items.append(row)
 
@@ -117,8 +139,8 @@ async def read_all(kind: Kind, page: Page, *, check: bool) -> tuple[tuple[Mappin
     """All items of a kind, and the shortest `ttlMs` of its pages (None: none was said).
 
     `page(method, params)` gets one page, or None when the peer has no such method. What cannot be sent to clients is
-    left out, and logged; with `check` that which breaks the schema, too. What comes after `ITEMS` items or `BYTES`
-    bytes is left out too, and the pages that follow are not asked for.
+    left out, and logged; with `check` that which breaks the schema, too. What comes after `ITEMS` items, `BYTES`
+    bytes or `PARTS` parts is left out too, and the pages that follow are not asked for.
 
     Raises:
         BackendStartError: the peer's list has no end, or is not a list.

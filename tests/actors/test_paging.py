@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 
-from mcpactors.actors.paging import BYTES, ITEMS, TOLD, Page, read_all
+from mcpactors.actors.paging import BYTES, ITEMS, PARTS, TOLD, Page, read_all
 
 Row = Mapping[str, Any]
 
@@ -39,7 +39,8 @@ async def test_p6_a_list_has_so_many_items_and_what_comes_after_them_is_left_out
     [record] = caplog.records
     assert (record.levelno, record.getMessage()) == (
         logging.WARNING,
-        f"tools/list has more than {ITEMS} items, or {BYTES} bytes: what comes after item {ITEMS} is left out",
+        f"tools/list has more than {ITEMS} items, {BYTES} bytes, or {PARTS} arrays, objects and members of them: "
+        f"what comes after item {ITEMS} is left out",
     )
 
 
@@ -48,6 +49,25 @@ async def test_p6_a_list_has_so_many_bytes() -> None:
     items, _ = await read_all("tools", pages(tools(1, 1 << 20), asked), check=True)
     assert len(items) == 15
     assert len(asked) == 16
+
+
+@pytest.mark.parametrize("check", [True, False])
+async def test_p6_a_list_has_so_many_parts_for_small_ones_take_many_times_the_bytes_that_they_are(check: bool) -> None:
+    asked: list[dict[str, Any]] = []
+    crowded: Row = {"name": "t", "inputSchema": {"type": "object", "x": [[]] * (PARTS // 20)}}
+    items, _ = await read_all("tools", pages([crowded], asked), check=check)
+    assert len(items) == 9  # each has some more than a tenth
+    assert len(asked) == 10
+
+
+@pytest.mark.parametrize(
+    "text", [",[{" * 30, '\\",[{' * 30, '",' * 100 + "\\" * 3], ids=["brackets", "quotes", "backslashes"]
+)
+async def test_p6_what_is_in_strings_is_no_part(text: str) -> None:
+    asked: list[dict[str, Any]] = []
+    rows: list[Row] = [{"name": f"t{n}", "description": text, "inputSchema": {"type": "object"}} for n in range(100)]
+    items, _ = await read_all("tools", pages(rows, asked), check=False)
+    assert len(items) == ITEMS
 
 
 async def test_p6_rows_that_are_left_out_count_so_that_a_list_of_nothing_else_ends() -> None:
