@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from mcp.shared.message import SessionMessage
 from mcp_types.jsonrpc import JSONRPCRequest
 
+from mcpactors.runtime.reply import CallDeadlines
 from mcpactors.transports.lines.flood import (
     AHEAD,
     AT_ONCE,
@@ -271,6 +272,14 @@ async def test_f4_a_reply_behind_a_hundred_thousand_lines_of_progress_is_half_a_
     assert 0.1 < trio.current_time() < 0.6
 
 
+async def test_f6_a_reply_behind_a_hundred_thousand_lines_of_rubbish_comes_before_its_call_is_given_up(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    messages, _ = await read_all(b"a line for whoever looks\n" * 100_000 + REPLY + b"\n")
+    assert messages[-1].id == 1
+    assert trio.current_time() < CallDeadlines().idle
+
+
 async def test_p6_a_backend_of_many_calls_that_each_tell_their_progress_does_not_flood(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -293,6 +302,17 @@ async def test_p6_a_backend_of_many_calls_that_each_tell_their_progress_does_not
         async for item in reader:
             assert isinstance(item, SessionMessage)
     assert trio.current_time() == pytest.approx(seconds, abs=0.01)
+
+
+@pytest.mark.parametrize("params", [{"progressToken": 1, "progress": 1}, {"level": "info", "data": ""}])
+async def test_p6_what_takes_long_to_parse_is_waited_for_though_it_is_one_line(
+    params: dict[str, Any], autojump_clock: trio.testing.MockClock
+) -> None:
+    method = PROGRESS if "progress" in params else LOG
+    said = line(method, **params, _meta={"much": ["x" * 40] * 10_000})
+    messages, _ = await read_all(b"\n".join([*[said] * AHEAD, b""]))
+    assert len(messages) == AHEAD
+    assert trio.current_time() > 0.5
 
 
 async def test_p6_who_says_what_costs_much_is_read_in_smaller_pieces(autojump_clock: trio.testing.MockClock) -> None:

@@ -18,7 +18,23 @@ from attrs import define, field
 
 from mcpactors.transports.lines.framing import LongLine
 
-__all__ = ["DEAR", "DROPPED", "FEW", "LOGS_KEPT", "READ", "SAID", "SKIPPED", "Allowance", "Steps", "cost", "thinned"]
+__all__ = [
+    "DEAR",
+    "DROPPED",
+    "FEW",
+    "LOGS_KEPT",
+    "LONGEST",
+    "LOOKED_AT",
+    "PARSED",
+    "READ",
+    "SAID",
+    "SKIPPED",
+    "SMALL",
+    "Allowance",
+    "Steps",
+    "cost",
+    "thinned",
+]
 
 # --- What need not be read --------------------------------------------------------------------------------------------
 
@@ -129,13 +145,17 @@ class _Later:
 
 # --- How long to wait -------------------------------------------------------------------------------------------------
 
-SAID: Final = 20e-6
+SAID: Final = 16e-6
 """Seconds that a message costs that nobody waits for: rough ones, which say how the costs compare. `SKIPPED`: a line
 that cannot be read. `DROPPED`: one that was not looked into; `READ`: to read so much at once that there were any."""
 SKIPPED: Final = 4e-6
 DROPPED: Final = 0.25e-6
 READ: Final = 150e-6
-_BYTE: Final = 5e-9
+PARSED: Final = 30e-9
+"""Seconds a byte of what was parsed; `LOOKED_AT`: of what was not."""
+LOOKED_AT: Final = 5e-9
+SMALL: Final = 4096
+"""Bytes of a message that is waited for, which cost nothing; larger ones do, as their parsing is felt."""
 SHARE: Final = 0.001
 """Of all time, for what nobody waits for: 50 messages a second, or three pipes full of which most need not be read.
 More is felt not for what we do with it but for its writer, which says the next 64 KiB on a processor that others
@@ -150,8 +170,8 @@ AT_ONCE: Final = 0.005
 DEAR: Final = 0.0007
 """Seconds that one read may cost: who has more to say of what costs so much is read in smaller pieces, as others feel a
 long one and not many short ones. As much as a pipe holds of what is mostly dropped costs less."""
-LONGEST: Final = 0.5
-"""Seconds to wait at once; only a pipe full of rubbish comes to so much."""
+LONGEST: Final = 1.0
+"""Seconds to wait at most for 64 KiB; only rubbish comes to so much, and what takes very long to parse."""
 _SHORTEST: Final = 0.001
 """Less is not worth a timer."""
 STEP: Final = 1 / 20
@@ -159,9 +179,9 @@ STEP: Final = 1 / 20
 AHEAD: Final = 10
 
 
-def cost(each: float, size: int) -> float:
-    """Seconds for a line of so many bytes."""
-    return each + size * _BYTE
+def cost(each: float, size: int, byte: float = PARSED) -> float:
+    """Seconds for a line of so many bytes, each of which costs `byte`."""
+    return each + size * byte
 
 
 @define(eq=False)
@@ -172,6 +192,8 @@ class Allowance:
     time that is measured but lines that are counted: the same lines wait equally long everywhere.
     """
 
+    longest: float = LONGEST
+    """Seconds to wait at once: less where less is read at once, or smaller pieces would be read more slowly."""
     _left: float = BURST
     _now: float = AT_ONCE
     _at: float = 0.0
@@ -185,8 +207,8 @@ class Allowance:
     def spend(self, seconds: float) -> None:
         """So much more was for nobody."""
         self._taken += seconds
-        self._left = max(self._left - seconds, -LONGEST * SHARE)
-        self._now = max(self._now - seconds, -LONGEST * HASTE)
+        self._left = max(self._left - seconds, -self.longest * SHARE)
+        self._now = max(self._now - seconds, -self.longest * HASTE)
 
     def taken(self) -> float:
         """How much was spent since this was last asked."""

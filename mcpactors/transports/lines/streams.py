@@ -39,9 +39,13 @@ from mcpactors.transports.lines.flood import (
     DROPPED,
     FEW,
     LOGS_KEPT,
+    LONGEST,
+    LOOKED_AT,
+    PARSED,
     READ,
     SAID,
     SKIPPED,
+    SMALL,
     Allowance,
     Steps,
     cost,
@@ -49,7 +53,6 @@ from mcpactors.transports.lines.flood import (
 )
 from mcpactors.transports.lines.framing import (
     BOM,
-    KEPT,
     WHY,
     LineFramer,
     LongLine,
@@ -88,7 +91,7 @@ class ReadStatistics:
 
 def _rubbish(line: bytes | LongLine, limits: StdioLimits) -> Skip | None:
     """Why a line is no message, if that shows at its beginning, as with most that was never meant to be one."""
-    if isinstance(line, LongLine) or line.startswith(_OPENING) or len(line) > KEPT or b'"id"' in line:
+    if isinstance(line, LongLine) or line.startswith(_OPENING) or b'"id"' in line:
         return None
     if line.startswith(_JSON):
         if misshapen(line, limits.depth, limits.parts) is not None:
@@ -187,6 +190,7 @@ class StdioReader(ObjectReceiveStream[SessionMessage | Exception]):
         if not data:
             self._end()
             return False
+        self._allowance.longest = LONGEST * self._size / _CHUNK
         self._take(self._framer.feed(data))
         if self._framer.unfinished - self.limits.line > self.limits.endless:
             self._end()
@@ -234,14 +238,19 @@ class StdioReader(ObjectReceiveStream[SessionMessage | Exception]):
     def _read(self, line: bytes | LongLine) -> JSONRPCMessage | None:
         self._seen += 1
         size = line.size if isinstance(line, LongLine) else len(line)
-        message = None
         if (kind := _rubbish(line, self.limits)) is not None:
             self._complain(kind, None)
-        else:
-            read = _parsed(line, self.limits)
-            message = self._refuse(read, line) if isinstance(read, str) else self._admit(read, size)
-        if not isinstance(message, self._wanted) and not self._is_waited_for(message):
-            self._allowance.spend(cost(SKIPPED if message is None else SAID, size))
+            self._allowance.spend(cost(SKIPPED, size, LOOKED_AT))
+            return None
+        read = _parsed(line, self.limits)
+        message = self._refuse(read, line) if isinstance(read, str) else self._admit(read, size)
+        if isinstance(message, self._wanted):
+            return message
+        byte = LOOKED_AT if isinstance(line, LongLine) else PARSED
+        if not self._is_waited_for(message):
+            self._allowance.spend(cost(SKIPPED if message is None else SAID, size, byte))
+        elif size > SMALL:
+            self._allowance.spend(cost(0, size, byte))
         return message
 
     def _is_waited_for(self, message: JSONRPCMessage | None) -> bool:
