@@ -57,16 +57,16 @@ class Definitions:
             if id(tool) not in self._ahead:
                 self._ahead[id(tool)] = (tool, _digests(tool))
 
-    def look(self, tools: Iterable[Mapping[str, Any]]) -> list[ToolChange]:
-        """Take what the actor lists now; returns what is different from the first sight and was not at the last."""
-        news: list[ToolChange] = []
+    def look(self, tools: Iterable[Mapping[str, Any]]) -> list[str]:
+        """Take what the actor lists now; returns who is different from the first sight and was not so at the last."""
+        news: list[str] = []
         for tool in tools:
             name = str(tool.get("name"))
             _, digests = self._ahead.get(id(tool)) or (tool, _digests(tool))
             first = self._first.setdefault(name, digests)
             # At first sight they are the same object, of which equality would compare every part.
             if first is not digests and digests != self._now.get(name, first) and digests != first:
-                news.append(_change(name, first, digests))
+                news.append(name)
             self._now[name] = digests
         self._ahead.clear()
         while len(self._first) > REMEMBERED:
@@ -74,17 +74,25 @@ class Definitions:
             del self._first[oldest], self._now[oldest]
         return news
 
+    def change(self, tool: str) -> ToolChange | None:
+        """What is different with a tool since it was first seen, or approved."""
+        first, now = self._first.get(tool), self._now.get(tool)
+        return _change(tool, first, now) if first is not None and now is not None and now != first else None
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """Every tool that is not what it was, and that nobody has approved."""
+        return tuple(name for name, now in self._now.items() if now != self._first[name])
+
     @property
     def changes(self) -> tuple[ToolChange, ...]:
-        """Every tool that is not what it was, and that nobody has approved."""
-        return tuple(
-            _change(name, self._first[name], now) for name, now in self._now.items() if now != self._first[name]
-        )
+        """Those, and what is different with each; of thousands it takes long."""
+        return tuple(_change(name, self._first[name], self._now[name]) for name in self.changed)
 
     def approve(self, tools: Iterable[str]) -> tuple[str, ...]:
         """Take these tools as they are now for what they are to be; without any, all. Returns which had changed."""
         wanted = frozenset(tools)
-        approved = tuple(change.tool for change in self.changes if not wanted or change.tool in wanted)
+        approved = tuple(name for name in self.changed if not wanted or name in wanted)
         self._first.update({name: self._now[name] for name in approved})
         return approved
 

@@ -63,10 +63,10 @@ class Running:
     def examine(self, tools: Sequence[Mapping[str, Any]]) -> bool:
         """Hold tools that are about to be listed against what they were; True: others are to be hidden now."""
         quarantine = "quarantine" in self.policies
-        before = self.definitions.changes if quarantine else ()
-        changes = self.definitions.look(tools)
-        more = len(changes) - TOLD
-        for number, change in enumerate(changes[:TOLD], 1):
+        before = self.definitions.changed if quarantine else ()
+        changed = self.definitions.look(tools)
+        more = len(changed) - TOLD
+        for number, change in enumerate(filter(None, map(self.definitions.change, changed[:TOLD])), 1):
             logger.log(
                 logging.INFO if self.policies <= {"allow"} else logging.WARNING,
                 "%s: the tool %r is not what it was when it was first seen: %s changed%s%s",
@@ -76,11 +76,11 @@ class Running:
                 "; it is hidden until approve() of its mount" if quarantine else "",
                 f"; and so with {more} more of its tools" if more > 0 and number == TOLD else "",
             )
-        return quarantine and self.definitions.changes != before
+        return quarantine and self.definitions.changed != before
 
     def hidden(self, policy: ChangePolicy) -> Visibility:
         """Hides the tools that are in quarantine."""
-        changed = [change.tool for change in self.definitions.changes] if policy == "quarantine" else []
+        changed = self.definitions.changed if policy == "quarantine" else ()
         return Visibility((Rule(False, names=changed, components={"tool"}),)) if changed else SHOW_ALL
 
     def row(self, info: ActorInfo, stalls: int) -> ActorInfo:
@@ -88,7 +88,7 @@ class Running:
         heard = self.stderr.dropped if self.stderr is not None else {}
         return evolve(
             info,
-            changed_tools=tuple(change.tool for change in self.definitions.changes),
+            changed_tools=self.definitions.changed,
             threads=self.threads.borrowed_tokens if self.threads is not None else 0,
             stalls=stalls,
             dropped={str(kind): number for kind, number in heard.items()},

@@ -234,7 +234,9 @@ def test_f41_of_lists_that_are_not_published_no_more_is_kept_than_of_those_that_
 def test_f41_every_field_that_is_decided_by_counts(name: str) -> None:
     seen = Definitions()
     assert seen.look([WAS]) == []
-    assert seen.look([{**WAS, name: {"changed": True}}]) == [ToolChange("add", (name,))]
+    assert seen.look([{**WAS, name: {"changed": True}}]) == ["add"]
+    assert seen.changes == (ToolChange("add", (name,)),)
+    assert seen.change("add") == ToolChange("add", (name,))
 
 
 def test_f41_the_order_of_keys_and_what_nobody_decides_by_do_not_count() -> None:
@@ -243,3 +245,4 @@ def test_f41_the_order_of_keys_and_what_nobody_decides_by_do_not_count() -> None
     again = {"inputSchema": {"title": "x", "type": "object"}, **WAS, "_meta": {"anything": 1}}
     assert seen.look([{**again, "inputSchema": {"title": "x", "type": "object"}}]) == []
     assert seen.changes == ()
+    assert seen.change("add") is None
