@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from urllib.parse import urlsplit
 
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 
 from mcpactors import Server, open_runtime
 from mcpactors.errors import ConfigError
-from mcpactors.transports.http_server.guard import names_of, refusal
+from mcpactors.transports.asgi.listen import authority
+from mcpactors.transports.http_server.guard import is_loopback, names_of, refusal
 from tests.transports.http_raw import connected
 
 
@@ -149,3 +151,38 @@ async def test_f33_every_route_refuses_before_a_body_is_read(fields: str, status
         async with connected(port) as client:
             await client.write(b"GET /custom HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert (await client.reply()).status == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "ours"),
+    [("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("Localhost", True), ("0.0.0.0", False), ("::", False)]
+    + [("", False), ("10.0.0.1", False), ("box.lan", False), ("localhost.evil.example", False)],
+)
+def test_f33_who_can_connect_to_what_is_bound(host: str, ours: bool) -> None:
+    assert is_loopback(host) is ours
+
+
+@pytest.mark.parametrize(
+    ("host", "warned"), [("127.0.0.1", []), ("127.1", ["127.1"])]
+)  # the second is not known for it
+async def test_f33_who_is_not_on_the_loopback_and_asks_for_no_tokens_is_warned(
+    host: str, warned: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_runtime(Server("main")) as runtime, runtime.serve_http(host=host, port=0):
+        told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert [line.split(",")[0] for line in told] == [f"bound to {host}" for host in warned]
+    assert all("docs/security.md" in line for line in told)
+
+
+@pytest.mark.parametrize(
+    ("bound", "url"),
+    [
+        ("0.0.0.0", "127.0.0.1:80"),
+        ("::", "[::1]:80"),
+        ("", "127.0.0.1:80"),
+        ("box.lan", "box.lan:80"),
+        ("::1", "[::1]:80"),
+    ],
+)
+def test_the_url_of_what_is_bound_to_every_address_is_one_for_clients(bound: str, url: str) -> None:
+    assert authority(bound, 80) == url

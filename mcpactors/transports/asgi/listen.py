@@ -21,9 +21,11 @@ from trio.abc import Listener
 
 from mcpactors.errors import ConfigError
 
-__all__ = ["listening", "tls_context"]
+__all__ = ["authority", "listening", "tls_context"]
 
 BACKLOG: Final = 256
+_REACHED_BY: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
+"""What a client can connect to where every address is bound."""
 GONE_TIMEOUT: Final = 30.0
 """Seconds after which a client whose machine says nothing any more to what we send has gone: comments are sent."""
 
@@ -32,7 +34,7 @@ GONE_TIMEOUT: Final = 30.0
 async def listening(
     host: str, port: int, uds: str | os.PathLike[str] | None = None, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[tuple[Listener[Any], str]]:
-    """A listener while the block lasts, and the URL of what it serves, without a path.
+    """A listener while the block lasts, and a URL of what it serves, without a path, that a client here can use.
 
     `uds` is the path of a Unix socket, which only our own user can connect to; host and port do not count then.
 
@@ -41,15 +43,20 @@ async def listening(
     """
     if uds is not None:
         with _unix(os.fspath(uds)) as bound:
-            scheme, authority = "http+unix" if tls is None else "https+unix", quote(os.fspath(uds), safe="")
+            scheme, where = "http+unix" if tls is None else "https+unix", quote(os.fspath(uds), safe="")
             async with _over(bound, tls) as listener:
-                yield listener, f"{scheme}://{authority}"
+                yield listener, f"{scheme}://{where}"
         return
     bound = _tcp(host, port)
     port = bound.getsockname()[1]
-    authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     async with _over(bound, tls) as listener:
-        yield listener, f"{'http' if tls is None else 'https'}://{authority}"
+        yield listener, f"{'http' if tls is None else 'https'}://{authority(host, port)}"
+
+
+def authority(host: str, port: int) -> str:
+    """What stands for an address that was bound in a URL that a client can use."""
+    host = _REACHED_BY.get(host, host)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def tls_context(certfile: str | os.PathLike[str], keyfile: str | os.PathLike[str] | None = None) -> ssl.SSLContext:

@@ -16,7 +16,7 @@ from attrs import frozen
 
 from mcpactors.errors import ConfigError
 
-__all__ = ["ANY_ADDRESS", "LOOPBACK", "Names", "names_of", "page_named", "refusal"]
+__all__ = ["ANY_ADDRESS", "LOOPBACK", "Names", "is_loopback", "names_of", "page_named", "refusal"]
 
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 ANY_ADDRESS: Final = ("0.0.0.0", "::")
@@ -52,6 +52,14 @@ def names_of(host: str | None, allowed_hosts: Iterable[str] = (), allowed_origin
     hosts = None if every else frozenset((*(_plain(name) for name in (*LOOPBACK, *own)), *known))
     origins = None if "*" in allowed_origins else frozenset(_checked_origin(origin) for origin in allowed_origins)
     return Names(hosts, origins)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether nobody but this machine can connect to what is bound to `host`; of a name that is not known."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return _plain(host) in LOOPBACK
 
 
 def refusal(names: Names, fields: Iterable[tuple[bytes, bytes]]) -> Refusal | None:

@@ -6,11 +6,12 @@ guard (guard.py). The other end: http_client/client.py, and http_client/streams.
 
 from __future__ import annotations
 
+import logging
 import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, nullcontext
-from typing import Any
+from typing import Any, Final
 
 import trio
 from mcp.server.lowlevel import Server
@@ -21,13 +22,21 @@ from mcpactors.runtime.policy import DEFAULT_CLIENTS, ClientLimits
 from mcpactors.transports.asgi import STOPPING, ASGIApp, HostLimits, Receive, Scope, Send, listening, serve
 from mcpactors.transports.http_server.bearer import Bearer
 from mcpactors.transports.http_server.cors import shared_with_pages
-from mcpactors.transports.http_server.guard import Names, names_of, refusal
+from mcpactors.transports.http_server.guard import Names, is_loopback, names_of, refusal
 from mcpactors.transports.http_server.reply import say
 from mcpactors.transports.http_server.sessions import SessionLimits, Sessions
 from mcpactors.transports.http_server.sse import SSEFront
 from mcpactors.transports.websocket.server import WebSocketFront, wants_websocket
 
 __all__ = ["serve_http"]
+
+logger = logging.getLogger("mcpactors")
+
+OPEN: Final = (
+    "bound to %s, and nobody is asked for a token: whoever reaches this machine may call everything. Bind it to "
+    "127.0.0.1, or put what asks for tokens before it; a program gives serve_http(auth=..., token_verifier=...): "
+    "docs/security.md"
+)
 
 _Guard = Callable[[ASGIApp], ASGIApp]
 
@@ -82,6 +91,8 @@ async def serve_http(
         return scope["method"] == "GET" and _is_endpoint(scope, path)
 
     async with listening(host, port, uds, ssl_context) as (listener, origin):
+        if bearer is None and uds is None and not is_loopback(host):
+            logger.warning(OPEN, host)
         async with (
             manager.run(),
             sse.run(stopping),
