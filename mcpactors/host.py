@@ -309,9 +309,10 @@ class Runtime:
     async def serve_stdio(self, stopping: trio.Event | None = None) -> None:
         """Serve one client on this process's stdin and stdout until it closes them, or until `stopping` is set.
 
-        Then what it has asked has `RuntimeSettings.drain` seconds to be answered, and nothing new is begun.
+        Then what it has asked has `RuntimeSettings.drain` seconds to be answered, and nothing new is begun. After the
+        end of stdin it has 0.8 s, from when all that is mounted has started or failed to.
         """
-        await serve_stdio(self.server, stopping, self.settings.drain, self.settings.clients)
+        await serve_stdio(self.server, stopping, self.settings.drain, self.settings.clients, self._started)
 
     def end_listening(self) -> None:
         """End the streams of changes of modern clients in good order: serving is about to end (promise P10)."""
@@ -321,11 +322,10 @@ class Runtime:
         self._clients.left(session)
         self._forest.tell_proxies(SessionEnded(session))
 
-    async def _settled(self) -> None:
-        """Wait until all that is mounted at the start has started, or failed to. Raises `NameConflict`."""
+    async def _started(self) -> None:
+        """Wait until all that is mounted now has started, or failed to, for the first time."""
         for running in list(self._forest.running.values()):
             await self._forest.supervisor.wait_settled(running.ref.name)
-        await self.refuse_conflicts()
 
 
 @asynccontextmanager
@@ -351,7 +351,8 @@ async def open_runtime(main: object = "main", *, settings: RuntimeSettings | Non
         async with trio.open_nursery() as nursery, own_orphans(nursery) if settings.subreaper else nullcontext():
             runtime = Runtime(name, nursery, None if isinstance(main, str) else main, settings, dog)
             try:
-                await runtime._settled()
+                await runtime._started()
+                await runtime.refuse_conflicts()
                 yield runtime
             finally:
                 runtime.end_listening()

@@ -154,12 +154,14 @@ async def test_f33_every_route_refuses_before_a_body_is_read(fields: str, status
 
 
 @pytest.mark.parametrize(
-    ("host", "ours"),
-    [("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("Localhost", True), ("0.0.0.0", False), ("::", False)]
-    + [("", False), ("10.0.0.1", False), ("box.lan", False), ("localhost.evil.example", False)],
+    ("hosts", "ours"),
+    [
+        (["127.0.0.1", "127.8.8.8", "::1", "Localhost"], True),
+        (["0.0.0.0", "::", "", "10.0.0.1", "box.lan", "localhost.evil.example"], False),
+    ],
 )
-def test_f33_who_can_connect_to_what_is_bound(host: str, ours: bool) -> None:
-    assert is_loopback(host) is ours
+def test_f33_who_can_connect_to_what_is_bound(hosts: list[str], ours: bool) -> None:
+    assert {is_loopback(host) for host in hosts} == {ours}
 
 
 @pytest.mark.parametrize(

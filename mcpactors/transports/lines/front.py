@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import trio
@@ -101,8 +102,13 @@ async def serve_duplex(
     limits: StdioLimits,
     stopping: trio.Event | None = None,
     drain: float = 30.0,
+    started: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
 ) -> None:
-    """Serve one client, as a `LinesFront` does, until it leaves, or until `stopping` is set."""
+    """Serve one client, as a `LinesFront` does, until it leaves, or until `stopping` is set.
+
+    The end of what comes may be that of what was piped in: what was asked is answered, if it is answered soon, or soon
+    after `started()` has returned: until then nothing could be.
+    """
     front = LinesFront(server, limits, drain)
     async with front.run(stopping):
-        await front.serve(incoming, outgoing)
+        await front.serve(incoming, outgoing, read=partial(Desk.read_and_answer, started=started))

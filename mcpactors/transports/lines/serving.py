@@ -2,13 +2,14 @@
 
 Rule: the reading task takes what comes, in order, and waits for nobody but the handshake; each request has a task.
 What a client has cancelled is not answered; what runs when it leaves is answered that its connection closed. To stop
-is to read no further once what was asked is answered. Who is served together: lines/front.py. Promises F6 to F13, P10.
+is to read no further once what was asked is answered, and so is the end of stdin. Who is served together:
+lines/front.py. Promises F6 to F13, P10.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -59,6 +60,9 @@ EARLY: Final = 8
 """Notifications before the first request that are kept for the era of that; more are dropped."""
 LAST_WORD: Final = 1.0
 """Seconds for the answer to what runs when its client leaves."""
+LAST_ANSWERS: Final = 0.8
+"""Seconds that what runs has when stdin ends. SIGTERM is sent 1 s after that by gateways like us, 2 s by clients."""
+LASTING: Final = "subscriptions/listen"
 _OLD: Final = TransportContext(kind="jsonrpc", can_send_request=True)
 _MODERN: Final = TransportContext(kind="jsonrpc", can_send_request=False)
 _STOPPING: Final = ErrorData(code=ActorStopped.code, message="this server is stopping: nothing new is begun")
@@ -79,6 +83,8 @@ class Desk:
     _calls: dict[RequestId, Channel] = field(factory=dict, init=False)
     _questions: Questions = field(factory=Questions, init=False)
     _stopping: bool = field(default=False, init=False)
+    _ended: bool = field(default=False, init=False)  # nothing more comes, and what runs is still answered
+    _running: int = field(default=0, init=False)  # requests that will be answered by themselves
 
     def __attrs_post_init__(self) -> None:
         self._connection = Connection.for_loop(self)
@@ -99,9 +105,24 @@ class Desk:
             del item  # it may be large, and nothing may follow it for long
             self._look()
 
+    async def read_and_answer(self, reader: StdioReader, started: Callable[[], Awaitable[None]]) -> None:
+        """Take what comes, to the end, and answer what is answered soon after that, and after `started()`.
+
+        Nobody can answer what is still asked. A stop ends it at once.
+        """
+        await self.read(reader)
+        self._ended = True
+        self._questions.end()
+        self._look()
+        if not self._stopping:
+            await started()
+            await trio.sleep(LAST_ANSWERS)
+
     def stop(self) -> None:
-        """Begin nothing new, and end as soon as nothing is open."""
+        """Begin nothing new, and end as soon as nothing is open; at once, if nothing more comes."""
         self._stopping = True
+        if self._ended:
+            self.end()
         self._look()
 
     def end(self) -> None:
@@ -116,7 +137,7 @@ class Desk:
 
     def _look(self) -> None:
         """Something has been answered, or needs no answer any more."""
-        if self._stopping and not self._writer.owed.open:
+        if (self._stopping and not self._writer.owed.open) or (self._ended and not self._running):
             self.end()
 
     # --- What the client says -----------------------------------------------------------------------------------------
@@ -153,6 +174,7 @@ class Desk:
         else:
             channel = Channel(_OLD, said.id, self._metadata, self.tell, self.ask)
         self._calls[said.id] = channel
+        self._running += said.method != LASTING
         if said.method == "initialize":  # who sends the next request without waiting for this is introduced
             await self._answer(channel, said)
         else:
@@ -175,6 +197,7 @@ class Desk:
             await self._answer_and_say(channel, said)
         finally:
             channel.end()
+            self._running -= said.method != LASTING
         self._look()
 
     async def _answer_and_say(self, channel: Channel, said: JSONRPCRequest) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,10 +29,12 @@ async def serve_stdio(
     stopping: trio.Event | None = None,
     drain: float = 30.0,
     clients: ClientLimits = DEFAULT_CLIENTS,
+    started: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
 ) -> None:
     """Serve until the client closes our stdin, or until `stopping` is set.
 
-    Then nothing new is begun, and what the client has asked has `drain` seconds to be answered.
+    Then nothing new is begun, and what the client has asked has `drain` seconds to be answered; when it has closed our
+    stdin, a moment (docs/closing.md), or until a moment after `started()` has returned.
     """
     if sys.platform == "win32":  # no pipe of ours can be waited for there
         async with stdio_server() as (read, write):
@@ -41,7 +43,7 @@ async def serve_stdio(
     limits = StdioLimits(line=clients.line, depth=clients.depth, id=clients.id, parts=PARTS, endless=16 * clients.line)
     with _own_descriptors() as (stdin, stdout):
         incoming, outgoing = trio.lowlevel.FdStream(os.dup(stdin)), trio.lowlevel.FdStream(os.dup(stdout))
-        await serve_duplex(server, incoming, outgoing, limits, stopping, drain)
+        await serve_duplex(server, incoming, outgoing, limits, stopping, drain, started)
 
 
 @contextmanager
