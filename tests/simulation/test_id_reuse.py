@@ -1,7 +1,8 @@
 """F13, F14: however many clients use the same ids, and however often one id is used again, no reply goes astray.
 
-Rule: 10^4 calls, others on each Python, in flight beside calls of other clients under the same id, to
-one and the same backend, which answers them out of order. What a client asks says who it is; so must what it gets.
+Rule: 10^4 calls in flight beside calls of other clients under the same id, to one and the same backend, which answers
+them out of order. What a client asks says who it is; so must what it gets. That a second call under an id in flight is
+refused is shown on each wire (tests/transports).
 """
 
 from __future__ import annotations
