@@ -25,7 +25,7 @@ from starlette.routing import Route
 from mcpactors.actors.backend import RootsChanged, SessionEnded
 from mcpactors.backends import example_config
 from mcpactors.config import Isolation, MCPConfig
-from mcpactors.configfile import load_config
+from mcpactors.configfile import load_config, parse_config
 from mcpactors.errors import BackendStartError, ConfigError, MCPActorsError, NameConflict, NamespaceError
 from mcpactors.foreign import auth_of
 from mcpactors.isolation import placed
@@ -185,13 +185,14 @@ class Runtime:
         return handle
 
     def mount_config(
-        self, config: MCPConfig | str | Path, instead_of: Mounted | None = None
+        self, config: MCPConfig | Mapping[str, Any] | str | os.PathLike[str], instead_of: Mounted | None = None
     ) -> dict[str, MountHandle | MCPActorsError]:
         """Mount every server of a config that is not disabled; several get their names as namespaces, one none.
 
-        `config` is the file's path, or what `load_config` made of it. Returns at once (it is not awaited), with a
-        handle a server, or the error for one that cannot be mounted at all. A module that cannot be loaded is mounted
-        as a backend that does not start, and says why: it is tried again.
+        `config` is the file's path, what `load_config` made of it, or a mapping as in the file (a relative `cwd`, `ca`
+        or `module` is relative to the folder that we are in). Returns at once (it is not awaited), with a handle a
+        server, or the error for one that cannot be mounted at all. A module that cannot be loaded is mounted as a
+        backend that does not start, and says why: it is tried again.
 
         `instead_of` is what an earlier call returned, for a file that has changed since (features E7). A server of
         which it says the same goes on, with its process; one of which it says something else is replaced, one that is
@@ -201,7 +202,10 @@ class Runtime:
             ConfigError: the file is wrong; nothing has changed.
             MCPActorsError: one of its servers cannot be mounted at all, and there is an `instead_of`; likewise.
         """
-        config = config if isinstance(config, MCPConfig) else load_config(config)
+        if isinstance(config, Mapping):
+            config = parse_config(config, source="mount_config")
+        elif not isinstance(config, MCPConfig):
+            config = load_config(config)
         return mount_config(self._forest, config, instead_of)
 
     async def take_copy(self, handle: MountHandle) -> CatalogDiff:

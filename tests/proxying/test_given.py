@@ -157,6 +157,19 @@ async def test_a_module_that_cannot_be_loaded_is_missing_until_it_can(tmp_path: 
         assert "late_hello" in [tool.name for tool in (await client.list_tools(cache_mode="bypass")).tools]
 
 
+async def test_a_config_is_mounted_from_a_mapping_too() -> None:
+    async with open_runtime("main") as runtime, runtime.client() as client:
+        weather = {"module": "mcpactors.example:weather"}
+        mounted = runtime.mount_config({"mcpServers": {"a": weather, "b": weather}})
+        for handle in mounted.values():
+            assert isinstance(handle, MountHandle)
+            await handle.settled()
+        assert [tool.name for tool in (await client.list_tools()).tools] == ["a_forecast", "b_forecast"]
+        with pytest.raises(ConfigError, match=r'mount_config: the servers stand at the top; wrap them: {"mcpServers"'):
+            runtime.mount_config({"a": weather})
+        assert len(runtime.ps().children) == 2
+
+
 async def test_arguments_in_the_command_are_told_where_they_belong() -> None:
     async with open_runtime("main") as runtime:
         handle = await runtime.mount(create_proxy({"command": "python -m foo"}))
