@@ -313,5 +313,5 @@ class LocalActor(Actor):
 
         self._local.adopt()  # what was added meanwhile
         asked_at = trio.current_time()  # of two that are asked for at once, the later one is the newer one
-        items, _ = await read_all(request.params["kind"], page, check=False)
-        return Listing(items, fresh=self._local.tells, learnt_at=asked_at)
+        read = await read_all(request.params["kind"], page, check=False)
+        return Listing(read.items, fresh=self._local.tells, learnt_at=asked_at, parts=read.parts)

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import trio
-from attrs import define, field
+from attrs import define, field, frozen
 from mcp_types import Prompt, Resource, ResourceTemplate, Tool
 from pydantic import BaseModel, ValidationError
 
@@ -20,7 +20,7 @@ from mcpactors.errors import BackendStartError
 from mcpactors.runtime.methods import FIELDS, LISTS
 from mcpactors.runtime.naming import KEYS, Kind
 
-__all__ = ["CHANGES", "METHODS", "UPDATED", "read_all"]
+__all__ = ["CHANGES", "METHODS", "UPDATED", "Read", "read_all"]
 
 logger = logging.getLogger("mcpactors")
 
@@ -103,7 +103,7 @@ class _Taken:
     full: bool = False
     _seen: int = 0
     _size: int = 0
-    _parts: int = 0
+    parts: int = 0
     _left_out: int = 0
     _at_once: int = 0
 
@@ -119,9 +119,9 @@ class _Taken:
                 continue
             size, parts = found
             self._size += size
-            self._parts += parts
+            self.parts += parts
             self._at_once += size
-            if self._seen > ITEMS or self._size > BYTES or self._parts > PARTS:
+            if self._seen > ITEMS or self._size > BYTES or self.parts > PARTS:
                 self.full = True
                 logger.warning(_FULL, METHODS[self.kind], ITEMS, BYTES, PARTS, self._seen - 1)
                 return
@@ -135,8 +135,19 @@ class _Taken:
             logger.warning("left out of %s: %.80r, %s%s", METHODS[self.kind], name, why, more)
 
 
-async def read_all(kind: Kind, page: Page, *, check: bool) -> tuple[tuple[Mapping[str, Any], ...], int | None]:
-    """All items of a kind, and the shortest `ttlMs` of its pages (None: none was said).
+@frozen
+class Read:
+    """What there is of a kind."""
+
+    items: tuple[Mapping[str, Any], ...] = ()
+    ttl: int | None = None
+    """The shortest `ttlMs` of its pages. None: none was said."""
+    parts: int = 0
+    """Arrays, objects and members of them."""
+
+
+async def read_all(kind: Kind, page: Page, *, check: bool) -> Read:
+    """All items of a kind.
 
     `page(method, params)` gets one page, or None when the peer has no such method. What cannot be sent to clients is
     left out, and logged; with `check` that which breaks the schema, too. What comes after `ITEMS` items, `BYTES`
@@ -152,7 +163,7 @@ async def read_all(kind: Kind, page: Page, *, check: bool) -> tuple[tuple[Mappin
     for _ in range(PAGES):
         result = await page(METHODS[kind], params)
         if result is None:
-            return (), None
+            return Read()
         rows = result.get(FIELDS[kind])
         if not isinstance(rows, list):
             raise BackendStartError(f"{METHODS[kind]} was answered without a list of {FIELDS[kind]}")
@@ -162,7 +173,7 @@ async def read_all(kind: Kind, page: Page, *, check: bool) -> tuple[tuple[Mappin
             ttl = int(said) if ttl is None else min(ttl, int(said))
         cursor = result.get("nextCursor")
         if not isinstance(cursor, str) or taken.full:
-            return tuple(taken.items), ttl
+            return Read(tuple(taken.items), ttl, taken.parts)
         if cursor in seen:
             raise BackendStartError(f"{METHODS[kind]} gives the same cursor twice: its list has no end")
         seen.add(cursor)

@@ -19,7 +19,7 @@ from mcp.shared.inbound import find_invalid_x_mcp_header
 from mcp_types import METHOD_NOT_FOUND
 
 from mcpactors.actors.backend import OURS, Backend, Connect, Introduction, RootsChanged, SessionEnded, mapping
-from mcpactors.actors.paging import CHANGES, UPDATED, read_all
+from mcpactors.actors.paging import CHANGES, UPDATED, Read, read_all
 from mcpactors.actors.pool import SessionPool
 from mcpactors.actors.session import BackendSession
 from mcpactors.actors.wire import envelope
@@ -251,8 +251,8 @@ class ProxyActor(Actor):
         self._unlearnt.pop(kind, None)
         self._fresh_until[kind] = float("inf")  # a change notice that comes while we read takes this away again
         try:
-            items, ttl = await read_all(kind, page, check=True) if self._offers(kind) else ((), None)
-            self._keep(kind, items, ttl, frozenset(through))
+            read = await read_all(kind, page, check=True) if self._offers(kind) else Read()
+            self._keep(kind, read, frozenset(through))
         except MCPActorsError as error:
             self._fresh_until.pop(kind, None)
             self._unlearnt[kind] = error
@@ -264,20 +264,19 @@ class ProxyActor(Actor):
             del self._learning[kind]
             event.set()
 
-    def _keep(
-        self, kind: Kind, items: tuple[Mapping[str, Any], ...], ttl_ms: int | None, through: frozenset[str]
-    ) -> None:
+    def _keep(self, kind: Kind, read: Read, through: frozenset[str]) -> None:
+        items = read.items
         now = trio.current_time()
         wire = self._main.wire
         told = wire.tells and kind in self._fresh_until and (not wire.modern or kind in self._told_of)
         if not told:
-            self._fresh_until[kind] = now + (ttl_ms or 0) / 1000
+            self._fresh_until[kind] = now + (read.ttl or 0) / 1000
         tags = self._backend.tags
         if kind == "tools" and wire.modern and self._backend.over_http:
             items = self._callable(items)
             self._schemas = {item["name"]: item.get("inputSchema") for item in items}
         listed = tuple(with_tags(item, tags) for item in items) if tags else items
-        self._listings[kind] = Listing(listed, fresh=told, learnt_at=now, through=through)
+        self._listings[kind] = Listing(listed, fresh=told, learnt_at=now, through=through, parts=read.parts)
 
     def _callable(self, tools: tuple[Mapping[str, Any], ...]) -> tuple[Mapping[str, Any], ...]:
         """The tools that can be called over HTTP: those whose `x-mcp-header`s are valid (MCP 2026-07-28)."""

@@ -20,7 +20,7 @@ from mcpactors.actors.uris import matches
 from mcpactors.runtime.mailbox import ActorRef, Envelope, Mailbox, Request
 from mcpactors.runtime.methods import Address, address_of, readdressed
 from mcpactors.runtime.naming import KINDS, Kind, Namespace, UriFormat
-from mcpactors.runtime.remarks import remarks
+from mcpactors.runtime.remarks import remarks, strays, tell_strays
 from mcpactors.runtime.routing import (
     Change,
     ConflictPolicy,
@@ -35,15 +35,19 @@ from mcpactors.runtime.routing import (
 
 logger = logging.getLogger("mcpactors")
 
-__all__ = ["NOTHING", "REMEMBERED", "ROUTER", "RouterRef", "forward", "others"]
+__all__ = ["HELD", "NOTHING", "REMEMBERED", "ROUTER", "RouterRef", "forward", "others"]
 
 ROUTER: Final = "router"
 """The kind of the actor."""
 NOTHING: Final = Listing()
 _Listings = Mapping[ActorRef, Listing]
+_Version = tuple[Sequence[Mapping[str, Any]], int]
+"""A list as clients see it, and its parts."""
 _LOOK: Final = "some actors have changed"
 REMEMBERED: Final = 16
 """Versions of a list that comes in pages, kept for clients that are between two of them."""
+HELD: Final = 1_000_000
+"""Parts of them, arrays, objects and members of them, above which older ones are forgotten: a hundred MB or so."""
 
 
 class RouterRef(ActorRef):
@@ -57,6 +61,7 @@ class RouterRef(ActorRef):
         "_policy",
         "_recent",
         "_root",
+        "_strays",
         "_there",
         "_version",
         "budget_of",
@@ -80,8 +85,9 @@ class RouterRef(ActorRef):
         self._changed: dict[ActorRef, None] = {}
         self._changes: Counter[tuple[ActorRef, Kind]] = Counter()
         self._listeners: dict[Callable[[Change], None], None] = {}
-        self._recent: dict[Kind, dict[int, Sequence[Mapping[str, Any]]]] = {kind: {0: ()} for kind in KINDS}
+        self._recent: dict[Kind, dict[int, _Version]] = {kind: {0: ((), 0)} for kind in KINDS}
         self._version = 0
+        self._strays: frozenset[tuple[str, str]] = frozenset()
         self.versions = 1
         """Of a list that are kept: older ones are only for who has a cursor."""
         self.examine: Callable[[ActorRef, Sequence[Mapping[str, Any]]], None] = lambda ref, tools: None
@@ -135,6 +141,7 @@ class RouterRef(ActorRef):
         before, self.table = self.table, RoutingTable(places, *tables)
         for kind in KINDS:
             self._publish(kind, before.of(kind))
+        self._look_for_strays()
 
     def learn(self, kind: Kind, learnt: Mapping[ActorRef, Listing]) -> None:
         """Publish what was learnt; the table is made anew only when something in it is different."""
@@ -150,13 +157,14 @@ class RouterRef(ActorRef):
             for ref, listing in news.items():
                 if new := others(known.get(ref, NOTHING).items, listing.items):
                     self.examine(ref, new)
-        listings = {**known, **news}
+        self._listings[kind] = listings = {**known, **news}
         if any(known.get(ref, NOTHING).items != listing.items for ref, listing in news.items()):
             before = self.table.of(kind)
             changes: dict[str, Any] = {kind: KindTable.build(kind, self.table.places, listings)}
             self.table = evolve(self.table, **changes)
             self._publish(kind, before)
-        self._listings[kind] = listings
+        if kind == "tools" and any(ref not in known or known[ref].items != it.items for ref, it in news.items()):
+            self._look_for_strays()
 
     def forget(self, ref: ActorRef) -> None:
         """List nothing of this actor, until it is learnt anew: what it had does not stand in for it."""
@@ -213,7 +221,11 @@ class RouterRef(ActorRef):
 
     def recall(self, kind: Kind, version: int) -> Sequence[Mapping[str, Any]] | None:
         """The list of a kind as it was at a version; None when that is forgotten."""
-        return self._recent[kind].get(version)
+        return self._recent[kind].get(version, (None, 0))[0]
+
+    def parts(self, kind: Kind) -> int:
+        """Arrays, objects and members of them, in what is listed of a kind."""
+        return sum(listing.parts for listing in self._listings[kind].values())
 
     def _publish(self, kind: Kind, before: KindTable[ActorRef]) -> None:
         after = self.table.of(kind)
@@ -224,10 +236,15 @@ class RouterRef(ActorRef):
             return
         self._version += 1
         recent = self._recent[kind]
-        recent[self._version] = items
-        while len(recent) > self.versions:
+        recent[self._version] = (items, self.parts(kind))
+        while len(recent) > self.versions or (len(recent) > 1 and sum(held for _, held in recent.values()) > HELD):
             del recent[next(iter(recent))]
         self._tell(ListChanged(kind))
+
+    def _look_for_strays(self) -> None:
+        before, self._strays = self._strays, strays(self.table.places, self._listings["tools"])
+        if fresh := self._strays - before:
+            logger.warning("%s: %s", self.name, tell_strays(fresh))
 
     def _tell(self, change: Change) -> None:
         for listener in list(self._listeners):

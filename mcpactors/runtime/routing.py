@@ -201,6 +201,8 @@ class Listing:
     learnt_at: float = 0.0
     through: frozenset[str] = frozenset()
     """The ids of the gateways that the items have come through: circles.py."""
+    parts: int = 0
+    """Arrays, objects and members of them in its items, where they were counted: what it takes of memory."""
 
 
 # --- The table ----------------------------------------------------------------------------------------------------

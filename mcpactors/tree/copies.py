@@ -40,7 +40,13 @@ async def listed(router: RouterRef, kind: Kind) -> Listing:
     missing = (outcome.value.get("_meta") or {}).get(MISSING)
     if missing:
         raise BackendStartError(f"{missing[0]['actor']} does not say what it offers: {missing[0]['reason']}")
-    return Listing(router.table.of(kind).items, fresh=True, learnt_at=trio.current_time(), through=router.through())
+    return Listing(
+        router.table.of(kind).items,
+        fresh=True,
+        learnt_at=trio.current_time(),
+        through=router.through(),
+        parts=router.parts(kind),
+    )
 
 
 async def copied(source: ActorRef, kind: Kind) -> Listing:

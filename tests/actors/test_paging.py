@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 
-from mcpactors.actors.paging import BYTES, ITEMS, PARTS, TOLD, Page, read_all
+from mcpactors.actors.paging import BYTES, ITEMS, PARTS, TOLD, Page, Read, read_all
 
 Row = Mapping[str, Any]
 
@@ -33,7 +33,7 @@ async def test_p6_a_list_has_so_many_items_and_what_comes_after_them_is_left_out
     each: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     asked: list[dict[str, Any]] = []
-    items, _ = await read_all("tools", pages(tools(each), asked), check=False)
+    items = (await read_all("tools", pages(tools(each), asked), check=False)).items
     assert len(items) == ITEMS
     assert len(asked) == ITEMS // each + 1
     [record] = caplog.records
@@ -46,7 +46,7 @@ async def test_p6_a_list_has_so_many_items_and_what_comes_after_them_is_left_out
 
 async def test_p6_a_list_has_so_many_bytes() -> None:
     asked: list[dict[str, Any]] = []
-    items, _ = await read_all("tools", pages(tools(1, 1 << 20), asked), check=True)
+    items = (await read_all("tools", pages(tools(1, 1 << 20), asked), check=True)).items
     assert len(items) == 15
     assert len(asked) == 16
 
@@ -55,8 +55,8 @@ async def test_p6_a_list_has_so_many_bytes() -> None:
 async def test_p6_a_list_has_so_many_parts_for_small_ones_take_many_times_the_bytes_that_they_are(check: bool) -> None:
     asked: list[dict[str, Any]] = []
     crowded: Row = {"name": "t", "inputSchema": {"type": "object", "x": [[]] * (PARTS // 20)}}
-    items, _ = await read_all("tools", pages([crowded], asked), check=check)
-    assert len(items) == 9  # each has some more than a tenth
+    read = await read_all("tools", pages([crowded], asked), check=check)
+    assert len(read.items) == 9  # each has some more than a tenth
     assert len(asked) == 10
 
 
@@ -66,7 +66,7 @@ async def test_p6_a_list_has_so_many_parts_for_small_ones_take_many_times_the_by
 async def test_p6_what_is_in_strings_is_no_part(text: str) -> None:
     asked: list[dict[str, Any]] = []
     rows: list[Row] = [{"name": f"t{n}", "description": text, "inputSchema": {"type": "object"}} for n in range(100)]
-    items, _ = await read_all("tools", pages(rows, asked), check=False)
+    items = (await read_all("tools", pages(rows, asked), check=False)).items
     assert len(items) == ITEMS
 
 
@@ -75,7 +75,7 @@ async def test_p6_rows_that_are_left_out_count_so_that_a_list_of_nothing_else_en
     rows: list[Any] = [{"name": "\ud800"}] * 1000
     logging.getLogger("mcpactors").disabled = True
     try:
-        assert await read_all("tools", pages(rows, asked), check=False) == ((), None)
+        assert await read_all("tools", pages(rows, asked), check=False) == Read()
     finally:
         logging.getLogger("mcpactors").disabled = False
     assert len(asked) == ITEMS // 1000 + 1
@@ -90,7 +90,7 @@ async def test_p6_of_rows_that_are_left_out_five_are_told_and_their_faults_only_
     async def page(method: str, params: dict[str, Any]) -> Row:
         return {"tools": [crowded, *tools(1), *bad]}
 
-    items, _ = await read_all("tools", page, check=True)
+    items = (await read_all("tools", page, check=True)).items
     assert [item["name"] for item in items] == ["t0"]
     said = [record.getMessage() for record in caplog.records]  # it was a line for each, and for each fault half a line
     assert len(said) == TOLD
@@ -114,7 +114,7 @@ async def test_p6_while_a_long_list_is_checked_others_have_their_turn(rows: int,
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(other)
-        items, _ = await read_all("tools", page, check=True)
+        items = (await read_all("tools", page, check=True)).items
         nursery.cancel_scope.cancel()
     assert len(items) == rows
     assert turns >= 9

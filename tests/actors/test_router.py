@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from mcpactors.actors.router import AT_ONCE, RouterActor
-from mcpactors.actors.router_ref import REMEMBERED, RouterRef
+from mcpactors.actors.router_ref import HELD, REMEMBERED, RouterRef
 from mcpactors.runtime.actor import Actor
 from mcpactors.runtime.mailbox import Request
 from mcpactors.runtime.reply import Outcome, ReplyChannel, Result
@@ -54,15 +54,19 @@ async def test_p6_while_many_tools_are_seen_for_the_first_time_others_have_their
     assert looked[-1][0] - looked[0][0] >= 8, "a turn of another between two parts; of its first and last nobody knows"
 
 
-@pytest.mark.parametrize(("page_size", "versions"), [(None, 1), (2, REMEMBERED)])
-def test_p6_old_versions_of_a_list_are_kept_only_where_clients_can_be_between_two_pages(
-    page_size: int | None, versions: int
+@pytest.mark.parametrize(
+    ("page_size", "parts", "versions"),
+    [(None, 0, 1), (2, 0, REMEMBERED), (2, HELD // 3, 3), (2, 2 * HELD, 1)],
+)
+def test_p6_old_versions_of_a_list_are_kept_only_where_clients_can_be_between_two_pages_and_only_so_much_of_them(
+    page_size: int | None, parts: int, versions: int
 ) -> None:
     router, far = RouterRef("main"), make_ref("far")
     RouterActor(router, page_size=page_size)
     router.remount(Mount(router, children=(Mount(far, "far"),)))
     for number in range(2 * REMEMBERED):
-        router.learn("tools", {far: Listing(({"name": "t", "description": str(number)},), learnt_at=number)})
+        items = ({"name": "t", "description": str(number)},)
+        router.learn("tools", {far: Listing(items, learnt_at=number, parts=parts)})
     known = range(router.version("tools") + 1)
     kept = [version for version in known if router.recall("tools", version) is not None]
     assert kept == list(known)[-versions:]
