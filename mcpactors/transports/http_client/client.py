@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from contextvars import Context, copy_context
 from itertools import count
@@ -34,7 +34,7 @@ from mcpactors.runtime.methods import CANCELLED
 from mcpactors.runtime.policy import DEFAULT_BACKEND, BackendLimits
 from mcpactors.transports.http_client.ask import GET_FIELDS, POST_FIELDS, Ask, Awaited
 from mcpactors.transports.http_client.endpoint import Endpoint
-from mcpactors.transports.http_client.event_stream import Event, EventReader, EventTooLong, portions
+from mcpactors.transports.http_client.event_stream import EventReader, EventTooLong
 from mcpactors.transports.http_client.faults import (
     Unreadable,
     body_of,
@@ -50,6 +50,7 @@ from mcpactors.transports.http_client.faults import (
     strange,
 )
 from mcpactors.transports.http_client.heard import Heard, OnRequest
+from mcpactors.transports.http_client.pace import AT_A_TURN, Pace, Turn
 from mcpactors.transports.http_client.pool import Answer, AnswerLost, NotReached, PoolClosed
 
 __all__ = ["HTTPDispatcher", "Turn", "http_dispatcher"]
@@ -74,10 +75,6 @@ CLOSED: Final = (CONNECTION_CLOSED, "Connection closed")
 _FAILED: Final = (NotReached, AnswerLost, PoolClosed)
 
 
-Turn = Callable[[], Awaitable[None]]
-"""What is awaited for the others' turn."""
-
-
 @asynccontextmanager
 async def http_dispatcher(
     url: str,
@@ -86,7 +83,7 @@ async def http_dispatcher(
     *,
     ssl_context: ssl.SSLContext | None = None,
     steadfast: bool = False,
-    turn: Turn = trio.lowlevel.checkpoint,
+    turn: Turn | None = None,
     taken: BackendLimits = DEFAULT_BACKEND,
 ) -> AsyncIterator[HTTPDispatcher]:
     """What speaks to the backend at `url`; `headers` go with every request there and nowhere else.
@@ -94,7 +91,8 @@ async def http_dispatcher(
     `client` is an `AsyncClient` of httpx or httpx2 to send through (its authentication, proxies, certificates); it
     stays its owner's. `ssl_context` is what TLS is done with else; None: what the system trusts. Connections are made
     when they are needed. `steadfast`: a backend that cannot be reached fails calls and nothing more. `turn` is awaited
-    whenever some of a stream has been taken. Raises `BackendStartError`: the URL is none.
+    whenever some of a stream has been taken, by who takes all of it; None: it is read as those of backends are, of
+    whose floods most is dropped (`pace.py`). Raises `BackendStartError`: the URL is none.
     """
     endpoint = await Endpoint.at(url, headers or {}, client, ssl_context)
     dispatcher = HTTPDispatcher(endpoint, steadfast, turn, taken)
@@ -113,7 +111,7 @@ class HTTPDispatcher:
 
     _endpoint: Endpoint
     _steadfast: bool = False
-    _turn: Turn = trio.lowlevel.checkpoint
+    _turn: Turn | None = None
     _taken: BackendLimits = DEFAULT_BACKEND
     name: str = field(default=Factory(lambda self: str(self._endpoint), takes_self=True), init=False)
     """What the backend is called in errors."""
@@ -132,6 +130,10 @@ class HTTPDispatcher:
     _over: trio.Event = field(factory=trio.Event, init=False)
     _awaited: dict[str, Awaited] = field(factory=dict, init=False)
     _heard: Heard = field(init=False)
+    _pace: Pace = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._pace = Pace(self._taken, lambda: self._answering, self._turn)
 
     async def run(
         self,
@@ -352,29 +354,37 @@ class HTTPDispatcher:
         """Take what comes in its order, up to the response to `ask`; None: the stream ended before."""
         refuse_compressed(self.name, answer)
         while data := await answer.receive():
-            for portion in portions(data):
-                for event in reader.feed(portion):
-                    if (said := await self._take(event, ask)) is not None:
-                        return said
-                await self._turn()
+            messages, wrong = await self._pace.read(reader, data, answer.pieces)
+            for number, message in enumerate(messages, 1):
+                if (said := await self._take(message, ask)) is not None:
+                    return said
+                if number % AT_A_TURN == 0:
+                    await self._pace.turn()
+            if wrong is not None:
+                raise wrong
+            await self._pace.turn()
         return None
 
-    async def _take(self, event: Event, ask: Ask | None) -> dict[str, Any] | None:
+    async def _take(self, data: bytes, ask: Ask | None) -> dict[str, Any] | None:
         """The response to `ask`, if that is what an event brings; anything else is acted on."""
-        if not event.data or event.kind != b"message":
-            return None
         try:
-            said = read_message(event.data, self._taken)
+            said = read_message(data, self._taken)
             if "method" in said:
+                self._pace.heard(data, said)
+                if "id" in said:
+                    await self._pace.wait()  # of all that is said it takes the most: a task, and a POST
                 await self._heard.take(said, ask, may_ask=ask is None or not ask.modern)
             elif ask is not None:
                 return said
             elif (awaited := self._awaited.get(str(said.get("id")))) is not None:
                 awaited.said = said
                 awaited.scope.cancel()
+            else:
+                self._pace.heard(data, said)
         except Unreadable as error:
             if ask is not None:
                 raise
+            self._pace.skipped(data)
             logger.debug("%s sent %s on the stream beside its calls", self.name, error)
         return None
 

@@ -47,7 +47,7 @@ async def either_dispatcher(
     *,
     ssl_context: ssl.SSLContext | None = None,
     steadfast: bool = False,
-    turn: Turn = trio.lowlevel.checkpoint,
+    turn: Turn | None = None,
     taken: BackendLimits = DEFAULT_BACKEND,
 ) -> AsyncIterator[EitherDispatcher]:
     """As `http_dispatcher`, for a URL that may be that of an HTTP+SSE stream."""

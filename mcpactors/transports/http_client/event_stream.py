@@ -63,10 +63,13 @@ class EventReader:
     """The last event id; None where the server gave none, or took it back."""
     retry: float | None = None
     """Seconds that the server wants to pass before the stream is asked for again."""
+    begun: bool = field(default=False, init=False)
+    """Whether any line has come."""
+    bare_lines: int = field(default=0, init=False)
+    """Lines that brought no data and ended no event."""
     _line: list[bytes] = field(factory=list, init=False)  # the pieces of a line whose end has not come
     _line_size: int = field(default=0, init=False)
     _after_cr: bool = field(default=False, init=False)
-    _begun: bool = field(default=False, init=False)
     _kind: bytes = field(default=b"", init=False)
     _data: list[bytes] = field(factory=list, init=False)
     _data_size: int = field(default=0, init=False)
@@ -83,6 +86,12 @@ class EventReader:
         """Seconds until the stream is asked for again: as the server wants it, else `ours`."""
         return ours if self.retry is None else self.retry
 
+    @property
+    def held(self) -> int:
+        """Bytes of an event that has not ended; not those of a line that is no data, so far as can be seen."""
+        in_data = self._line and b"data:".startswith(self._line[0][:5])
+        return self._data_size + (self._line_size if in_data else 0)
+
     def feed(self, data: bytes) -> list[Event]:
         """The events that end in `data`. Raises `EventTooLong`."""
         if self._after_cr and data:
@@ -97,8 +106,8 @@ class EventReader:
             data = b"".join((*self._line, data))
             self._line.clear()
             self._line_size = 0
-        if not self._begun:
-            self._begun, data = True, data.removeprefix(BOM)
+        if not self.begun:
+            self.begun, data = True, data.removeprefix(BOM)
         self._after_cr = data.endswith(b"\r")
         lines = data.splitlines()  # of bytes: at CR, LF and CRLF, and nowhere else
         if not data.endswith((b"\n", b"\r")):
@@ -126,7 +135,9 @@ class EventReader:
             self._check()
             if len(self._data) > LINES:
                 raise EventTooLong(f"an event of more than {LINES} lines")
-        elif name == b"event":
+            return None
+        self.bare_lines += 1
+        if name == b"event":
             self._kind = value
         elif name == b"id" and b"\0" not in value:
             self._id = value.decode("ascii") if _SENDABLE.fullmatch(value) else None
@@ -138,4 +149,7 @@ class EventReader:
         self.last_id = self._id
         kind, data, self._kind, self._data = self._kind or b"message", self._data, b"", []
         self._data_size = 0
-        return Event(kind, b"\n".join(data), self._id) if data else None
+        if not data:
+            self.bare_lines += 1
+            return None
+        return Event(kind, b"\n".join(data), self._id)

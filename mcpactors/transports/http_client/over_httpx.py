@@ -31,11 +31,12 @@ class _Answer:
     _response: Any
     status: int
     fields: Mapping[str, str]
-    _pieces: AsyncIterator[bytes]
+    _body: AsyncIterator[bytes]
+    pieces: int = field(default=1, init=False)
 
     async def receive(self) -> bytes:
         try:
-            async for piece in self._pieces:
+            async for piece in self._body:
                 if piece:
                     return piece
         except Exception as error:

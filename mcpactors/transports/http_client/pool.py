@@ -60,6 +60,11 @@ class Answer(Protocol):
         """By their names in lower case; those of one name joined by commas."""
         ...
 
+    @property
+    def pieces(self) -> int:
+        """How many pieces of the body what was last received is of."""
+        ...
+
     async def receive(self) -> bytes:
         """What has come of the body; `b""` at its end. Raises `AnswerLost`, `PoolClosed`."""
         ...
@@ -121,7 +126,7 @@ class _Answer:
         self._framed = True
         self._keep = False
         self.whole = False
-        self.status = 0
+        self.status = self.pieces = 0
         self.fields: dict[str, str] = {}
 
     # --- What the parser finds ------------------------------------------------------------------------------------
@@ -166,6 +171,7 @@ class _Answer:
                 return b""
             await self._read()
         parts, self._parts = self._parts, []
+        self.pieces = len(parts)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def _read(self) -> None:
