@@ -6,12 +6,14 @@ Rule: pure, and only what is new: a table made anew says nothing twice. Nothing 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
-from mcpactors.runtime.naming import NAME_LENGTH, WORDS, shape_of
-from mcpactors.runtime.routing import KindTable
+from mcpactors.runtime.naming import NAME_LENGTH, WORDS, Namespace, shape_of
+from mcpactors.runtime.routing import KindTable, Listing, Place, Step
 
-__all__ = ["remarks"]
+__all__ = ["remarks", "strays", "tell_strays"]
 
 TOLD: Final = 5
 """Names in one remark, at most."""
@@ -41,6 +43,47 @@ def remarks(before: KindTable[Any], after: KindTable[Any]) -> list[str]:
     if after.kind == "templates" and len(after.routes) > len(before.routes):
         said += _same_shapes(before, after)
     return said
+
+
+def strays(places: Sequence[Place[Any]], tools: Mapping[Any, Listing]) -> frozenset[tuple[str, str]]:
+    """Which tools mounts rename, or say more of, that nothing there has: (the mount's actor, its name for the tool).
+
+    Nothing is said of a mount before it is known what all that is mounted there, and below, lists.
+    """
+    below: dict[int, tuple[Step, list[Place[Any]]]] = {}  # of each mount that says something; by identity
+    for place in places:
+        for step in place.steps:
+            if step.tools:
+                below.setdefault(id(step), (step, []))[1].append(place)
+    found: set[tuple[str, str]] = set()
+    for step, inside in below.values():
+        if all((listed := tools.get(place.target)) and (listed.items or listed.fresh) for place in inside):
+            there = {name for place in inside for name in _names_at(step, place, tools[place.target])}
+            at = next(str(place.target) for place in inside if place.steps[0] is step)
+            found |= {(at, name) for name in step.tools if name not in there}
+    return frozenset(found)
+
+
+def tell_strays(found: AbstractSet[tuple[str, str]]) -> str:
+    """A line for people."""
+    return (
+        f"tools that a mount renames or says more of, and that are not there: "
+        f"{_some([f'{name!r} of {at}' for at, name in sorted(found)])}; correct tool_names= or tools= of the mount"
+    )
+
+
+def _names_at(step: Step, place: Place[Any], listing: Listing) -> Iterator[str]:
+    """What the tools of a place are called inside a mount on their way out."""
+    for item in listing.items:
+        name: str = item["name"] if isinstance(item.get("name"), str) else ""
+        for passed in place.steps if name else ():
+            if passed is step:
+                yield name
+                break
+            override = passed.tools.get(name)
+            name = (override.name if override is not None else None) or name
+            if passed.namespace is not None:
+                name = Namespace((passed.namespace,)).outward("tools", name)
 
 
 def _same_shapes(before: KindTable[Any], after: KindTable[Any]) -> list[str]:

@@ -157,3 +157,46 @@ async def test_b12_an_import_may_not_be_confused_with_a_mount_that_renames() -> 
     async with serving(main) as (_, client):
         assert await tools_of(client) == ["i_new"]
         assert await said(client, "i_new") == "child.old"
+
+
+@pytest.mark.parametrize("proxied", [False, True])
+async def test_b12_a_rename_of_a_tool_that_is_not_there_is_a_line_in_the_log(
+    proxied: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    main, middle, child = named("main"), named("middle"), named("child", "old", "kept")
+    middle.mount(child, "c", tool_names={"old": "new"})
+    middle.disable(names={"c_kept"})  # there, though nobody sees it
+    wrong = {"nope": ToolOverride(title="x"), "c_old": ToolOverride(title="y")}
+    main.mount(
+        create_proxy(middle) if proxied else middle, "m", tool_names={"c_new": "a"} | {"c_kept": "b"}, tools=wrong
+    )
+    async with serving(main) as (_, client):
+        assert await tools_of(client) == ["m_a"]
+        begins = "tools that a mount renames or says more of, and that are not there: "
+        told = [f"'{name}' of m" for name in (["c_kept"] if proxied else []) + ["c_old", "nope"]]
+        line = f"{begins}{', '.join(told)}; correct tool_names= or tools= of the mount"
+        assert [said for said in caplog.messages if "not there" in said] == [f"main: {line}"]
+        main.mount(named("other", "x"), "o")
+        assert await tools_of(client) == ["m_a", "o_x"]
+        assert len(caplog.messages) == 1
+
+
+async def test_b12_a_renamed_tool_that_goes_is_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    main, child = named("main"), named("child", "old", "kept")
+    main.mount(child, "c", tool_names={"old": "new"})
+    async with serving(main) as (_, client):
+        assert await tools_of(client) == ["c_new", "c_kept"]
+        assert caplog.messages == []
+        child.remove_tool("old")
+        assert await tools_of(client) == ["c_kept"]
+        assert ["'old' of c; correct" in said for said in caplog.messages] == [True]
+
+
+async def test_b12_of_what_is_not_up_nobody_knows_which_tools_are_not_there(
+    caplog: pytest.LogCaptureFixture, autojump_clock: object
+) -> None:
+    main = named("main")
+    main.mount(create_proxy({"url": "http://127.0.0.1:9/mcp"}), "down", tool_names={"nope": "x"})
+    async with serving(main) as (_, client):
+        assert await tools_of(client) == []
+        assert "not there" not in caplog.text
