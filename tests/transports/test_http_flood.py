@@ -98,10 +98,10 @@ async def test_p6_a_flood_of_any_kind_on_many_streams_is_read_at_a_pace(
     with trio.move_on_after(2 * BURST / HASTE + 40):
         async with trio.open_nursery() as nursery:
             for _ in range(4):
-                nursery.start_soon(backend.flood, said, pieces, 10_000)
+                nursery.start_soon(backend.flood, said, pieces, 5_000)
             await trio.sleep(2 * BURST / HASTE)
             before = backend.size
-    assert (backend.size - before) / 40 < most * 4  # bytes a second; it was all of them, at once
+    assert 0 < (backend.size - before) / 40 < most * 4  # bytes a second; it was all of them before any time had passed
 
 
 @pytest.mark.parametrize("kind", ["progress", "logs", "comments"])
