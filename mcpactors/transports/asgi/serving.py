@@ -131,9 +131,7 @@ class HTTPHost:
         """End the connections of clients that are late, for ever."""
         while True:
             await trio.sleep(LOOK)
-            await (
-                trio.lowlevel.checkpoint()
-            )  # in the order of a pass, which is random, who may send is behind us or not
+            await trio.lowlevel.checkpoint()  # whoever could send in this pass has had the chance
             now = trio.current_time()
             for connection in self.connections:
                 connection.end_if_late(now)
