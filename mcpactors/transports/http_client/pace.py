@@ -23,7 +23,7 @@ from mcpactors.transports.lines.flood import (
     FEW,
     LOGS_KEPT,
     LONGEST,
-    LOOKED_AT,
+    PART,
     READ,
     SAID,
     SKIPPED,
@@ -39,8 +39,7 @@ __all__ = ["AT_A_TURN", "Pace", "Turn"]
 AT_A_TURN: Final = 8
 """Messages that are taken before others have their turn: a millisecond."""
 _LINE: Final = 0.2e-6
-"""Seconds for a line that brings no data. `_PART`: for a comma or bracket of what is no reply, which may be a part."""
-_PART: Final = 0.1e-6
+"""Seconds for a line that brings no data."""
 _PIECE: Final = 0.15e-6
 """Seconds for a chunk of less than `_CRUMB` bytes on average: no reply is sent in such, if it is long."""
 _CRUMB: Final = 16
@@ -98,7 +97,7 @@ class Pace:
         if len(data) < pieces * _CRUMB:
             each += pieces * _PIECE
         if each:
-            self._allowance.spend(cost(each, 0 if messages else len(data), LOOKED_AT))
+            self._allowance.spend(cost(each, 0 if messages else len(data)))
         return self._thinned(messages), wrong
 
     def _thinned(self, messages: Sequence[bytes]) -> Sequence[bytes]:
@@ -134,4 +133,4 @@ class Pace:
                 each, size = 0, size - SMALL
         elif "method" in said and "id" in said and method not in QUESTIONS:
             each = READ  # we answer it at once, with a POST; what is asked of a client is answered at its own pace
-        self._allowance.spend(cost(each + parts * _PART, size))
+        self._allowance.spend(cost(each + parts * PART, size))

@@ -40,8 +40,6 @@ from mcpactors.transports.lines.flood import (
     FEW,
     LOGS_KEPT,
     LONGEST,
-    LOOKED_AT,
-    PARSED,
     READ,
     SAID,
     SKIPPED,
@@ -49,6 +47,7 @@ from mcpactors.transports.lines.flood import (
     Allowance,
     Steps,
     cost,
+    parsing,
     thinned,
 )
 from mcpactors.transports.lines.framing import (
@@ -240,17 +239,16 @@ class StdioReader(ObjectReceiveStream[SessionMessage | Exception]):
         size = line.size if isinstance(line, LongLine) else len(line)
         if (kind := _rubbish(line, self.limits)) is not None:
             self._complain(kind, None)
-            self._allowance.spend(cost(SKIPPED, size, LOOKED_AT))
+            self._allowance.spend(cost(SKIPPED, size))
             return None
         read = _parsed(line, self.limits)
         message = self._refuse(read, line) if isinstance(read, str) else self._admit(read, size)
         if isinstance(message, self._wanted):
             return message
-        byte = LOOKED_AT if isinstance(line, LongLine) else PARSED
         if not self._is_waited_for(message):
-            self._allowance.spend(cost(SKIPPED if message is None else SAID, size, byte))
+            self._allowance.spend(cost(SKIPPED if message is None else SAID, size) + parsing(line))
         elif size > SMALL:
-            self._allowance.spend(cost(0, size, byte))
+            self._allowance.spend(cost(parsing(line), size))
         return message
 
     def _is_waited_for(self, message: JSONRPCMessage | None) -> bool:

@@ -20,7 +20,7 @@ from typing import Final
 import trio
 
 from mcpactors.errors import BackendStartError
-from mcpactors.transports.lines.flood import DROPPED, LOOKED_AT, Allowance, cost
+from mcpactors.transports.lines.flood import DROPPED, Allowance, cost
 from mcpactors.transports.lines.framing import StderrTail, text
 from mcpactors.transports.lines.streams import ReadStatistics, StdioLimits, StdioReader, StdioWriter
 from mcpactors.transports.owed import Owed
@@ -175,7 +175,7 @@ async def listen_to_stderr(
         while data := await stream.receive_some(_CHUNK):
             lines = tail.feed(bytes(data))
             _log(name, lines)
-            allowance.spend(cost(len(lines) * DROPPED, len(data), LOOKED_AT))
+            allowance.spend(cost(len(lines) * DROPPED, len(data)))
             if (wait := allowance.wait(trio.current_time())) > 0:
                 with trio.move_on_after(wait):
                     await ends.wait()
