@@ -18,7 +18,7 @@ JOBS = 2
 # More for the official suite, as in: make conformance CONFORMANCE_ARGS="--row proxy-http"
 CONFORMANCE_ARGS =
 # What atheris is told, as in: make fuzz FUZZ_ARGS="framer --seconds 600"
-FUZZ_ARGS = --seconds 3
+FUZZ_ARGS = --seconds 3 --seed 1
 # What the chaos is told, as in: make soak SOAK_ARGS="--seconds 20 --seed 7"
 SOAK_ARGS =
 
