@@ -23,10 +23,7 @@ from mcpactors.runtime.mailbox import ActorRef, Envelope, Request
 from mcpactors.runtime.methods import CATALOG, FIELDS, LISTS, Address, address_of
 from mcpactors.runtime.naming import KINDS, WORDS, Kind, nearest, unknown
 from mcpactors.runtime.reply import CallDeadlines, Failure, Outcome, ReplyChannel, Result
-from mcpactors.runtime.routing import (
-    Listing,
-    Route,
-)
+from mcpactors.runtime.routing import Listing, Route
 
 __all__ = ["MISSING", "RouterActor"]
 
