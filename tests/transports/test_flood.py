@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -34,6 +33,7 @@ from mcpactors.transports.lines.flood import (
 )
 from mcpactors.transports.lines.framing import LongLine
 from mcpactors.transports.lines.streams import StdioLimits, StdioReader, StdioWriter
+from tests.growth import linear
 
 PROGRESS, LOG, CHANGED = "notifications/progress", "notifications/message", "notifications/tools/list_changed"
 UPDATED = "notifications/resources/updated"
@@ -195,15 +195,11 @@ def test_what_is_dropped_and_what_is_not(lines: list[bytes], kept: list[int]) ->
     ids=["few calls", "many calls", "cut lines", "many changes", "space"],
 )
 def test_a_look_at_lines_takes_linear_time(lines: Callable[[int], list[bytes]]) -> None:
-    def seconds(count: int) -> float:
-        given, took = lines(count), []
-        for _ in range(3):
-            start = time.process_time()
-            thinned(given, token_of)
-            took.append(time.process_time() - start)
-        return min(took)
+    def work(count: int) -> Callable[[], object]:
+        given = lines(count)
+        return lambda: thinned(given, token_of)
 
-    assert seconds(16_000) < 24 * seconds(2_000) + 0.001  # 8 if linear, 64 if quadratic
+    assert linear(work, 250)
 
 
 # --- How long to wait -------------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """Framing: lines, nesting, salvage and the stderr ring, without a process and without a clock."""
 
 import json
-import time
 import tracemalloc
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -20,6 +20,7 @@ from mcpactors.transports.lines.framing import (
     too_many,
     why_not_json,
 )
+from tests.growth import linear
 
 
 def split_at(data: bytes, cuts: list[int]) -> list[bytes]:
@@ -75,22 +76,19 @@ def test_the_limit_holds_for_a_line_in_pieces_too() -> None:
     assert framer.feed(b"x" * 2 * KEPT + b"y\n") == [LongLine(b"x" * KEPT, b"x" * (KEPT - 1) + b"y", 3 * KEPT + 1)]
 
 
-def cpu_seconds(size: int, limit: int, piece: bytes = b"x" * 64) -> float:
-    def once() -> float:
-        framer = LineFramer(limit)
-        start = time.process_time()
-        for _ in range(size // len(piece)):
-            framer.feed(piece)
-        framer.feed(b"\n")
-        return time.process_time() - start
-
-    return min(once() for _ in range(3))
-
-
 @pytest.mark.parametrize("limit", [1 << 30, 1 << 16], ids=["within the limit", "over the limit"])
 def test_f8_a_long_line_in_small_pieces_takes_linear_time(limit: int) -> None:
-    # Eight times the bytes: 8 if linear, 64 if quadratic. Pieces so small that calls outweigh page faults.
-    assert cpu_seconds(4 << 20, limit) < 20 * cpu_seconds(1 << 19, limit)
+    def work(pieces: int) -> Callable[[], object]:
+        framer = LineFramer(limit)
+
+        def feed() -> None:
+            for _ in range(pieces):
+                framer.feed(b"x" * 64)  # so small that calls outweigh page faults
+            framer.feed(b"\n")
+
+        return feed
+
+    assert linear(work, 2_000)
 
 
 def test_f9_an_endless_line_takes_no_more_memory_than_the_limit() -> None:
