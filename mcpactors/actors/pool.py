@@ -138,7 +138,7 @@ class SessionPool:
                     self._turns.acquire_nowait()
                     self._with_turn.add(session)
 
-        session.asking = asking
+        session.inbound.asking = asking
         return session
 
     def _end_turn(self, session: BackendSession) -> None:
@@ -155,8 +155,8 @@ class SessionPool:
         """The call is over, however it ended."""
         self._lent -= 1
         self._end_turn(session)
-        session.asking = lambda begins: None
-        if not reusable or session.ended or session.knows_roots:
+        session.inbound.asking = lambda begins: None
+        if not reusable or session.ended or session.inbound.knows_roots:
             session.let_go()
         else:
             self._idle.append(session)

@@ -1,54 +1,44 @@
-"""One session with a backend: the calls in flight on it, and whose message is whose.
+"""One session with a backend: its connection, and each call from its request to its outcome.
 
 Rule: a session is entered and left in one task and nobody else awaits on its connection (design.md section 4, rule 3).
-Ids and progress tokens of clients never reach the backend, each call gets new ones (rule 7). Results are relayed as the
-dicts that came, never through a model. With `wire.py` and `proxy.py` this is all that knows the eras of backends.
+Results are relayed as the dicts that came, never through a model. What a call says to the backend is `outbound.py`'s,
+what the backend says by itself `inbound.py`'s. With those, `wire.py` and `proxy.py` this is all that knows the eras of
+backends.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from contextvars import ContextVar
-from itertools import count
 from typing import Any, Final
 
 import trio
-from attrs import field, frozen
 from mcp.client import ClientSession
 from mcp.shared.dispatcher import CallOptions
 from mcp.shared.exceptions import MCPError
-from mcp_types import (
-    CLIENT_CAPABILITIES_META_KEY,
-    CLIENT_INFO_META_KEY,
-    LOG_LEVEL_META_KEY,
-    METHOD_NOT_FOUND,
-    PROTOCOL_VERSION_META_KEY,
-    URL_ELICITATION_REQUIRED,
-    RequestId,
-)
+from mcp_types import URL_ELICITATION_REQUIRED, RequestId
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from mcpactors.actors.backend import OURS, Backend, Introduction, mapping
 from mcpactors.actors.client_wire import ClientWire
+from mcpactors.actors.inbound import Hears, Inbound
+from mcpactors.actors.inflight import Call, CallsInFlight, current
+from mcpactors.actors.outbound import params_for, params_through_client
 from mcpactors.actors.rounds import INPUT_REQUIRED, answer_rounds, check_state, could_not_ask, refuse_switched_off
-from mcpactors.actors.wire import OverStreams, StreamWire, envelope
+from mcpactors.actors.wire import OverStreams, StreamWire
 from mcpactors.errors import (
     ActorCrashed,
     BackendMisbehaved,
     BackendStartError,
     CallTimeout,
-    QuestionRefused,
     SessionForgotten,
     said_of,
 )
 from mcpactors.runtime.actor import part
-from mcpactors.runtime.hops import HOPS, hops_of
 from mcpactors.runtime.mailbox import Caller, Request
-from mcpactors.runtime.methods import QUESTIONS, fault_of
+from mcpactors.runtime.methods import fault_of
 from mcpactors.runtime.policy import FORWARD_ALL, Era, OfEra
 from mcpactors.runtime.reply import PROGRESS, Failure, Outcome, ReplyChannel, Result
 
@@ -58,35 +48,11 @@ logger = logging.getLogger("mcpactors")
 
 LEAVE_TIMEOUT: Final = 5.0
 """Seconds that closing a session may take: over HTTP the backend is told of it."""
-OUTSIDE_TIMEOUT: Final = 600.0
-"""Seconds a client may take to answer what a backend asks while no call runs."""
 LEVEL_TIMEOUT: Final = 10.0
 """Seconds a backend may take to answer `logging/setLevel`, and the first `ping` after a call was cancelled."""
 PING_TIMEOUT: Final = 600.0
 """Seconds that it may take at most to answer a later one."""
-GIVEN_UP: Final = 256
-"""Calls, at most, of which it is remembered whose they were until the backend has read that they were given up."""
-ENVELOPE: Final = (PROTOCOL_VERSION_META_KEY, CLIENT_INFO_META_KEY, CLIENT_CAPABILITIES_META_KEY, LOG_LEVEL_META_KEY)
-COMPLETED: Final = "notifications/elicitation/complete"
 ROOTS_CHANGED: Final = "notifications/roots/list_changed"
-SENT_AWAY: Final = 256
-"""Elicitations by URL, at most, of which it is remembered whose they are."""
-
-
-@frozen(eq=False)
-class _Call:
-    """One call that the backend is working on."""
-
-    reply: ReplyChannel
-    caller: Caller
-    ended: trio.Event = field(factory=trio.Event)
-
-
-_current: ContextVar[_Call | None] = ContextVar("mcpactors.call", default=None)
-"""The call on whose HTTP stream a message came. Over stdio nothing on the wire says it (building-blocks.md)."""
-
-Hears = Callable[[str, Mapping[str, Any]], None]
-"""Takes a notification that belongs to no call: method and params."""
 
 
 class BackendSession:
@@ -109,16 +75,13 @@ class BackendSession:
         self._name = name
         self._backend = backend
         self._forward = backend.forward
-        self._hears = hears
         self._schema_of = schema_of
         self._shared = shared
         self._expects_legacy = expects_legacy
         self.options: CallOptions = {} if backend.timeout is None else {"timeout": backend.timeout}
-        self._tokens = count(1)
-        self._calls: dict[int, _Call] = {}
-        self._outlived = 0
-        self._lost_count = False  # whose calls were given up: nothing is guessed any more
-        self._sent_away: OrderedDict[str, str] = OrderedDict()
+        owner = introduction.session
+        self._calls = CallsInFlight(owned=owner is not None)
+        self.inbound = Inbound(name, backend, owner, self._calls, hears, lambda: self.wire.sender)
         self._level: str | None = None
         self._takes_level = False
         self._nursery: trio.Nursery | None = None
@@ -127,16 +90,11 @@ class BackendSession:
         self._is_open = False
         self._is_told = False  # of replies that come too late
         self._not_opened: BackendStartError | None = None
-        self._asked = 0
         self.renewed: Callable[[], None] = lambda: None
         """Called when the backend had forgotten the session and it was begun anew."""
-        self.asking: Callable[[bool], None] = lambda begins: None
-        """Called when its calls begin to wait for their client's answer, and when they do not any more."""
         self.introduction = introduction
         self.ended = False
         """Whether it is of no use any more."""
-        self.knows_roots = False
-        """Whether the backend has asked for roots on it: what it does afterwards may depend on whose they were."""
         self.used_at = trio.current_time()
         """When its last call ended; kept by whoever lends it."""
 
@@ -163,7 +121,7 @@ class BackendSession:
                     dispatcher, self._is_told = OverStreams(read, write, self._gave_up, self._replied), True
                 wire = self.wire = StreamWire(self._name, dispatcher, self._schema_of, self._backend.admit)
                 wire.renewed = self._renewed
-                await nursery.start(wire.run, self._on_request, self._on_notification)
+                await nursery.start(wire.run, self.inbound.on_request, self.inbound.on_notification)
                 capabilities = self._forward.allowed(self.introduction.capabilities)
                 await wire.negotiate(self.introduction, capabilities, self._expects_legacy, era)
                 logs = mapping(wire.server.get("capabilities")).get("logging") is not None
@@ -211,7 +169,7 @@ class BackendSession:
     @property
     def busy(self) -> bool:
         """Whether calls are in flight on it."""
-        return any(not call.ended.is_set() for call in self._calls.values())
+        return self._calls.busy
 
     async def roots_changed(self) -> None:
         """Tell the backend that the roots of this session's client have changed."""
@@ -223,17 +181,18 @@ class BackendSession:
 
     async def call(self, request: Request, reply: ReplyChannel) -> Outcome:
         """Carry one request of a client to the backend; what it says meanwhile goes to `reply`."""
-        token = next(self._tokens)
-        call = self._calls[token] = _Call(reply, request.caller)
-        _current.set(call)
+        call = self._calls.begin(reply, request.caller)
         sent = answered = False
         try:
             if not self._is_open:
                 await self._until_open()
             if self._takes_level and request.caller.log_level != self._level:
                 await self._set_level(request.caller.log_level)
-            params = self._params(request, token)
-            options = self.options if isinstance(self.wire, StreamWire) else self._reporting(reply)
+            if isinstance(self.wire, StreamWire):
+                params = params_for(request, call.token, self._forward, modern=self.wire.modern)
+                options = self.options
+            else:
+                params, options = params_through_client(request), self._reporting(reply)
             answered = self.wire.gone
             if answered:  # the life that took this call is ending, and does not know it yet
                 self.ended = True
@@ -254,15 +213,15 @@ class BackendSession:
             return self._remarked(self.failure(error, request.caller))
         except trio.Cancelled:
             if sent and not answered and not self._is_told:
-                self._backend.given_up.keep(self, token, reply.until)
+                self._backend.given_up.keep(self, call.token, reply.until)
             raise
         finally:
             call.ended.set()
-            self._end_call(token, given_up=reply.finished or not answered)
+            self._end_call(call, given_up=reply.finished or not answered)
 
     def _gave_up(self, request: RequestId) -> None:
         """The call of this task was cancelled: it keeps its slot for as long as its caller would have waited."""
-        call = _current.get()
+        call = current.get()
         if call is not None and not call.ended.is_set():  # what is asked afterwards is no call
             self._backend.given_up.keep(self, request, call.reply.until)
 
@@ -278,19 +237,15 @@ class BackendSession:
                 logger.warning("%s", hint)
         return outcome
 
-    def _end_call(self, token: int, *, given_up: bool) -> None:
+    def _end_call(self, call: Call, *, given_up: bool) -> None:
         """Forget a call, unless its backend does not know yet that it is over and may ask for it all the same."""
-        wire = self.wire if self._is_open else None
-        if not given_up or self._nursery is None or not isinstance(wire, StreamWire) or wire.modern:
-            del self._calls[token]
-        elif self._outlived < GIVEN_UP:
-            self._outlived += 1
-            self._nursery.start_soon(self._outlive, token)
-        else:
-            self._lost_count = True
-            del self._calls[token]
+        nursery = self._nursery
+        if not given_up or nursery is None or not isinstance(self.wire, StreamWire) or self.wire.modern:
+            self._calls.forget(call)
+        elif self._calls.outlives(call):
+            nursery.start_soon(self._outlive, call)
 
-    async def _outlive(self, token: int) -> None:
+    async def _outlive(self, call: Call) -> None:
         """A call that was given up counts until its backend has read so: what it asked till then is nobody else's."""
         timeout = LEVEL_TIMEOUT
         try:
@@ -303,8 +258,7 @@ class BackendSession:
                         return
                 timeout = min(2 * timeout, PING_TIMEOUT)  # it is busy, and has all its questions before it
         finally:
-            self._outlived -= 1
-            del self._calls[token]
+            self._calls.forget(call)
 
     async def _until_open(self) -> None:
         """Wait until it has opened. Meanwhile the call counts: a backend may ask its client as soon as it is."""
@@ -354,36 +308,6 @@ class BackendSession:
 
         return {**self.options, "on_progress": report}
 
-    def _params(self, request: Request, token: int) -> dict[str, Any]:
-        """The params as this backend's era wants them, with a progress token of ours."""
-        meta = dict(mapping(request.params.get("_meta")))
-        meta[HOPS] = hops_of(request.params) + 1
-        caller = request.caller
-        if isinstance(self.wire, ClientWire):
-            for key in (*ENVELOPE, "progressToken"):
-                meta.pop(key, None)
-            return {**request.params, "_meta": meta}
-        if not self.wire.modern:
-            for key in ENVELOPE:
-                meta.pop(key, None)
-        elif PROTOCOL_VERSION_META_KEY not in meta:
-            meta |= envelope(caller.capabilities, caller.info)
-            meta[LOG_LEVEL_META_KEY] = caller.log_level or "debug"  # an old client hears all until it says otherwise
-        if self._forward is not FORWARD_ALL:
-            self._withhold(meta)
-        if self._forward.progress:
-            meta["progressToken"] = token
-        return {**request.params, "_meta": meta}
-
-    def _withhold(self, meta: dict[str, Any]) -> None:
-        """Do not tell the backend of what is switched off for it."""
-        if CLIENT_CAPABILITIES_META_KEY in meta:
-            meta[CLIENT_CAPABILITIES_META_KEY] = self._forward.allowed(mapping(meta[CLIENT_CAPABILITIES_META_KEY]))
-        if not self._forward.logging:
-            meta.pop(LOG_LEVEL_META_KEY, None)
-        if not self._forward.progress:
-            meta.pop("progressToken", None)
-
     def failure(self, error: MCPError, caller: Caller | None = None) -> Failure:
         """What a call ends with that the backend, or the connection, has refused."""
         if error.code == CallTimeout.code and "timeout" in self.options and error.data is None:
@@ -404,112 +328,8 @@ class BackendSession:
             return Failure.of(ActorCrashed(why, {"actor": self._name}))
         if error.code == URL_ELICITATION_REQUIRED and caller is not None:
             for sent in _list(mapping(error.data).get("elicitations")):
-                self._remember(sent, caller.session)
+                self.inbound.remember(sent, caller.session)
         return Failure(error.code, error.message, error.data)
-
-    # --- What the backend sends by itself -------------------------------------------------------------------------
-
-    async def _on_request(self, method: str, params: Mapping[str, Any] | None) -> dict[str, Any]:
-        if method == "ping":
-            return {}
-        if method not in QUESTIONS:
-            raise MCPError(METHOD_NOT_FOUND, f"{method} is not a method of this client", method)
-        if not self._forward.passes(method):
-            raise MCPError(QuestionRefused.code, f"{method} is switched off for {self._name}, by forward= of its mount")
-        self.knows_roots = self.knows_roots or method == "roots/list"
-        call = _current.get() or self._only_call()
-        if call is not None:
-            self._remember(params, call.caller.session)
-            self._asked += 1
-            if self._asked == 1:
-                self.asking(True)
-            try:
-                outcome = await call.reply.question(method, params)
-            finally:
-                self._asked -= 1
-                if not self._asked:
-                    self.asking(False)
-            if call.reply.finished:  # given up: the backend is to hear that first, and not to go on with a refusal
-                await call.ended.wait()
-                if method == "roots/list" and self.introduction.session is not None:  # it was about the session
-                    return await self._ask_outside(self.introduction.session, method, params)
-            return _answer(outcome)
-        if not self._calls and self.introduction.session is not None:
-            return await self._ask_outside(self.introduction.session, method, params)
-        refused = QuestionRefused(
-            f"{method} cannot be given to a client: calls of several clients are running on this connection and "
-            'nothing says which of them asks; mount this backend with sessions="per_client"'
-            if self._calls
-            else f"{method} cannot be given to a client: no call is running"
-        )
-        raise MCPError(refused.code, refused.message)
-
-    async def _ask_outside(self, session: str, method: str, params: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Ask the client that this session belongs to, while none of its calls is running."""
-        with trio.move_on_after(OUTSIDE_TIMEOUT):
-            self._remember(params, session)
-            return _answer(await self._backend.ask_client(session, method, params))
-        raise MCPError(QuestionRefused.code, f"the client did not answer {method} within {OUTSIDE_TIMEOUT:g} s")
-
-    def _on_notification(self, method: str, params: Mapping[str, Any] | None) -> bool:
-        """Take a notification in the order of the wire; sync, so none overtakes another or the result."""
-        said = params or {}
-        if not self._forward.passes(method):
-            return True
-        if method == PROGRESS:
-            token = said.get("progressToken")
-            call = self._calls.get(token) if isinstance(token, int) else None
-            if call is not None:
-                call.reply.notice(method, {key: value for key, value in said.items() if key != "progressToken"})
-        elif method == "notifications/message":
-            context = self.wire.sender
-            call = (context.get(_current) if context is not None else None) or self._only_call()
-            if call is not None:
-                call.reply.notice(method, said)
-            elif not self._calls and self.introduction.session is not None:
-                self._backend.tell_client(self.introduction.session, method, said)
-        elif method == COMPLETED:
-            self._completed(said)
-        else:
-            self._hears(method, said)
-        return True
-
-    def _only_call(self) -> _Call | None:
-        """The call that a message belongs to which does not say so: the only one, or any of one client's only."""
-        calls = list(self._calls.values())
-        if self._lost_count and self.introduction.session is None:
-            return None
-        if len(calls) == 1:
-            return calls[0]
-        sessions = {call.caller.session for call in calls}
-        running = [call for call in calls if not call.ended.is_set()]
-        return (running or calls)[-1] if len(sessions) == 1 and None not in sessions else None
-
-    def _remember(self, params: object, session: str | None) -> None:
-        """Note who was sent to a URL, so that the same client is told when it is done there."""
-        said = mapping(params)
-        key = said.get("elicitationId")
-        if session is not None and isinstance(key, str) and said.get("mode", "url") == "url":
-            self._sent_away[key] = session
-            if len(self._sent_away) > SENT_AWAY:
-                self._sent_away.popitem(last=False)
-
-    def _completed(self, said: Mapping[str, Any]) -> None:
-        """A client has done what it was sent to a URL for: it alone is told, by a call of its own if one is running."""
-        session = self._sent_away.pop(str(said.get("elicitationId")), None)
-        if session is None:
-            return
-        for call in self._calls.values():
-            if call.caller.session == session and not call.ended.is_set():
-                call.reply.notice(COMPLETED, said)
-                return
-        self._backend.tell_client(session, COMPLETED, said)
-
-
-def _answer(outcome: Outcome) -> dict[str, Any]:
-    if isinstance(outcome, Failure):
-        raise MCPError(outcome.code, outcome.message, outcome.data)
-    return dict(outcome.value)
 
 
 def _list(value: object) -> list[Any]:

@@ -15,7 +15,7 @@ import trio.testing
 from mcp.shared.exceptions import MCPError
 
 from mcpactors import create_proxy, open_runtime
-from mcpactors.actors.session import GIVEN_UP
+from mcpactors.actors.inflight import GIVEN_UP
 from tests.backends.peer import Peer
 from tests.proxying.helpers import Wire, legacy, modern
 
