@@ -33,6 +33,8 @@ CONFIG_ERROR: Final = 2
 DESCRIPTORS: Final = 65_536
 """What `serve` asks the system for, at most: some programs close every number up to the limit when they start."""
 
+ADDRESS: Final = {"host", "port"}
+"""What a Unix socket is served at instead of."""
 BEFORE: Final = 3
 """Lines of a process's stderr, before its last one, that are shown where it did not come up."""
 
@@ -176,6 +178,8 @@ def _http(options: argparse.Namespace) -> dict[str, Any] | None:
             flags = ", ".join(options.of_http[name] for name in given)
             raise ConfigError(f"{flags}: for HTTP only, and --transport stdio is given; leave out one or the other")
         return None
+    if "uds" in given and (address := [of for name, of in options.of_http.items() if name in given.keys() & ADDRESS]):
+        raise ConfigError(f"{', '.join(address)}: --uds serves at a Unix socket instead; leave out one or the other")
     certfile, keyfile = given.pop("certfile", None), given.pop("keyfile", None)
     return {**given, "ssl_context": _tls(certfile, keyfile)}
 

@@ -65,8 +65,10 @@ class Served:
 
 @asynccontextmanager
 async def serve(config: dict[str, Any] | Path | None, folder: Path, *arguments: str) -> AsyncIterator[Served]:
-    """Run `python -m mcpactors serve` on a free port of the loopback; end it, whatever happens."""
-    command = [sys.executable, "-m", "mcpactors", "serve"]
+    """Run `python -m mcpactors serve`, if nothing else is said on a free port of the loopback; end it, whatever
+    happens."""
+    place = () if "--uds" in arguments else ("--port", "0")
+    command = [sys.executable, "-m", "mcpactors", "serve", *place]
     if isinstance(config, dict):
         path = folder / "mcp.json"
         path.write_text(json.dumps({"mcpServers": config}))
@@ -75,7 +77,7 @@ async def serve(config: dict[str, Any] | Path | None, folder: Path, *arguments: 
         command.append(str(config))
     async with trio.open_nursery() as nursery:
         process = await trio.lowlevel.open_process(
-            [*command, "--port", "0", *arguments], stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
+            [*command, *arguments], stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
         )
         served = Served(process)
         nursery.start_soon(served.read)

@@ -41,6 +41,17 @@ def test_what_is_for_http_only_is_refused_over_stdio(
     assert f"mcpactors: {named}: for HTTP only, and --transport stdio is given; leave out" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [(["--port", "8000"], "--port"), (["--port", "0", "--host", "127.0.0.1"], "--host, --port")],
+)
+def test_an_address_is_refused_beside_a_unix_socket(
+    given: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", "--uds", "/none/such/x", *given]) == 2
+    assert f"mcpactors: {named}: --uds serves at a Unix socket instead; leave out" in capsys.readouterr().err
+
+
 async def test_a_file_whose_servers_are_all_disabled_is_served_with_a_warning(tmp_path: Path) -> None:
     async with serve(
         {"a": {"command": "x", "disabled": True}, "b": {"module": "y", "disabled": True}}, tmp_path

@@ -190,11 +190,11 @@ def test_serve_says_what_is_wrong_with_its_arguments(
     files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     for arguments, why in (
-        (["--keyfile", str(files[1])], "--certfile"),
-        (["--certfile", "none.pem"], "no certificate and key"),
-        (["--allowed-host", "http://a"], "no name of a host"),
-        (["--allowed-origin", "a"], "no origin"),
+        (["--port", "0", "--keyfile", str(files[1])], "--certfile"),
+        (["--port", "0", "--certfile", "none.pem"], "no certificate and key"),
+        (["--port", "0", "--allowed-host", "http://a"], "no name of a host"),
+        (["--port", "0", "--allowed-origin", "a"], "no origin"),
         (["--uds", "/none/such/x"], "cannot serve at"),
     ):
-        assert main_of_cli(["serve", "--port", "0", *arguments]) == 2
+        assert main_of_cli(["serve", *arguments]) == 2
         assert why in capsys.readouterr().err
