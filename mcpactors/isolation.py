@@ -17,7 +17,7 @@ from mcpactors.config import Isolation, ModuleServer, StdioServer, module_server
 from mcpactors.errors import MountError
 from mcpactors.targets import ProxyServer, check_target
 
-__all__ = ["isolated", "placed"]
+__all__ = ["is_isolated", "isolated", "placed"]
 
 BOOT: Final = "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); from mcpactors.child import main; main()"
 HOW: Final = (
@@ -55,6 +55,11 @@ def isolated(target: object) -> ProxyServer:
         restart=server.restart,
     )
     return ProxyServer(program, _short(server))
+
+
+def is_isolated(proxy: ProxyServer) -> bool:
+    """Whether it is such a backend."""
+    return isinstance(proxy.target, StdioServer) and BOOT in proxy.target.args
 
 
 def _name_of(target: object) -> str:

@@ -24,9 +24,13 @@ from typing import Final, final
 import trio
 from attrs import frozen
 
-__all__ = ["Stall", "Watchdog", "watchdog"]
+__all__ = ["LOG", "MARK", "Stall", "Watchdog", "watchdog"]
 
-logger = logging.getLogger("mcpactors")
+LOG: Final = "mcpactors.watchdog"
+"""The logger that it says everything to."""
+MARK: Final = f"WARNING {LOG}: "
+"""How each line begins that one in a child process of ours says on stderr: the parent's log says it, too."""
+logger = logging.getLogger(LOG)
 
 TICK: Final = 1 / 5
 """How often the loop is looked at, as a share of the time within which a stall is to be named."""

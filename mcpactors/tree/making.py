@@ -19,6 +19,7 @@ from mcpactors.actors.proxy import ProxyActor
 from mcpactors.backends import Open, connector
 from mcpactors.config import HTTPServer, StdioServer
 from mcpactors.foreign import asks_for_tokens, bus_of, low_level, sync_handlers_in_threads
+from mcpactors.isolation import is_isolated
 from mcpactors.meaning import ClientFactory
 from mcpactors.mounts import Copier
 from mcpactors.runtime.actor import Actor
@@ -65,7 +66,7 @@ class Tell:
 
 def proxy(target: ProxyServer, running: Running, ground: Ground, tell: Tell) -> Callable[[], Actor]:
     """That of a backend."""
-    running.stderr = StderrTail(of=running.ref.name)
+    running.stderr = StderrTail(of=running.ref.name, isolated=is_isolated(target))
     where, settings = target.target, ground.settings
     said = where if isinstance(where, StdioServer | HTTPServer) else None
 

@@ -44,6 +44,13 @@ def make() -> Server:
             pass
 
     @server.tool
+    async def stall(until: str) -> str:
+        print("WARNING mcpactors.other: not the watchdog", file=sys.stderr, flush=True)
+        while not os.path.exists(until):  # noqa: ASYNC240 - the loop is to stand meanwhile
+            pass
+        return "done"
+
+    @server.tool
     async def die() -> str:
         os._exit(7)
 

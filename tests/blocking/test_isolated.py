@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,10 +25,13 @@ from mcpactors import (
     RuntimeSettings,
     Server,
     StdioServer,
+    StdioTransport,
+    create_proxy,
     open_runtime,
     parse_config,
 )
 from mcpactors.child import load
+from mcpactors.runtime.watchdog import MARK
 from tests.blocking import isolated
 from tests.processes import alive
 
@@ -76,6 +81,40 @@ async def test_f58_a_loop_that_never_ends_in_an_isolated_server_stalls_nobody() 
         assert handle.info().in_flight
         assert runtime.ps().stalls == 0
         calls.cancel_scope.cancel()
+
+
+async def test_f58_what_the_watchdog_of_an_isolated_server_says_is_a_warning_under_its_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    until = tmp_path / "until"
+
+    async def said_by_the_watchdog(words: str) -> str:
+        while True:
+            for record in caplog.records:
+                if record.name == "mcpactors.watchdog" and words in record.getMessage():
+                    return f"{record.levelname} {record.getMessage()}"
+            await trio.sleep(0.005)
+
+    async with running() as (_, client, _), trio.open_nursery() as calls:
+        calls.start_soon(client.call_tool, "far_stall", {"until": str(until)})
+        stalled = await said_by_the_watchdog(".stall")
+        until.touch()
+        again = await said_by_the_watchdog("the loop turns again")
+    assert stalled.startswith("WARNING far, in its own process: actor ")
+    assert " has kept the loop from turning for " in stalled
+    assert f'\n  File "{FILE}", line ' in stalled
+    assert again.startswith("WARNING far, in its own process: ")
+    assert not [record for record in caplog.records if "not the watchdog" in record.getMessage()]
+
+
+async def test_what_another_program_says_in_a_watchdogs_words_is_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    code = f"import sys; sys.stderr.write({MARK + 'boo'!r}); sys.exit(1)"
+    with trio.fail_after(PATIENCE):
+        async with open_runtime() as runtime:
+            handle = await runtime.mount(create_proxy(StdioTransport(sys.executable, ("-c", code))), namespace="other")
+            await heard(handle, f"{MARK}boo")
+    assert not [record for record in caplog.records if record.name == "mcpactors.watchdog"]
 
 
 async def test_f58_an_isolated_server_that_ends_its_process_is_started_again_alone() -> None:

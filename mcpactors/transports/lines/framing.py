@@ -359,6 +359,8 @@ class StderrTail:
     max_bytes: int = 65536
     of: str | None = field(default=None, kw_only=True)
     """Whose it is, for the log: half of all servers are called npx. None: its command says it."""
+    isolated: bool = field(default=False, kw_only=True)
+    """It is one of ours (`isolate="process"`), and has a watchdog."""
     dropped: Counter[Skip] = field(factory=Counter, init=False)
     _lines: deque[bytes] = field(factory=deque, init=False)
     _held: int = field(default=0, init=False)

@@ -20,6 +20,7 @@ from typing import Final
 import trio
 
 from mcpactors.errors import BackendStartError
+from mcpactors.runtime.watchdog import LOG, MARK
 from mcpactors.transports.lines.flood import DROPPED, Allowance, cost
 from mcpactors.transports.lines.framing import StderrTail, text
 from mcpactors.transports.lines.streams import ReadStatistics, StdioLimits, StdioReader, StdioWriter
@@ -49,7 +50,9 @@ __all__ = [
 
 logger = logging.getLogger("mcpactors.stdio")
 stderr_logger = logging.getLogger("mcpactors.stderr")
+watchdog_logger = logging.getLogger(LOG)
 
+_MARK: Final = MARK.encode()
 _CHUNK: Final = 65536  # a pipe holds no more on Linux
 _SOON: Final = 0.02
 """Seconds between two reads, at most, of what a child that is being ended says on stderr."""
@@ -174,17 +177,20 @@ async def listen_to_stderr(
     with trio.CancelScope(shield=True), suppress(trio.ClosedResourceError, trio.BrokenResourceError):
         while data := await stream.receive_some(_CHUNK):
             lines = tail.feed(bytes(data))
-            _log(name, lines)
+            _log(name, lines, tail)
             allowance.spend(cost(len(lines) * DROPPED, len(data)))
             if (wait := allowance.wait(trio.current_time())) > 0:
                 with trio.move_on_after(wait):
                     await ends.wait()
                     await trio.sleep(min(wait, _SOON))
-    _log(name, tail.end())
+    _log(name, tail.end(), tail)
     heard.set()
 
 
-def _log(name: str, lines: list[bytes]) -> None:
+def _log(name: str, lines: list[bytes], tail: StderrTail) -> None:
+    if tail.isolated and (said := [line for line in lines if line.startswith(_MARK)]):
+        told = "\n".join(text(line.removeprefix(_MARK)) for line in said)  # what comes together belongs together
+        watchdog_logger.warning("%s, in its own process: %s", name, told)
     if stderr_logger.isEnabledFor(logging.DEBUG):
         for line in lines:
             stderr_logger.debug("%s: %s", name, text(line))
