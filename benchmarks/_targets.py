@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
@@ -25,6 +26,8 @@ __all__ = ["FASTMCP", "Target", "fastmcp_python", "http_target", "python_with", 
 FASTMCP: Final = "fastmcp==4.1.2"
 CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mcpactors-benchmarks"
 START_LIMIT: Final = 60.0
+STOP_LIMIT: Final = 30.0
+"""Seconds; a busy machine has needed more than five to end what had 2,000 connections."""
 
 
 @frozen(eq=False)
@@ -96,10 +99,18 @@ async def stdio_target(command: Sequence[str]) -> AsyncIterator[Target]:
 async def running(command: Sequence[str], **pipes: int) -> AsyncIterator[tuple[trio.Process, trio.Nursery]]:
     """A process that is told to end with the block, and killed when it does not."""
     async with trio.open_nursery() as nursery:
-        run = partial(trio.run_process, list(command), check=False, **{"stdin": subprocess.DEVNULL, **pipes})
+        options = {"check": False, "deliver_cancel": _end, "stdin": subprocess.DEVNULL, **pipes}
+        run = partial(trio.run_process, list(command), **options)
         process: trio.Process = await nursery.start(run)
         yield process, nursery
         nursery.cancel_scope.cancel()
+
+
+async def _end(process: trio.Process) -> None:
+    process.terminate()
+    await trio.sleep(STOP_LIMIT)
+    warnings.warn(f"{process.args} did not end within {STOP_LIMIT:g} s of SIGTERM", RuntimeWarning, stacklevel=1)
+    process.kill()
 
 
 def fastmcp_python() -> str | None:
