@@ -16,13 +16,15 @@ from types import TracebackType
 from typing import Any, Final, Self, final
 
 import trio
-from attrs import define, field, frozen
+from attrs import field, frozen
 
-from mcpactors.errors import CallTimeout, MCPActorsError, QuestionRefused
+from mcpactors.errors import CallTimeout, QuestionRefused
 from mcpactors.runtime.checks import number
 from mcpactors.runtime.clock import clock_of_this_run
 from mcpactors.runtime.naming import Namespace
+from mcpactors.runtime.outcome import Failure, Outcome, Result
 from mcpactors.runtime.policy import DEFAULT_CALLS, CallLimits
+from mcpactors.runtime.question import OpenQuestions, Question
 
 __all__ = ["CallDeadlines", "Failure", "Notice", "Outcome", "Question", "Replies", "ReplyChannel", "Result"]
 
@@ -34,30 +36,6 @@ _ROOT: Final = Namespace()
 
 
 @frozen
-class Result:
-    """The callee's answer: the `result` object of JSON-RPC, as it is on the wire."""
-
-    value: Mapping[str, Any]
-
-
-@frozen
-class Failure:
-    """The callee's error: the `error` object of JSON-RPC."""
-
-    code: int
-    message: str
-    data: Any = None
-
-    @classmethod
-    def of(cls, error: MCPActorsError) -> Failure:
-        """The failure that says what `error` says."""
-        return cls(error.code, error.message, error.data)
-
-
-Outcome = Result | Failure
-
-
-@frozen
 class Notice:
     """Something the callee says while it works, in the words of MCP: a notification's method and params.
 
@@ -66,35 +44,6 @@ class Notice:
 
     method: str
     params: Mapping[str, Any]
-
-
-@define(eq=False)
-class Question:
-    """A request of the callee to its caller (sampling, elicitation, roots). Whoever takes it must `answer` it."""
-
-    method: str
-    params: Mapping[str, Any] | None
-    _answered: trio.Event = field(factory=trio.Event)
-    _outcome: Outcome | None = None
-
-    def answer(self, outcome: Outcome) -> bool:
-        """Give the callee its answer. False, and nothing happens, when there already was one."""
-        if self._outcome is not None:
-            return False
-        self._outcome = outcome
-        self._answered.set()
-        return True
-
-    @property
-    def answered(self) -> bool:
-        """Whether it has its answer, be it that nobody wants one any more."""
-        return self._outcome is not None
-
-    async def outcome(self) -> Outcome:
-        """Wait until somebody answered."""
-        await self._answered.wait()
-        assert self._outcome is not None
-        return self._outcome
 
 
 @frozen
@@ -118,10 +67,7 @@ class ReplyChannel:
         "_event",
         "_feed",
         "_held_back",
-        "_open_questions",
-        "_paused",
-        "_paused_at",
-        "_resumed_at",
+        "_questions",
         "_scope",
         "dropped",
         "late",
@@ -146,10 +92,7 @@ class ReplyChannel:
         self._event = trio.Event()
         self._feed: deque[Notice | Question] | None = None
         self._held_back = False  # all that waits to be read is one progress notice, and its reader will come for it
-        self._open_questions: dict[Question, float] | None = None  # when each was asked, the oldest first
-        self._paused = 0.0  # seconds with a question open, up to `_paused_at` if one is open now
-        self._paused_at = 0.0
-        self._resumed_at = 0.0
+        self._questions: OpenQuestions | None = None
         self._scope: trio.CancelScope | None = None
 
     @property
@@ -160,7 +103,7 @@ class ReplyChannel:
     @property
     def asks(self) -> bool:
         """True while a question of this call waits for its answer."""
-        return bool(self._open_questions)
+        return bool(self._questions)
 
     def notice(self, method: str, params: Mapping[str, Any]) -> None:
         """Tell the caller something. Never waits; dropped and counted once the call has ended.
@@ -205,28 +148,23 @@ class ReplyChannel:
         """
         if self.outcome is not None:
             return Failure.of(QuestionRefused(f"{method} cannot be asked: the call it belongs to has ended"))
-        asked = Question(method, params)
         if self._feed is None:
             self._feed = deque()
-        if self._open_questions is None:
-            self._open_questions = {}
-        elif len(self._open_questions) >= QUESTIONS_OPEN:
+        questions = self._questions
+        if questions is None:
+            questions = self._questions = OpenQuestions()
+        elif len(questions) >= QUESTIONS_OPEN:
             said = f"{method} cannot be asked: {QUESTIONS_OPEN} questions of this call are open; await their answers"
             return Failure.of(QuestionRefused(said))
-        now = trio.current_time()
-        if not self._open_questions:
-            self._paused_at = now
-        self._open_questions[asked] = now
+        asked = Question(method, params)
+        questions.open(asked)
         self._feed.append(asked)
         self._event.set()
         try:
             return await asked.outcome()
         finally:
-            del self._open_questions[asked]
             self._withdraw(asked)
-            if not self._open_questions:
-                self._resumed_at = trio.current_time()
-                self._paused += self._resumed_at - self._paused_at
+            questions.close(asked)
             self._event.set()  # the caller's clock runs again
 
     def _withdraw(self, asked: Question) -> None:
@@ -242,8 +180,8 @@ class ReplyChannel:
             return False
         self.outcome = outcome
         self._event.set()
-        if self._open_questions:
-            for asked in list(self._open_questions):
+        if self._questions:
+            for asked in self._questions:
                 self._withdraw(asked)
         return True
 
@@ -423,18 +361,20 @@ class Replies:
             self._time_out()
 
     def _next_deadline(self) -> float:
-        asked = self.channel._open_questions
-        if asked:
-            return next(iter(asked.values())) + self._deadlines.question
-        paused = self.channel._paused
-        if paused:
-            self._idle_at = max(self._idle_at, self.channel._resumed_at + self._deadlines.idle)
-        return min(self._idle_at, self._total_at + paused)
+        questions = self.channel._questions
+        if questions is None:
+            return min(self._idle_at, self._total_at)
+        if questions:
+            return questions.oldest_at + self._deadlines.question
+        if questions.paused:
+            self._idle_at = max(self._idle_at, questions.resumed_at + self._deadlines.idle)
+        return min(self._idle_at, self._total_at + questions.paused)
 
     def _time_out(self) -> None:
-        if self.channel._open_questions:
+        questions = self.channel._questions
+        if questions:
             said = f"the client did not answer a question within {self._deadlines.question:g} s"
-        elif self._idle_at <= self._total_at + self.channel._paused:
+        elif self._idle_at <= self._total_at + (0.0 if questions is None else questions.paused):
             said = f"no sign of life for {self._deadlines.idle:g} s"
         else:
             said = f"not finished within {self._deadlines.total:g} s"

@@ -364,4 +364,4 @@ async def test_call_whose_caller_left_while_a_question_was_open_ends_its_questio
         call.scope.cancel()
         await wait_all_tasks_blocked()
         assert (ref.tally.cancelled, len(ref.in_flight)) == (1, 0)
-        assert not call.channel._open_questions
+        assert not call.channel.asks
