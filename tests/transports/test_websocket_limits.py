@@ -17,7 +17,8 @@ from wsproto.connection import Connection, ConnectionType
 from wsproto.events import CloseConnection, Event, Ping, Pong, TextMessage
 
 from mcpactors.transports.lines.streams import StdioLimits, StdioReader, StdioWriter
-from mcpactors.transports.websocket.frames import Ending, Incoming, WebSocket, WebSocketLimits, tend
+from mcpactors.transports.websocket.frames import Ending, WebSocket, WebSocketLimits, tend
+from mcpactors.transports.websocket.streams import Incoming
 from tests.transports.ws_raw import BINARY, CLOSE, TEXT, closing, frame
 
 LIMITS = WebSocketLimits(message=1000)

@@ -27,7 +27,8 @@ from mcpactors.transports.http_client.reasons import reason_of, speaks_tls
 from mcpactors.transports.lines.duplex import connected
 from mcpactors.transports.lines.streams import StdioLimits
 from mcpactors.transports.streams import Streams
-from mcpactors.transports.websocket.frames import MCP, Incoming, Outgoing, WebSocket, WebSocketLimits, tend
+from mcpactors.transports.websocket.frames import MCP, WebSocket, WebSocketLimits, tend
+from mcpactors.transports.websocket.streams import Incoming, Outgoing
 
 __all__ = ["websocket_client"]
 

@@ -1,4 +1,4 @@
-"""One WebSocket, of either end: messages in frames, made into two streams of lines.
+"""One WebSocket, of either end: messages in frames. As two streams of lines: streams.py.
 
 Rule: frames are wsproto's; here is when to read, when to write and when to give up. A frame is judged by its header,
 before anything of its payload is held; every wait on the peer ends; whatever goes wrong ends in a close frame that says
@@ -17,10 +17,9 @@ from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Final
 
-import anyio
 import trio
 from attrs import define, field, frozen
-from trio.abc import HalfCloseableStream, ReceiveStream, SendStream, Stream
+from trio.abc import HalfCloseableStream, Stream
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import CloseConnection, Event, Ping, TextMessage
 from wsproto.extensions import Extension
@@ -29,7 +28,7 @@ from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opc
 from mcpactors.runtime.policy import DEFAULT_CLIENTS
 from mcpactors.transports.asgi import Unread
 
-__all__ = ["MCP", "Ending", "Incoming", "Outgoing", "WebSocket", "WebSocketLimits", "tend"]
+__all__ = ["MCP", "Ending", "WebSocket", "WebSocketLimits", "tend"]
 
 logger = logging.getLogger("mcpactors.websocket")
 
@@ -365,39 +364,3 @@ async def tend(sockets: Collection[WebSocket]) -> None:
             socket.look(trio.current_time())
             if number % AT_ONCE == 0:
                 await trio.lowlevel.checkpoint()
-
-
-@frozen(eq=False)
-class Incoming(ReceiveStream):
-    """What a WebSocket receives, a line a message. With `telling`, what is wrong with it is raised."""
-
-    socket: WebSocket
-    telling: str | None = None
-    """What the peer is called."""
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Messages, each whole, however long. Raises anyio.BrokenResourceError: the peer has not just left."""
-        line = await self.socket.receive()
-        if not line and self.telling is not None and (ended := self.socket.ended) is not None and not ended.good:
-            raise anyio.BrokenResourceError(f"{self.telling}: {ended}")
-        return line
-
-    async def aclose(self) -> None:
-        self.socket.deafen()
-        await trio.lowlevel.checkpoint()
-
-
-@frozen(eq=False)
-class Outgoing(SendStream):
-    """What a WebSocket sends; its end is that of the connection."""
-
-    socket: WebSocket
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self.socket.send(bytes(data))
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await trio.lowlevel.checkpoint()
-
-    async def aclose(self) -> None:
-        await self.socket.aclose()

@@ -32,7 +32,8 @@ from mcpactors.transports.http_server.body import PARTS
 from mcpactors.transports.http_server.reply import say
 from mcpactors.transports.lines.front import LinesFront
 from mcpactors.transports.lines.streams import StdioLimits
-from mcpactors.transports.websocket.frames import MCP, Incoming, Outgoing, WebSocket, WebSocketLimits, tend
+from mcpactors.transports.websocket.frames import MCP, WebSocket, WebSocketLimits, tend
+from mcpactors.transports.websocket.streams import Incoming, Outgoing
 
 __all__ = ["WebSocketFront", "wants_websocket"]
 
