@@ -85,7 +85,7 @@ def _way(proxy: ProxyServer, stderr: StderrTail, open_runtime: Open, limits: Bac
         return lambda: _made(target, proxy, stderr, open_runtime, limits)()
     transport = limited(transport_of(target), limits)
     if isinstance(transport, StreamableHttpTransport):
-        return transport.dispatcher
+        return transport.dispatchers()
     return lambda: transport.connect(stderr)
 
 

@@ -13,6 +13,7 @@ import sys
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from inspect import iscoroutinefunction
 from pathlib import Path
 from types import MappingProxyType
@@ -23,6 +24,7 @@ from attrs import define, evolve, field, frozen
 from mcpactors.errors import BackendStartError, ConfigError
 from mcpactors.runtime.policy import DEFAULT_BACKEND, BackendLimits
 from mcpactors.transports.http_client.either import EitherDispatcher, either_dispatcher
+from mcpactors.transports.http_client.pace import new_allowance
 from mcpactors.transports.http_client.sse import sse_client
 from mcpactors.transports.http_client.streams import http_client
 from mcpactors.transports.lines.framing import StderrTail
@@ -244,9 +246,9 @@ class StreamableHttpTransport:
     def connect(self, stderr: StderrTail | None = None) -> Opened:
         return http_client(lambda turn: self._wire(steadfast=True, turn=turn))
 
-    def dispatcher(self) -> AbstractAsyncContextManager[EitherDispatcher]:
-        """A new connection for a backend: what takes its calls, without streams of messages between."""
-        return self._wire()
+    def dispatchers(self) -> Callable[[], AbstractAsyncContextManager[EitherDispatcher]]:
+        """Makes connections to one backend: what takes its calls, without streams of messages between."""
+        return partial(self._wire, allowance=new_allowance())
 
     def _wire(self, **how: Any) -> AbstractAsyncContextManager[EitherDispatcher]:
         taken = self.limits or DEFAULT_BACKEND

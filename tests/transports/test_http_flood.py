@@ -12,10 +12,12 @@ from attrs import define, field
 
 from mcpactors.runtime.policy import DEFAULT_BACKEND
 from mcpactors.runtime.reply import CallDeadlines
+from mcpactors.transports.http_client.either import EitherDispatcher
 from mcpactors.transports.http_client.event_stream import EventReader, EventTooLong
 from mcpactors.transports.http_client.faults import read_message
 from mcpactors.transports.http_client.pace import Pace
 from mcpactors.transports.lines.flood import BURST, FEW, HASTE, STEP
+from mcpactors.transports.values import StreamableHttpTransport
 from tests.transports.http_scripted import (
     LAST,
     MODERN,
@@ -192,3 +194,41 @@ async def test_p6_while_a_flood_waits_calls_are_answered_and_its_own_comes_behin
             mock_clock.jump(0.01)
             assert await wire.send_raw_request("tools/call", {"name": "well"}, MODERN) == {}
     assert replies == [{"last": True}]
+
+
+async def test_p6_a_flood_in_one_session_is_waited_for_in_the_others(mock_clock: trio.testing.MockClock) -> None:
+    flood = chunk(lines(message(LOG, level="info", data="x")) * 500)
+
+    async def handler(asked: Asked, peer: Peer) -> None:
+        if (what := asked.said["params"]["name"]) == "json":
+            await peer.say(reply(result(asked)))
+            return
+        await peer.say(stream_head())
+        while what == "floods":
+            await peer.say(flood)
+        await peer.say(event(result(asked)), LAST)
+
+    replies: list[Any] = []
+    async with scripted(handler) as backend, trio.open_nursery() as nursery:
+        connect = StreamableHttpTransport(backend.url).dispatchers()
+        async with connect() as one, connect() as other:
+            for wire in (one, other):
+                await nursery.start(wire.run, Heard().request, Heard().notice)
+
+            async def call(wire: EitherDispatcher, name: str) -> None:
+                replies.append(await wire.send_raw_request("tools/call", {"name": name}, MODERN))
+
+            async def pass_turns() -> None:
+                for _ in range(100):
+                    await other.send_raw_request("tools/call", {"name": "json"}, MODERN)
+
+            nursery.start_soon(call, one, "floods")
+            await pass_turns()
+            nursery.start_soon(call, other, "stream")
+            await pass_turns()  # time stands still
+            assert replies == []
+            while not replies:
+                mock_clock.jump(0.01)
+                await pass_turns()
+            nursery.cancel_scope.cancel()
+    assert replies == [{}]

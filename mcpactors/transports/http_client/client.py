@@ -50,8 +50,9 @@ from mcpactors.transports.http_client.faults import (
     strange,
 )
 from mcpactors.transports.http_client.heard import Heard, OnRequest
-from mcpactors.transports.http_client.pace import AT_A_TURN, Pace, Turn
+from mcpactors.transports.http_client.pace import AT_A_TURN, Pace, Turn, new_allowance
 from mcpactors.transports.http_client.pool import Answer, AnswerLost, NotReached, PoolClosed
+from mcpactors.transports.lines.flood import Allowance
 
 __all__ = ["HTTPDispatcher", "Turn", "http_dispatcher"]
 
@@ -85,6 +86,7 @@ async def http_dispatcher(
     steadfast: bool = False,
     turn: Turn | None = None,
     taken: BackendLimits = DEFAULT_BACKEND,
+    allowance: Allowance | None = None,
 ) -> AsyncIterator[HTTPDispatcher]:
     """What speaks to the backend at `url`; `headers` go with every request there and nowhere else.
 
@@ -92,10 +94,11 @@ async def http_dispatcher(
     stays its owner's. `ssl_context` is what TLS is done with else; None: what the system trusts. Connections are made
     when they are needed. `steadfast`: a backend that cannot be reached fails calls and nothing more. `turn` is awaited
     whenever some of a stream has been taken, by who takes all of it; None: it is read as those of backends are, of
-    whose floods most is dropped (`pace.py`). Raises `BackendStartError`: the URL is none.
+    whose floods most is dropped (`pace.py`), and which have one `allowance` for all their sessions. Raises
+    `BackendStartError`: the URL is none.
     """
     endpoint = await Endpoint.at(url, headers or {}, client, ssl_context)
-    dispatcher = HTTPDispatcher(endpoint, steadfast, turn, taken)
+    dispatcher = HTTPDispatcher(endpoint, steadfast, turn, taken, allowance or new_allowance())
     try:
         yield dispatcher
     finally:
@@ -113,6 +116,7 @@ class HTTPDispatcher:
     _steadfast: bool = False
     _turn: Turn | None = None
     _taken: BackendLimits = DEFAULT_BACKEND
+    _allowance: Allowance = field(factory=new_allowance)
     name: str = field(default=Factory(lambda self: str(self._endpoint), takes_self=True), init=False)
     """What the backend is called in errors."""
     renews: bool = field(default=True, init=False)
@@ -133,7 +137,7 @@ class HTTPDispatcher:
     _pace: Pace = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._pace = Pace(self._taken, lambda: self._answering, self._turn)
+        self._pace = Pace(self._taken, lambda: self._answering, self._turn, self._allowance)
 
     async def run(
         self,

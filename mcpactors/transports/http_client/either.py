@@ -28,6 +28,7 @@ from mcpactors.runtime.policy import DEFAULT_BACKEND, BackendLimits
 from mcpactors.transports.http_client.client import HTTPDispatcher, Turn, http_dispatcher
 from mcpactors.transports.http_client.heard import OnRequest
 from mcpactors.transports.http_client.sse import sse_client
+from mcpactors.transports.lines.flood import Allowance
 from mcpactors.transports.streams import Streams
 
 __all__ = ["EitherDispatcher", "either_dispatcher"]
@@ -49,11 +50,12 @@ async def either_dispatcher(
     steadfast: bool = False,
     turn: Turn | None = None,
     taken: BackendLimits = DEFAULT_BACKEND,
+    allowance: Allowance | None = None,
 ) -> AsyncIterator[EitherDispatcher]:
     """As `http_dispatcher`, for a URL that may be that of an HTTP+SSE stream."""
-    opened = http_dispatcher(url, headers, client, ssl_context=ssl_context, steadfast=steadfast, turn=turn, taken=taken)
-    old = partial(sse_client, url, headers, client, ssl_context=ssl_context, connect_timeout=OLD_TIMEOUT, taken=taken)
-    async with opened as http:
+    there: Any = {"url": url, "headers": headers, "client": client, "ssl_context": ssl_context, "taken": taken}
+    old = partial(sse_client, **there, connect_timeout=OLD_TIMEOUT)
+    async with http_dispatcher(**there, steadfast=steadfast, turn=turn, allowance=allowance) as http:
         yield EitherDispatcher(http, old)
 
 

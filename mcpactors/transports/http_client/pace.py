@@ -1,8 +1,9 @@
 """How fast the event streams of one HTTP backend are read: as fast as they come, unless it says what nobody waits for.
 
-Rule: all streams of a backend have one allowance, or a flood would be spread over many calls. What may be a reply costs
-nothing, until it has shown to be none; nor does progress in time. Bytes that are no event cost what their lines take to
-be read. As for lines (`lines/flood.py`), what is counted is what came, not how long it took. Promises P5, P6, F4, F5.
+Rule: all streams of a backend, in all its sessions, have one allowance, or a flood would be spread over many calls, and
+be a new one in each session. What may be a reply costs nothing, until it has shown to be none; nor does progress in
+time. Bytes that are no event cost what their lines take to be read. As for lines (`lines/flood.py`), what is counted is
+what came, not how long it took. Promises P5, P6, F4, F5.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from mcpactors.transports.lines.flood import (
     thinned,
 )
 
-__all__ = ["AT_A_TURN", "Pace", "Turn"]
+__all__ = ["AT_A_TURN", "Pace", "Turn", "new_allowance"]
 
 AT_A_TURN: Final = 8
 """Messages that are taken before others have their turn: a millisecond."""
@@ -52,14 +53,20 @@ Turn = Callable[[], Awaitable[None]]
 """What is awaited for the others' turn."""
 
 
+def new_allowance() -> Allowance:
+    """That of one backend."""
+    return Allowance(_LONGEST)
+
+
 @define(eq=False)
 class Pace:
-    """For one backend. `calls` is how many are in flight; `given` is awaited by who takes all, and sets the pace so."""
+    """For one session with a backend, whose allowance it shares. `calls` is how many are in flight here;
+    `given` is awaited by who takes all, and sets the pace so."""
 
     _taken: BackendLimits
     _calls: Callable[[], int]
     _given: Turn | None = None
-    _allowance: Allowance = field(factory=lambda: Allowance(_LONGEST), init=False)
+    _allowance: Allowance = field(factory=new_allowance)
     _steps: Steps = field(factory=Steps, init=False)
 
     async def turn(self) -> None:
