@@ -2,7 +2,7 @@
 
 Rule: set up as FastMCP's documentation recommends: each server `mcp.mount(create_proxy(...), namespace=...)`, served
 with `run(transport="http")`, with its logging turned down. The argument is a config file of the `mcpServers` format; an
-entry without a command is a server of this process, with the same tools as ours has there.
+entry with neither a URL nor a command is a server of this process, with the same tools as ours has there.
 """
 
 from __future__ import annotations
@@ -42,9 +42,15 @@ def gateway(servers: Mapping[str, Any]) -> FastMCP:
     """Every server under its name."""
     main = FastMCP("gateway")
     for name, entry in servers.items():
-        mounted = create_proxy(StdioTransport(entry["command"], entry["args"])) if "command" in entry else near()
-        main.mount(mounted, namespace=name)
+        main.mount(mounted(entry), namespace=name)
     return main
+
+
+def mounted(entry: Mapping[str, Any]) -> FastMCP:
+    """The server of an entry."""
+    if "url" in entry:
+        return create_proxy(entry["url"])
+    return create_proxy(StdioTransport(entry["command"], entry["args"])) if "command" in entry else near()
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
 """What a sick child costs its siblings: calls and lists with it and without it, in turns, beside FastMCP's.
 
 Rule: for each kind of sickness gateways stand side by side, with the same three children: `near` in the gateway's
-process, `sibling` over stdio, and `sick`, which is well in all but one of each make. They take short turns, and the
-child is sick in the sick gateway's turns only, so that what the sickness costs the machine is in what is measured. In
-every turn, in every gateway, a few clients wait for the child in question, and call it as often as it answers when it
-is well: one that fails at once is not called more often for that. Of ours a second one is well: how far it is
-from the first tells how far two equal ones differ, here and now. What is claimed is the median of the rounds' ratios,
-each of turns that lie a second apart, so that what else the machine does is in both; its quartiles say how sure that
-is. A request that is not answered within some seconds is cut and counted as having taken so long. FastMCP is set up as
-its documentation recommends (`_isolation_fastmcp.py`), and has a turn in every fourth round.
+process, `sibling` over stdio, and `sick`, over stdio or HTTP (`_isolation_sicknesses.py`), which is well in all but one
+of each make. They take short turns, and the child is sick in the sick gateway's turns only, so that what the sickness
+costs the machine is in what is measured. In every turn, in every gateway, a few clients wait for the child in question,
+and call it as often as it answers when it is well: one that fails at once is not called more often for that. Of ours a
+second one is well: how far it is from the first tells how far two equal ones differ, here and now. What is claimed is
+the median of the rounds' ratios, each of turns that lie a second apart, so that what else the machine does is in both;
+its quartiles say how sure that is. A request that is not answered within some seconds is cut and counted as having
+taken so long. FastMCP is set up as its documentation recommends (`_isolation_fastmcp.py`), and has a turn in every
+fourth round.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import gc
 import json
 import math
 import os
-import signal
 import statistics
 import sys
 import tempfile
@@ -31,6 +31,7 @@ from typing import Any, Final
 import trio
 from attrs import define, field, frozen
 
+from benchmarks._isolation_sicknesses import NEVER_UP, SICKNESSES, Sickness
 from benchmarks._proxy_client import HTTPPeer, Peer, Question
 from benchmarks._targets import FASTMCP, Target, fastmcp_python, http_target
 from benchmarks.measure import Report, Series, option_parser, print_columns
@@ -53,8 +54,6 @@ PATIENCE: Final = 0.55
 LIMIT: Final = 3.0
 """Seconds after which a request is cut."""
 BUDGET: Final = 2.0
-SPELL: Final = 6
-"""Rounds that last 20 s and more: to the first crashes, four restarts with doubling pauses, quarantine, and on."""
 KNOWN: Final = 0.005
 """Seconds that a list may take: at most, and where everything in it is known."""
 P99: Final = 1.1
@@ -71,68 +70,6 @@ WORDS: Final = {"sibling": "call, stdio sibling", "near": "call, in-process sibl
 PATIENT: Final = Question(
     "tools/call", {"name": "sick_echo", "arguments": {"text": "well", "seconds": 0.5}}, b"well", {"progressToken": "p"}
 )
-NEVER_UP: Final = {"do": "hang"}
-RELENTLESS: Final = {"intensity": 1_000_000, "backoffMax": 0.5}
-"""Never given up, and restarted twice a second for as long as it is measured: what the shipped policy does not do."""
-
-
-# --- Sicknesses -------------------------------------------------------------------------------------------------------
-
-
-@frozen
-class Sickness:
-    """What is wrong with a child. `order`: what it is told to do; `stopped`, `crashes`, `hangs`: what else befalls it.
-
-    `known`: whether the gateway can know all that it lists, without asking. `restart`: the child's policy, where it is
-    not the shipped one. `rounds`: no fewer are measured, so that it is sick for so long. `claimed`: whether P6 is
-    claimed of it, which is a promise about the defaults.
-    """
-
-    order: Mapping[str, Any] | None = None
-    stopped: bool = False
-    crashes: bool = False
-    hangs: bool = False
-    known: bool = True
-    restart: Mapping[str, float] | None = None
-    rounds: int = 0
-    claimed: bool = True
-
-    async def fall(self, children: Children, name: str) -> None:
-        """The child of this name is sick from now on."""
-        if self.crashes:
-            children.beginnings[name] = {"do": "exit", "code": 1}
-        for life in children.living(name):
-            if self.order is not None:
-                await life.order(**self.order)
-            if self.stopped:
-                life.send(signal.SIGSTOP)
-            if self.crashes:
-                life.send(signal.SIGKILL)
-
-    async def pass_over(self, children: Children, name: str) -> None:
-        """It is sick no more, or rests."""
-        for life in children.living(name):
-            if self.order is not None:
-                await life.order(do="well")
-            if self.stopped:
-                life.send(signal.SIGCONT)
-
-
-def _flood(what: str) -> dict[str, Any]:
-    return {"do": "flood", "what": what, "seconds": 1000}
-
-
-SICKNESSES: Final = {
-    "nobody sick": Sickness(),
-    "stopped (SIGSTOP)": Sickness(stopped=True),
-    "hangs at its start": Sickness(hangs=True, known=False),
-    "crash loop": Sickness(crashes=True, rounds=SPELL),
-    "crash loop, restarted for ever": Sickness(crashes=True, restart=RELENTLESS, claimed=False),
-    "floods progress": Sickness(_flood("progress")),
-    "floods log lines": Sickness(_flood("log")),
-    "floods list_changed": Sickness(_flood("list_changed"), known=False),
-    "floods garbage": Sickness(_flood("garbage")),
-}
 
 
 # --- Gateways ---------------------------------------------------------------------------------------------------------
@@ -217,14 +154,14 @@ async def open_gateway(
     make: str,
     name: str,
     python: str | None,
-    restart: Mapping[str, float] | None = None,
+    sickness: Sickness,
 ) -> Gateway:
-    """Start one; `name` is that of its child, `restart` its policy, `python` the one that has FastMCP."""
+    """Start one; `name` is that of its child, `python` the one that has FastMCP."""
     program = [str(HERE / "_proxy_backend.py"), "stdio"]
     config: dict[str, Any] = {
         "near": {"module": str(HERE / "_isolation_near.py") + ":server"},
         "sibling": {"command": sys.executable, "args": program},
-        "sick": {**children.command(name), "startTimeout": 600, **({"restart": restart} if restart else {})},
+        "sick": await sickness.entry(stack, children, name),
     }
     path = children.path.with_name(f"{name}.json")
     path.write_text(json.dumps({"mcpServers": config}))
@@ -263,7 +200,7 @@ async def measure(sickness: Sickness, makes: Mapping[str, str | None], rounds: i
                     name = f"{make}-{how}".replace(" ", "-")
                     if how == SICK and sickness.hangs:
                         children.beginnings[name] = NEVER_UP
-                    gateways[make, how] = await open_gateway(processes, children, make, name, python, sickness.restart)
+                    gateways[make, how] = await open_gateway(processes, children, make, name, python, sickness)
             await _take_turns(sickness, children, gateways, max(rounds, sickness.rounds))
         nursery.cancel_scope.cancel()
     return gateways
@@ -377,7 +314,9 @@ def command_line() -> argparse.Namespace:
 
 def chosen(word: str | None) -> Sequence[tuple[str, Sickness]]:
     """The kinds of sickness to measure."""
-    return [(title, sickness) for title, sickness in SICKNESSES.items() if word is None or word in title]
+    return [
+        (title, sickness) for title, sickness in SICKNESSES.items() if word is None or word.lower() in title.lower()
+    ]
 
 
 async def main() -> None:

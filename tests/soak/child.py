@@ -236,9 +236,9 @@ ORDERS: dict[str, Callable[..., None]] = {
 }
 
 
-def main() -> None:
+def main(kind: type[Child] = Child) -> None:
     path, name, *options = sys.argv[1:]
-    child = Child("--modern" in options)
+    child = kind("--modern" in options)
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(path)
     connection.sendall(json.dumps({"name": name, "pid": os.getpid(), "parent": os.getppid()}).encode() + b"\n")
