@@ -11,13 +11,24 @@ from typing import Any
 
 import anyio
 import trio
+import trio.testing
+from anyio.abc import ObjectReceiveStream, ObjectSendStream
 from attrs import define, field
 from mcp.shared.message import SessionMessage
 from mcp_types import CLIENT_CAPABILITIES_META_KEY, CLIENT_INFO_META_KEY, PROTOCOL_VERSION_META_KEY
-from mcp_types.jsonrpc import JSONRPCError, JSONRPCMessage, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse
+from mcp_types.jsonrpc import (
+    JSONRPCError,
+    JSONRPCMessage,
+    JSONRPCNotification,
+    JSONRPCRequest,
+    JSONRPCResponse,
+    jsonrpc_message_adapter,
+)
 
 from mcpactors import Runtime
 from mcpactors.testing import Endings
+from mcpactors.transports.lines.front import LinesFront
+from mcpactors.transports.lines.streams import StdioLimits
 from mcpactors.transports.memory import memory_client
 from mcpactors.transports.streams import Streams
 
@@ -102,10 +113,59 @@ def _text(answer: JSONRPCResponse | JSONRPCError) -> str:
         return str(answer.result)
 
 
+@define(eq=False)
+class _WriteLines(ObjectSendStream[SessionMessage]):
+    """Messages as lines, whatever they are."""
+
+    stream: trio.abc.SendStream
+    turn: trio.Lock = field(factory=trio.Lock)
+
+    async def send(self, item: SessionMessage) -> None:
+        async with self.turn:
+            await self.stream.send_all(item.message.model_dump_json(by_alias=True, exclude_none=True).encode() + b"\n")
+
+    async def aclose(self) -> None:
+        await self.stream.aclose()
+
+
+@define(eq=False)
+class _ReadLines(ObjectReceiveStream[SessionMessage | Exception]):
+    stream: trio.abc.ReceiveStream
+    lines: list[bytes] = field(factory=list)
+    rest: bytes = b""
+
+    async def receive(self) -> SessionMessage:
+        while not self.lines:
+            if not (data := await self.stream.receive_some()):
+                raise anyio.EndOfStream
+            *self.lines, self.rest = (self.rest + data).split(b"\n")
+        return SessionMessage(jsonrpc_message_adapter.validate_json(self.lines.pop(0), by_name=False))
+
+    async def aclose(self) -> None:
+        await self.stream.aclose()
+
+
 @asynccontextmanager
 async def peer(runtime: Runtime, *, legacy: bool = False) -> AsyncIterator[Peer]:
     """A client of the modern era, or one that has shaken hands in the old one."""
-    async with memory_client(runtime.server) as streams, trio.open_nursery() as nursery:
+    async with memory_client(runtime.server) as streams, _peer(streams, legacy) as client:
+        yield client
+
+
+@asynccontextmanager
+async def peer_on_lines(runtime: Runtime, *, legacy: bool = False) -> AsyncIterator[Peer]:
+    """The same by lines, as over stdio and WebSocket."""
+    client, served = trio.testing.memory_stream_pair()
+    front = LinesFront(runtime.server, StdioLimits())
+    async with front.run() as nursery:
+        nursery.start_soon(front.serve, served, served)
+        async with _peer((_ReadLines(client), _WriteLines(client)), legacy) as found:
+            yield found
+
+
+@asynccontextmanager
+async def _peer(streams: Streams, legacy: bool) -> AsyncIterator[Peer]:
+    async with trio.open_nursery() as nursery:
         client = Peer(streams, {} if legacy else ENVELOPE)
         nursery.start_soon(client.read)
         if legacy:
