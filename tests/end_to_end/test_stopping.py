@@ -186,20 +186,20 @@ async def under_way(front: Front, tool: str, seconds: float, nursery: trio.Nurse
     return answers
 
 
-@pytest.mark.parametrize(
-    ("front", "number"),
-    [(over_http, signal.SIGTERM), (over_stdio, signal.SIGTERM), (over_http, signal.SIGINT)],
-    ids=["http", "stdio", "Ctrl-C"],
-)
-async def test_f50_a_call_in_flight_completes_after_sigterm_and_the_exit_code_is_0(
-    front: Open, number: signal.Signals, tmp_path: Path
-) -> None:
-    async with front(tmp_path, slow(tmp_path)) as served:
-        async with trio.open_nursery() as nursery:
-            answers = await under_way(served, "slow", 1, nursery)
-            served.process.send_signal(number)
-        assert answers[0]["result"]["content"][0]["text"] == "done"
-        assert await served.ended() == 0
+async def test_f50_a_call_in_flight_completes_after_sigterm_and_the_exit_code_is_0(tmp_path: Path) -> None:
+    async def stops(front: Open, number: signal.Signals) -> None:
+        folder = tmp_path / f"{front.__name__}-{number.name}"
+        folder.mkdir()
+        async with front(folder, slow(folder)) as served:
+            async with trio.open_nursery() as nursery:
+                answers = await under_way(served, "slow", 3, nursery)
+                served.process.send_signal(number)
+            assert answers[0]["result"]["content"][0]["text"] == "done", folder
+            assert await served.ended() == 0, folder
+
+    async with trio.open_nursery() as all_at_once:
+        for front, number in ((over_http, signal.SIGTERM), (over_stdio, signal.SIGTERM), (over_http, signal.SIGINT)):
+            all_at_once.start_soon(stops, front, number)
 
 
 @FRONTS
