@@ -1,6 +1,6 @@
 """Where a client meets the runtime: one client request becomes one `Envelope`, and what comes back becomes MCP of
-that client's revision. How a client is asked: asking.py. Where a modern one's calls wait for its answers: parking.py.
-What clients watch: watching.py. What the edge stands before: surroundings.py.
+that client's revision: shaping.py. How a client is asked: asking.py. Where a modern one's calls wait for its answers:
+parking.py. What clients watch: watching.py. What the edge stands before: surroundings.py.
 
 Rule: the transports have the wire (sessions, streams, header checks) and enter the SDK's server for each request; its
 outermost middleware is ours and takes every request before a handler or a model sees it, so that what is relayed is
@@ -43,14 +43,13 @@ from mcp_types import (
     ServerCapabilities,
     ToolsCapability,
 )
-from mcp_types.methods import CACHEABLE_METHODS, CLIENT_REQUESTS, INPUT_REQUIRED_METHODS, SPEC_CLIENT_METHODS
+from mcp_types.methods import CLIENT_REQUESTS, INPUT_REQUIRED_METHODS, SPEC_CLIENT_METHODS
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from mcpactors.errors import InvalidParams, MCPActorsError
 from mcpactors.runtime.circles import asked_for_gateways, with_gateways
 from mcpactors.runtime.hops import arrived, hops_of
 from mcpactors.runtime.mailbox import ActorRef, Caller, Envelope, Request
-from mcpactors.runtime.methods import not_found_code, outward_error, outward_result
 from mcpactors.runtime.reply import CallDeadlines, Failure, Replies, Result
 from mcpactors.transports.answering import Channel
 from mcpactors.transports.asgi import STOPPING
@@ -58,16 +57,14 @@ from mcpactors.transports.asking import (
     INPUT_REQUIRED,
     LOG_LEVELS,
     CallClient,
-    cannot_answer,
     input_requests,
     line_to,
     refuse_all,
-    visits_needed,
     without_visits,
 )
 from mcpactors.transports.changes import Teller
 from mcpactors.transports.parking import OpenCall
-from mcpactors.transports.shaping import for_legacy
+from mcpactors.transports.shaping import PASSED, VISITED, Shaping
 from mcpactors.transports.surroundings import Face, Surroundings
 from mcpactors.transports.turns import Turn, TurnsOfAll
 from mcpactors.transports.watching import Watching, check_watched, let_go
@@ -75,11 +72,8 @@ from mcpactors.transports.watching import Watching, check_watched, let_go
 __all__ = ["edge_server"]
 
 PARKED: Final = "parked:"
-PASSED: Final = "passed:"
-VISITED: Final = "visited"
-"""What `requestState` holds under our seal: the key of a parked call, a backend's own state, or neither."""
+"""What `requestState` holds under our seal before the key of a parked call; else it is `PASSED` or `VISITED`."""
 SDK_ANSWERS: Final = frozenset({"initialize", "server/discover", "ping"})
-COMPLETE: Final = "completion/complete"
 _CALLER: Final = "mcpactors.caller"
 _CHANGES: Final = "mcpactors.changes"
 _session_numbers = count(1)
@@ -137,8 +131,7 @@ class _Edge:
         self._deadlines = deadlines
         self._turns = TurnsOfAll(surroundings.in_flight, deadlines.idle)
         self._own = face.own
-        self._completes = face.completions
-        self._stamp = {"name": face.name, "version": face.version}
+        self._shaping = Shaping({"name": face.name, "version": face.version}, face.completions)
         self._parking = surroundings.parking
         self._watching = Watching(ref, surroundings.listen)
         keys = surroundings.state_keys or [secrets.token_hex(32)]
@@ -258,7 +251,7 @@ class _Edge:
 
         endings = (self._surroundings.closing, *_front_stopping(ctx))
         await self._watching.listen(params, caller, notify, endings)
-        return {"resultType": "complete", "_meta": {**meta, SERVER_INFO_META_KEY: self._stamp}}
+        return {"resultType": "complete", "_meta": {**meta, SERVER_INFO_META_KEY: self._shaping.stamp}}
 
     # --- Calls ----------------------------------------------------------------------------------------------------
 
@@ -267,7 +260,7 @@ class _Edge:
         client = self._client(ctx, request.caller, turn)
         with self._begun(request) as replies:
             await client.converse(replies)
-        return self._answered(request, replies)
+        return self._shaping.answer(request, replies)
 
     async def _call_in_rounds(self, caller: Caller, ctx: _Context) -> dict[str, Any]:
         """A modern call, which may end a request by `input_required` and go on with the retry.
@@ -296,9 +289,9 @@ class _Edge:
                     key = self._parking.park(call, client_of)
                     leaves.pop_all()  # from now on it is the parking's to leave
                     asked = {"resultType": INPUT_REQUIRED, "inputRequests": input_requests(call)}
-                    return self._shaped(call.request, {**asked, "requestState": PARKED + key})
+                    return self._shaping.result(call.request, {**asked, "requestState": PARKED + key})
                 refuse_all(call, full)
-        return self._answered(call.request, call.replies, client.refused)
+        return self._shaping.answer(call.request, call.replies, client.refused)
 
     def _begun(self, request: Request) -> Replies:
         replies = Replies(self._deadlines, self._surroundings.calls)
@@ -363,42 +356,6 @@ class _Edge:
 
         channel, params = ctx.session._request_outbound, ctx.params or {}
         return CallClient(channel, caller, params, log_level, ctx.close_sse_stream, turn)
-
-    def _answered(self, request: Request, replies: Replies, refused: Failure | None = None) -> dict[str, Any]:
-        """The result, or the error raised. A call that failed for want of a capability says so to modern clients."""
-        outcome, namespace = replies.outcome, replies.channel.namespace
-        if refused is not None and (isinstance(outcome, Failure) or outcome.value.get("isError")):
-            outcome = refused
-        if isinstance(outcome, Failure):
-            visits = visits_needed(outcome, request.caller)
-            if visits:
-                return self._shaped(request, {**visits, "requestState": VISITED})
-            code = outcome.code
-            if request.method == COMPLETE and code == METHOD_NOT_FOUND and self._completes():
-                return self._shaped(request, {"completion": {"values": []}})  # others here do; this one has no words
-            if request.method == "resources/read":
-                modern = request.caller.revision in MODERN_PROTOCOL_VERSIONS
-                code = not_found_code(code, outcome.data, modern=modern)
-            raise MCPError(code, *outward_error(outcome.message, outcome.data, namespace))
-        result = outcome.value
-        if result.get("resultType") == INPUT_REQUIRED:
-            if (refusal := cannot_answer(result, request.caller)) is not None:
-                raise MCPError(refusal.code, refusal.message, refusal.data)
-            if isinstance(state := result.get("requestState"), str):
-                result = {**result, "requestState": PASSED + state}
-        return self._shaped(request, outward_result(request.method, result, namespace))
-
-    def _shaped(self, request: Request, result: Mapping[str, Any]) -> dict[str, Any]:
-        """The result with the fields that the client's revision must have, and without those it does not know."""
-        if request.caller.revision not in MODERN_PROTOCOL_VERSIONS:
-            return for_legacy(request.method, result)
-        shaped = dict(result)
-        shaped.setdefault("resultType", "complete")
-        if request.method in CACHEABLE_METHODS and shaped["resultType"] == "complete":
-            shaped.setdefault("ttlMs", 0)
-            shaped.setdefault("cacheScope", "private")
-        shaped["_meta"] = {**(shaped.get("_meta") or {}), SERVER_INFO_META_KEY: self._stamp}
-        return shaped
 
 
 def _client_of(ctx: _Context) -> Hashable:
