@@ -19,7 +19,7 @@ from mcp.shared.inbound import find_invalid_x_mcp_header
 from mcp_types import METHOD_NOT_FOUND
 
 from mcpactors.actors.backend import OURS, Backend, Connect, Introduction, RootsChanged, SessionEnded, mapping
-from mcpactors.actors.paging import CHANGES, UPDATED, Read, read_all
+from mcpactors.actors.paging import CHANGES, UPDATED, ListAllowance, Read, read_all
 from mcpactors.actors.pool import SessionPool
 from mcpactors.actors.session import BackendSession
 from mcpactors.actors.wire import envelope
@@ -67,6 +67,8 @@ class ProxyActor(Actor):
         self._fresh_until: dict[Kind, float] = {}
         self._learning: dict[Kind, trio.Event] = {}
         self._unlearnt: dict[Kind, MCPActorsError] = {}
+        self._allowance = ListAllowance()
+        self._asked_early: set[Kind] = set()
         self._open_sessions: set[BackendSession] = set()
         self._all_closed = trio.Event()
 
@@ -215,20 +217,43 @@ class ProxyActor(Actor):
     # --- The catalog ----------------------------------------------------------------------------------------------
 
     async def _listing(self, kind: Kind) -> Listing:
-        """What the backend offers of one kind: fetched once however many ask, kept until it changes."""
+        """What the backend offers of one kind: fetched once however many ask, kept until it changes.
+
+        And longer, where it changes so often that to read it each time would cost others theirs.
+        """
         if self._is_fresh(kind):
             return self._listings[kind]
         event = self._learning.get(kind)
-        if event is None:
+        if event is None and not self._is_early(kind):
             event = self._learning[kind] = trio.Event()
             self._nursery.start_soon(self._learn, kind, event)
-        await event.wait()
+        if event is not None:
+            await event.wait()
         if kind in self._unlearnt or kind not in self._listings:
             raise self._unlearnt.get(kind) or BackendStartError(f"{self._name} went down while it was asked for {kind}")
         return self._listings[kind]
 
     def _is_fresh(self, kind: Kind) -> bool:
         return kind in self._listings and trio.current_time() < self._fresh_until.get(kind, 0.0)
+
+    def _is_early(self, kind: Kind) -> bool:
+        """Whether what is known of a kind must do for now. Who asks is told of a change as soon as it need not."""
+        known = kind in self._listings or kind in self._unlearnt
+        if not known or not self._allowance.wait(trio.current_time()):
+            return False
+        if not self._asked_early:
+            self._nursery.start_soon(self._tell_in_time)
+        self._asked_early.add(kind)
+        return True
+
+    async def _tell_in_time(self) -> None:
+        while (wait := self._allowance.wait(trio.current_time())) > 0:  # noqa: ASYNC110 - it is time that it waits for
+            await trio.sleep(wait)
+        kinds = tuple(self._asked_early)
+        self._asked_early.clear()
+        for kind in kinds:
+            self._fresh_until.pop(kind, None)
+        self._backend.changed(kinds)
 
     async def _learn(self, kind: Kind, event: trio.Event) -> None:
         through: set[str] = set()
@@ -248,10 +273,13 @@ class ProxyActor(Actor):
                 raise
             return result
 
+        def spent(seconds: float) -> None:
+            self._allowance.spend(seconds, trio.current_time())
+
         self._unlearnt.pop(kind, None)
         self._fresh_until[kind] = float("inf")  # a change notice that comes while we read takes this away again
         try:
-            read = await read_all(kind, page, check=True) if self._offers(kind) else Read()
+            read = await read_all(kind, page, check=True, spent=spent) if self._offers(kind) else Read()
             self._keep(kind, read, frozenset(through))
         except MCPActorsError as error:
             self._fresh_until.pop(kind, None)
