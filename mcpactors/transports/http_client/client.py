@@ -24,15 +24,11 @@ from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import MCP_PROTOCOL_VERSION_HEADER
 from pydantic_core import to_json
 
-from mcpactors.errors import (
-    CONNECTION_CLOSED,
-    REQUEST_TIMEOUT,
-    UNAVAILABLE,
-    BackendStartError,
-)
+from mcpactors.errors import CONNECTION_CLOSED, REQUEST_TIMEOUT, UNAVAILABLE, BackendStartError
 from mcpactors.runtime.methods import CANCELLED
 from mcpactors.runtime.policy import DEFAULT_BACKEND, BackendLimits
-from mcpactors.transports.http_client.ask import GET_FIELDS, POST_FIELDS, Ask, Awaited
+from mcpactors.transports.http_client.arrivals import Arrivals
+from mcpactors.transports.http_client.ask import GET_FIELDS, POST_FIELDS, Ask
 from mcpactors.transports.http_client.endpoint import Endpoint
 from mcpactors.transports.http_client.event_stream import EventReader, EventTooLong
 from mcpactors.transports.http_client.faults import (
@@ -43,14 +39,13 @@ from mcpactors.transports.http_client.faults import (
     lost,
     read_message,
     refusal,
-    refuse_compressed,
     refused_in_session,
     result_in,
     said_in,
     strange,
 )
 from mcpactors.transports.http_client.heard import Heard, OnRequest
-from mcpactors.transports.http_client.pace import AT_A_TURN, Pace, Turn, new_allowance
+from mcpactors.transports.http_client.pace import Pace, Turn, new_allowance
 from mcpactors.transports.http_client.pool import Answer, AnswerLost, NotReached, PoolClosed
 from mcpactors.transports.lines.flood import Allowance
 
@@ -132,12 +127,7 @@ class HTTPDispatcher:
     _answering: int = field(default=0, init=False)
     _gone: str | None = field(default=None, init=False)
     _over: trio.Event = field(factory=trio.Event, init=False)
-    _awaited: dict[str, Awaited] = field(factory=dict, init=False)
-    _heard: Heard = field(init=False)
-    _pace: Pace = field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._pace = Pace(self._taken, lambda: self._answering, self._turn, self._allowance)
+    _arrivals: Arrivals = field(init=False)
 
     async def run(
         self,
@@ -151,7 +141,9 @@ class HTTPDispatcher:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                self._heard = Heard(nursery, on_request, on_notification, self._tell)
+                pace = Pace(self._taken, lambda: self._answering, self._turn, self._allowance)
+                heard = Heard(nursery, on_request, on_notification, self._tell)
+                self._arrivals = Arrivals(self.name, self._taken, pace, heard)
                 nursery.start_soon(self._endpoint.run)
                 task_status.started()
                 await self._over.wait()
@@ -251,14 +243,10 @@ class HTTPDispatcher:
         return await self._reply(ask, answer)
 
     async def _ask_in_session(self, ask: Ask) -> dict[str, Any]:
-        """There the reply may come on the stream beside the calls: servers take that for the one that is resumed."""
-        awaited = self._awaited[str(ask.id)] = Awaited()
-        try:
+        with self._arrivals.elsewhere(ask) as awaited:
             with awaited.scope:
                 return await self._ask(ask)
             return result_in(self.name, ask.id, awaited.said)
-        finally:
-            del self._awaited[str(ask.id)]
 
     async def _withdraw(self, ask: Ask) -> None:
         """Say that nobody waits any more, before anybody acts on it here."""
@@ -336,7 +324,7 @@ class HTTPDispatcher:
             said, why, seen = None, "ended the stream of a call before its reply was there", reader.last_id
             try:
                 if kind_of(answer.fields) == "text/event-stream":
-                    said = await self._events(answer, reader, ask)
+                    said = await self._arrivals.read(answer, reader, ask)
             except AnswerLost as error:
                 why = str(error)
             finally:
@@ -353,44 +341,6 @@ class HTTPDispatcher:
             except NotReached as error:
                 self._unreached(error)
                 raise lost(self.name, why) from error
-
-    async def _events(self, answer: Answer, reader: EventReader, ask: Ask | None) -> dict[str, Any] | None:
-        """Take what comes in its order, up to the response to `ask`; None: the stream ended before."""
-        refuse_compressed(self.name, answer)
-        while data := await answer.receive():
-            messages, wrong = await self._pace.read(reader, data, answer.pieces)
-            for number, message in enumerate(messages, 1):
-                if (said := await self._take(message, ask)) is not None:
-                    return said
-                if number % AT_A_TURN == 0:
-                    await self._pace.turn()
-            if wrong is not None:
-                raise wrong
-            await self._pace.turn()
-        return None
-
-    async def _take(self, data: bytes, ask: Ask | None) -> dict[str, Any] | None:
-        """The response to `ask`, if that is what an event brings; anything else is acted on."""
-        try:
-            said = read_message(data, self._taken)
-            if "method" in said:
-                self._pace.heard(data, said)
-                if "id" in said:
-                    await self._pace.wait()  # of all that is said it takes the most: a task, and a POST
-                await self._heard.take(said, ask, may_ask=ask is None or not ask.modern)
-            elif ask is not None:
-                return said
-            elif (awaited := self._awaited.get(str(said.get("id")))) is not None:
-                awaited.said = said
-                awaited.scope.cancel()
-            else:
-                self._pace.heard(data, said)
-        except Unreadable as error:
-            if ask is not None:
-                raise
-            self._pace.skipped(data)
-            logger.debug("%s sent %s on the stream beside its calls", self.name, error)
-        return None
 
     async def _hear_aside(self, opened: trio.Event) -> None:
         """The stream beside the calls: opened again whenever it ends, from where it ended."""
@@ -427,7 +377,7 @@ class HTTPDispatcher:
     async def _hear_out(self, answer: Answer, reader: EventReader) -> None:
         try:
             if answer.status == 200 and kind_of(answer.fields) == "text/event-stream":
-                await self._events(answer, reader, None)
+                await self._arrivals.read(answer, reader, None)
         except (MCPError, EventTooLong) as error:
             logger.debug("%s: the stream beside its calls: %s", self.name, error)
         finally:
