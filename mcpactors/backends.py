@@ -25,7 +25,7 @@ from mcpactors.errors import BackendStartError, ConfigError, MountError
 from mcpactors.meaning import ClientFactory, Composite, transport_of
 from mcpactors.runtime.policy import DEFAULT_BACKEND, BackendLimits, Era, OfEra
 from mcpactors.targets import ProxyServer, describe
-from mcpactors.transports.lines.framing import StderrTail
+from mcpactors.transports.lines.stderr import StderrTail
 from mcpactors.transports.memory import memory_client
 from mcpactors.transports.streams import Streams
 from mcpactors.transports.values import StreamableHttpTransport, limited

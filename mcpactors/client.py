@@ -34,7 +34,7 @@ from mcpactors.runtime.hops import HOPS, passed
 from mcpactors.runtime.policy import Era
 from mcpactors.server import Server, create_proxy
 from mcpactors.targets import called
-from mcpactors.transports.lines.framing import StderrTail
+from mcpactors.transports.lines.stderr import StderrTail
 from mcpactors.transports.memory import memory_client
 from mcpactors.transports.streams import ReadStream, Streams, WriteStream
 from mcpactors.transports.values import ClientTransport

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from trio.testing import lockstep_stream_pair
 
 from mcpactors.testing.framed import framed
-from mcpactors.transports.lines.framing import StderrTail
+from mcpactors.transports.lines.stderr import StderrTail
 from mcpactors.transports.streams import ReadStream, Streams, WriteStream
 from mcpactors.transports.values import ClientTransport
 

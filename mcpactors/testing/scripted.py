@@ -22,7 +22,8 @@ from mcpactors.config import StdioServer
 from mcpactors.testing import script as program
 from mcpactors.testing.framed import framed
 from mcpactors.testing.script import Crashed, Message, Script, perform, to_json
-from mcpactors.transports.lines.framing import Skip, StderrTail
+from mcpactors.transports.lines.framing import Skip
+from mcpactors.transports.lines.stderr import StderrTail
 from mcpactors.transports.lines.streams import StdioLimits, StdioWriter
 from mcpactors.transports.streams import Streams
 

@@ -27,7 +27,7 @@ from mcpactors.transports.http_client.either import EitherDispatcher, either_dis
 from mcpactors.transports.http_client.pace import new_allowance
 from mcpactors.transports.http_client.sse import sse_client
 from mcpactors.transports.http_client.streams import http_client
-from mcpactors.transports.lines.framing import StderrTail
+from mcpactors.transports.lines.stderr import StderrTail
 from mcpactors.transports.stdio.child import StdioLimits, stdio_client
 from mcpactors.transports.streams import Streams
 from mcpactors.transports.websocket.client import websocket_client

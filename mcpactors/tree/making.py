@@ -29,7 +29,7 @@ from mcpactors.runtime.threads import ThreadLimit
 from mcpactors.server import Server
 from mcpactors.settings import RuntimeSettings
 from mcpactors.targets import ProxyServer
-from mcpactors.transports.lines.framing import StderrTail
+from mcpactors.transports.lines.stderr import StderrTail
 from mcpactors.transports.values import SDKTransport, StreamableHttpTransport
 from mcpactors.tree.running import Running
 

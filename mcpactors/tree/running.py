@@ -22,7 +22,7 @@ from mcpactors.runtime.supervisor import ActorInfo
 from mcpactors.runtime.threads import ThreadLimit
 from mcpactors.runtime.visibility import SHOW_ALL, Rule, Visibility
 from mcpactors.targets import ProxyServer, called
-from mcpactors.transports.lines.framing import StderrTail
+from mcpactors.transports.lines.stderr import StderrTail
 
 __all__ = ["Ear", "Running", "Tree", "identity_of", "name_of", "source_of"]
 

@@ -23,7 +23,9 @@ from mcpactors.runtime.listing import Cursor
 from mcpactors.runtime.naming import KINDS, Namespace, UriFormat, validate_namespace
 from mcpactors.transports.asgi.parse import Head, ParseLimits, Refused, RequestReader
 from mcpactors.transports.http_server.guard import names_of, refusal
-from mcpactors.transports.lines.framing import LineFramer, LongLine, outermost, salvage_id, too_deep, why_not_json
+from mcpactors.transports.lines.framing import LineFramer, LongLine, why_not_json
+from mcpactors.transports.lines.salvage import salvage_id
+from mcpactors.transports.lines.shape import outermost, too_deep
 from mcpactors.transports.lines.strict import fault
 
 __all__ = ["CORPUS", "STATE", "TARGETS", "corpus_of"]

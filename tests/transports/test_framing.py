@@ -9,17 +9,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mcpactors.transports.lines.framing import (
-    KEPT,
-    LineFramer,
-    LongLine,
-    StderrTail,
-    misshapen,
-    salvage_id,
-    too_deep,
-    too_many,
-    why_not_json,
-)
+from mcpactors.transports.lines.framing import KEPT, LineFramer, LongLine, why_not_json
+from mcpactors.transports.lines.salvage import salvage_id
+from mcpactors.transports.lines.shape import misshapen, too_deep, too_many
+from mcpactors.transports.lines.stderr import StderrTail
 from tests.growth import linear
 
 

@@ -9,7 +9,7 @@ import trio.testing
 from attrs import define
 
 from mcpactors.transports.lines.flood import BURST, HASTE
-from mcpactors.transports.lines.framing import StderrTail
+from mcpactors.transports.lines.stderr import StderrTail
 from mcpactors.transports.stdio.child import listen_to_stderr
 
 PIPE = 65536

@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic_core import from_json
 
-from mcpactors.transports.lines.framing import outermost
+from mcpactors.transports.lines.shape import outermost
 from mcpactors.transports.lines.strict import Fault, fault
 from tests.growth import linear
 

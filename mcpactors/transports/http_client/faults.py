@@ -27,7 +27,8 @@ from mcpactors.errors import (
 )
 from mcpactors.runtime.policy import DEFAULT_BACKEND, BackendLimits
 from mcpactors.transports.http_client.pool import Answer, AnswerLost
-from mcpactors.transports.lines.framing import WHY, too_deep, too_many
+from mcpactors.transports.lines.framing import WHY
+from mcpactors.transports.lines.shape import too_deep, too_many
 from mcpactors.transports.lines.strict import fault, long_id
 
 __all__ = [

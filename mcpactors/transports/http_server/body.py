@@ -14,7 +14,8 @@ from mcp_types import INVALID_REQUEST, PARSE_ERROR
 from pydantic_core import from_json, to_json
 
 from mcpactors.runtime.policy import DEFAULT_CLIENTS, ClientLimits
-from mcpactors.transports.lines.framing import salvage_id, too_deep, too_many
+from mcpactors.transports.lines.salvage import salvage_id
+from mcpactors.transports.lines.shape import too_deep, too_many
 from mcpactors.transports.lines.strict import Fault, fault, long_id
 
 __all__ = ["PARTS", "BadBody", "error_body", "read_body"]

@@ -50,17 +50,10 @@ from mcpactors.transports.lines.flood import (
     parsing,
     thinned,
 )
-from mcpactors.transports.lines.framing import (
-    BOM,
-    WHY,
-    LineFramer,
-    LongLine,
-    Skip,
-    misshapen,
-    salvage_id,
-    why_not_json,
-)
+from mcpactors.transports.lines.framing import BOM, WHY, LineFramer, LongLine, Skip, why_not_json
 from mcpactors.transports.lines.limits import StdioLimits
+from mcpactors.transports.lines.salvage import salvage_id
+from mcpactors.transports.lines.shape import misshapen
 from mcpactors.transports.lines.strict import fault, long_id
 from mcpactors.transports.lines.writing import StdioWriter
 from mcpactors.transports.owed import refusal

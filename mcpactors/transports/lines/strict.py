@@ -14,7 +14,7 @@ from math import isinf
 from typing import Any, Final, Literal, NoReturn
 
 from mcpactors.runtime.policy import DEFAULT_BACKEND
-from mcpactors.transports.lines.framing import outermost
+from mcpactors.transports.lines.shape import outermost
 
 __all__ = ["Fault", "fault", "long_id"]
 

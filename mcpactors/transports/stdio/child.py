@@ -22,7 +22,7 @@ import trio
 from mcpactors.errors import BackendStartError
 from mcpactors.runtime.watchdog import LOG, MARK
 from mcpactors.transports.lines.flood import DROPPED, Allowance, cost
-from mcpactors.transports.lines.framing import StderrTail, text
+from mcpactors.transports.lines.stderr import StderrTail, text
 from mcpactors.transports.lines.streams import ReadStatistics, StdioLimits, StdioReader, StdioWriter
 from mcpactors.transports.owed import Owed
 from mcpactors.transports.stdio.processes import (
