@@ -16,7 +16,8 @@ from attrs import Attribute, define, evolve, field, frozen
 from mcpactors.errors import InvalidParams, MCPActorsError, MirroredComponent, NotFound
 from mcpactors.mounts import Catalog, MountHandle, Mounts, make_handle
 from mcpactors.runtime.naming import KEYS, KINDS, Kind, Namespace
-from mcpactors.runtime.routing import Listing, Place, Step
+from mcpactors.runtime.offers import Place, Step
+from mcpactors.runtime.routing import Listing
 from mcpactors.runtime.visibility import COMPONENTS, Rule, ToolOverride, tags_of, with_tags, without_tags
 
 __all__ = ["Copies", "LocalCopy", "Mirrored", "find_mirrored", "refuse_mirrored"]

@@ -13,7 +13,8 @@ from attrs import frozen
 from hypothesis import strategies as st
 
 from mcpactors.runtime.naming import KEYS, Kind, Namespace, UriFormat
-from mcpactors.runtime.routing import ConflictPolicy, KindTable, Listing, Mount, Place, RoutingTable
+from mcpactors.runtime.offers import Place
+from mcpactors.runtime.routing import ConflictPolicy, KindTable, Listing, Mount, RoutingTable
 from mcpactors.testing import strategies as testing
 from mcpactors.testing.strategies import HEADS, HOSTILE, LITERALS, PARTS, SHORT
 

@@ -22,8 +22,9 @@ from mcpactors.runtime.listing import page_of
 from mcpactors.runtime.mailbox import ActorRef, Envelope, Request
 from mcpactors.runtime.methods import CATALOG, FIELDS, LISTS, Address, address_of
 from mcpactors.runtime.naming import KINDS, WORDS, Kind, nearest, unknown
+from mcpactors.runtime.offers import Route
 from mcpactors.runtime.reply import CallDeadlines, Failure, Outcome, ReplyChannel, Result
-from mcpactors.runtime.routing import Listing, Route
+from mcpactors.runtime.routing import Listing
 
 __all__ = ["MISSING", "RouterActor"]
 

@@ -20,6 +20,7 @@ from mcpactors.actors.uris import matches
 from mcpactors.runtime.mailbox import ActorRef, Envelope, Mailbox, Request
 from mcpactors.runtime.methods import Address, address_of, readdressed
 from mcpactors.runtime.naming import KINDS, Kind, Namespace, UriFormat
+from mcpactors.runtime.offers import Route
 from mcpactors.runtime.remarks import remarks, strays, tell_strays
 from mcpactors.runtime.routing import (
     Change,
@@ -29,7 +30,6 @@ from mcpactors.runtime.routing import (
     Listing,
     Mount,
     ResourceUpdated,
-    Route,
     RoutingTable,
 )
 
@@ -135,7 +135,7 @@ class RouterRef(ActorRef):
         places = tuple(tree.flatten(self._policy, self._root))
         self._there = there = {place.target for place in places}
         kept = {kind: {ref: it for ref, it in self._listings[kind].items() if ref in there} for kind in KINDS}
-        tables = [KindTable.build(kind, places, kept[kind]) for kind in KINDS]
+        tables = [KindTable.build(kind, places, kept[kind], before=self.table.of(kind)) for kind in KINDS]
         self.tree, self._listings = tree, dict(kept)
         self._changes = Counter({key: number for key, number in self._changes.items() if key[0] in there})
         before, self.table = self.table, RoutingTable(places, *tables)
@@ -160,7 +160,7 @@ class RouterRef(ActorRef):
         self._listings[kind] = listings = {**known, **news}
         if any(known.get(ref, NOTHING).items != listing.items for ref, listing in news.items()):
             before = self.table.of(kind)
-            changes: dict[str, Any] = {kind: KindTable.build(kind, self.table.places, listings)}
+            changes: dict[str, Any] = {kind: KindTable.build(kind, self.table.places, listings, before=before)}
             self.table = evolve(self.table, **changes)
             self._publish(kind, before)
         if kind == "tools" and any(ref not in known or known[ref].items != it.items for ref, it in news.items()):

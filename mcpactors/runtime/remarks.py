@@ -11,7 +11,8 @@ from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
 from mcpactors.runtime.naming import NAME_LENGTH, WORDS, Namespace, shape_of
-from mcpactors.runtime.routing import KindTable, Listing, Place, Step
+from mcpactors.runtime.offers import Place, Step
+from mcpactors.runtime.routing import KindTable, Listing
 
 __all__ = ["remarks", "strays", "tell_strays"]
 

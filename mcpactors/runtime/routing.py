@@ -2,7 +2,7 @@
 
 Rule: everything in this file is a pure function or an immutable value; no trio, no MCP types, no I/O. The law it
 keeps (design.md section 5): *every listed name, when called, reaches the actor that listed it, under the name it uses
-itself*. What a name is in a namespace, `naming` says.
+itself*. What a name is in a namespace, `naming` says; what one place of the tree offers, `offers`.
 
 An unlisted URI is first taken back to what a namespace that it could be in calls it, and the templates are held
 against that.
@@ -10,14 +10,16 @@ against that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from typing import Any, Final, Generic, Literal, TypeVar
 
 from attrs import define, evolve, field, frozen
 
 from mcpactors.errors import NameConflict
 from mcpactors.runtime.naming import BETWEEN, KEYS, Kind, Namespace, UriFormat, prefixes, remove_resource_prefix
+from mcpactors.runtime.offers import Offer, Passed, Place, Route, Step
 from mcpactors.runtime.visibility import ToolOverride, Visibility
 
 __all__ = [
@@ -28,11 +30,8 @@ __all__ = [
     "ListChanged",
     "Listing",
     "Mount",
-    "Place",
     "ResourceUpdated",
-    "Route",
     "RoutingTable",
-    "Step",
     "tell_conflicts",
 ]
 
@@ -78,107 +77,6 @@ class Mount(Generic[T]):
 
 
 @frozen
-class Step:
-    """What one mount on the way from an actor to the root does to the names that come through it."""
-
-    namespace: str | None
-    filters: tuple[Visibility, ...] = ()
-    tools: Mapping[str, ToolOverride] = field(factory=dict)
-
-
-@frozen
-class Passed(Generic[T]):
-    """A parent whose middleware a call passes."""
-
-    target: T
-    parts: int
-    """How many parts of the whole namespace lie outside of it."""
-    steps: int
-    """How many mounts there are from the root to it, both counted."""
-
-
-@frozen
-class Place(Generic[T]):
-    """One entry of the flattened tree; `rank` sorts places as lists show them: parents first, then oldest first."""
-
-    target: T
-    namespace: Namespace
-    rank: tuple[int, ...] = ()
-    steps: tuple[Step, ...] = ()
-    """The mounts between the actor and the root, innermost first."""
-    through: tuple[Passed[T], ...] = ()
-    """Whose middleware a call passes, outermost first."""
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether nothing but the namespace stands between the actor and the root."""
-        return not any(step.filters or step.tools for step in self.steps)
-
-    def inward(self, kind: Kind, name: str) -> str | None:
-        """What the actor may call what the root calls `name`; None when nothing of it can have that name."""
-        if kind != "tools" or self.is_plain:
-            return self.namespace.inward(kind, name)
-        for step in reversed(self.steps):
-            found = Namespace(() if step.namespace is None else (step.namespace,)).inward(kind, name)
-            if found is None:
-                return None
-            name = next((old for old, override in step.tools.items() if override.name == found), found)
-        return name
-
-    def shown(self, kind: Kind, own: str, item: Mapping[str, Any]) -> Shown:
-        """How the root lists what the actor calls `own`."""
-        name, overrides, visible, names = own, [], True, []
-        for step in self.steps:
-            visible = visible and all(rules.shows(kind, name, item) for rules in step.filters)
-            override = step.tools.get(name) if kind == "tools" else None
-            if override is not None:
-                item, name = override.shown(item), override.name or name
-                overrides.append(override)
-            if step.namespace is not None:
-                name = Namespace((step.namespace,), self.namespace.uri_format).outward(kind, name)
-            names.append(name)
-        return Shown(name, item, visible, tuple(overrides), tuple(names) if overrides else ())
-
-
-@frozen
-class Shown:
-    """An item on its way out: its name at the root, what is listed, whether it is, and which overrides it passed."""
-
-    name: str
-    item: Mapping[str, Any]
-    visible: bool = True
-    overrides: tuple[ToolOverride, ...] = ()
-    names: tuple[str, ...] = ()
-    """Its name after each step, innermost first, where overrides have a say in it."""
-
-
-@frozen
-class Route(Generic[T]):
-    """Where a name leads: the actor, its own name for it, and the namespace that lies between."""
-
-    target: T
-    own: str
-    namespace: Namespace
-    overrides: tuple[ToolOverride, ...] = ()
-    """What happens to a tool's arguments on the way in; innermost first."""
-    through: tuple[Passed[T], ...] = ()
-    names: tuple[str, ...] = ()
-    """Its name after each step, innermost first, where overrides have a say in it."""
-
-    def name_in(self, kind: Kind, passed: Passed[T]) -> str:
-        """The name under which a parent on the way would list it."""
-        if self.names:
-            return self.names[-passed.steps - 1]
-        return evolve(self.namespace, parts=self.namespace.parts[passed.parts :]).outward(kind, self.own)
-
-    def arguments(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The arguments as the actor gets them."""
-        for override in reversed(self.overrides):
-            given = override.arguments(given)
-        return given
-
-
-@frozen
 class Conflict:
     """A name that several mounts offer: `winner` and `shadowed` are names of actors."""
 
@@ -219,6 +117,8 @@ class KindTable(Generic[T]):
     conflicts: tuple[Conflict, ...] = ()
     hidden: Mapping[str, frozenset[T]] = field(factory=dict)
     """Names that a filter hides, and of whom: neither listed nor served."""
+    offers: Mapping[tuple[int, ...], Offer[T]] = field(factory=dict, repr=False)
+    """What it was made of, by the rank of the place: for the table that comes after it."""
 
     @classmethod
     def build(
@@ -227,8 +127,11 @@ class KindTable(Generic[T]):
         places: Sequence[Place[T]],
         listings: Mapping[T, Listing],
         policy: ConflictPolicy = "newest",
+        before: KindTable[T] | None = None,
     ) -> KindTable[T]:
         """Make the table from places in order of precedence and what their actors list.
+
+        What is as it was in the table `before` is taken from there.
 
         An item without a name of its own is left out (an empty name cannot be called); so is the second of two
         with one name from one actor.
@@ -236,40 +139,27 @@ class KindTable(Generic[T]):
         Raises:
             NameConflict: two mounts offer one name and the policy is "error".
         """
-        key = KEYS[kind]
         routes: dict[str, Route[T]] = {}
         conflicts: dict[Conflict, None] = {}
         hidden: dict[str, frozenset[T]] = {}
-        kept: list[tuple[tuple[int, ...], list[Mapping[str, Any]]]] = []
+        kept: list[tuple[tuple[int, ...], Iterable[Mapping[str, Any]]]] = []
+        offers: dict[tuple[int, ...], Offer[T]] = {}
         for place in places:
-            mine: list[Mapping[str, Any]] = []
-            plain = place.is_plain
-            for item in listings.get(place.target, _NOTHING).items:
-                own = item.get(key)
-                if not isinstance(own, str) or not own:
-                    continue
-                overrides: tuple[ToolOverride, ...] = ()
-                names: tuple[str, ...] = ()
-                if plain:
-                    full = place.namespace.outward(kind, own)
-                else:
-                    shown = place.shown(kind, own, item)
-                    full, item, overrides, names = shown.name, shown.item, shown.overrides, shown.names
-                    if not shown.visible:
-                        hidden[full] = hidden.get(full, frozenset()) | {place.target}
-                        continue
-                taken = routes.get(full)
-                if taken is None:
-                    routes[full] = Route(place.target, own, place.namespace, overrides, place.through, names)
-                    mine.append(item if full == own else {**item, key: full})
-                elif (taken.target, taken.own, taken.namespace) != (place.target, own, place.namespace):
-                    conflicts[Conflict(kind, full, str(taken.target), str(place.target))] = None
-            kept.append((place.rank, mine))
+            items, known = listings.get(place.target, _NOTHING).items, before.offers.get(place.rank) if before else None
+            offer = known if known is not None and known.is_of(place, items) else Offer.of(kind, place, items)
+            offers[place.rank] = offer
+            free, others = offer.beside(routes)
+            routes.update(free)
+            for name, other in others:
+                if not routes[name].is_that_of(other):
+                    conflicts[Conflict(kind, name, str(routes[name].target), str(place.target))] = None
+            kept.append((place.rank, map(offer.items.__getitem__, free)))
+            for name in offer.hidden:
+                hidden[name] = hidden.get(name, frozenset()) | {place.target}
         if conflicts and policy == "error":
             raise NameConflict(tell_conflicts(tuple(conflicts)))
         kept.sort(key=lambda row: row[0])
-        items = tuple(item for _, mine in kept for item in mine)
-        return cls(kind, routes, items, tuple(conflicts), hidden)
+        return cls(kind, routes, tuple(chain.from_iterable(mine for _, mine in kept)), tuple(conflicts), hidden, offers)
 
     @cached_property
     def _by_name(self) -> dict[str, Mapping[str, Any]]:

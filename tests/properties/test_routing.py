@@ -22,7 +22,8 @@ from mcpactors.actors.uris import matches
 from mcpactors.errors import NameConflict
 from mcpactors.runtime.methods import Address, address_of, outward_result, readdressed
 from mcpactors.runtime.naming import KEYS, Kind, Namespace
-from mcpactors.runtime.routing import ConflictPolicy, KindTable, Listing, Mount, Route
+from mcpactors.runtime.offers import Route
+from mcpactors.runtime.routing import ConflictPolicy, KindTable, Listing, Mount
 from tests.strategies import (
     HEADS,
     HOSTILE,
@@ -30,6 +31,7 @@ from tests.strategies import (
     LITERALS,
     POLICIES,
     SHORT,
+    TARGETS,
     World,
     json_values,
     namespaces,
@@ -219,6 +221,21 @@ def test_every_conflict_is_reported_once_and_nothing_else(world: World, policy: 
         else:
             assert KindTable.build(kind, table.places, world.listings[kind], "error").routes == table.of(kind).routes
     assert len(table.conflicts) == sum(len(table.of(kind).conflicts) for kind in KINDS)
+
+
+@given(worlds(), worlds(), policies, st.data())
+def test_a_table_made_from_the_one_before_it_is_the_one_made_anew(
+    was: World, other: World, policy: ConflictPolicy, data: st.DataObject
+):
+    before = was.table(policy)
+    mounts = data.draw(st.sampled_from((was, other)))
+    world = World(mounts.tree, {}, mounts.uri_format)
+    for kind in KINDS:
+        listings = {who: data.draw(st.sampled_from((was, other))).listings[kind][who] for who in TARGETS}
+        anew = KindTable.build(kind, world.places(policy), listings)
+        found = KindTable.build(kind, world.places(policy), listings, before=before.of(kind))
+        assert [*found.routes.items()] == [*anew.routes.items()]
+        assert (found.items, found.conflicts, found.hidden) == (anew.items, anew.conflicts, anew.hidden)
 
 
 @given(worlds(), policies)

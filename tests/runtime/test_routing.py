@@ -13,7 +13,8 @@ import pytest
 from mcpactors.actors.uris import matches
 from mcpactors.errors import NameConflict
 from mcpactors.runtime.naming import KEYS, Kind, Namespace
-from mcpactors.runtime.routing import Conflict, ConflictPolicy, KindTable, Listing, Mount, Route, RoutingTable
+from mcpactors.runtime.offers import Route
+from mcpactors.runtime.routing import Conflict, ConflictPolicy, KindTable, Listing, Mount, RoutingTable
 from mcpactors.runtime.visibility import ToolOverride
 
 Offers = dict[str, dict[Kind, list[str]]]

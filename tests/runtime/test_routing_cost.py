@@ -1,4 +1,4 @@
-"""What a look-up costs: the lines of routing.py and naming.py that it runs, counted, so that no clock is needed."""
+"""What a look-up and a change cost: the lines of routing.py, offers.py and naming.py that they run, and no clock."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from typing import Any
 import pytest
 
 from mcpactors.actors.uris import matches
-from mcpactors.runtime import naming, routing
+from mcpactors.runtime import naming, offers, routing
 from mcpactors.runtime.naming import Kind, Namespace
-from mcpactors.runtime.routing import Listing, Mount, Route, RoutingTable
+from mcpactors.runtime.offers import Route
+from mcpactors.runtime.routing import KindTable, Listing, Mount, RoutingTable
 from tests.strategies import World
 
 
 def steps(call: Callable[[], object]) -> int:
-    """How many lines of routing.py and naming.py run in this call."""
+    """How many lines of them run in this call."""
     count = 0
 
     def trace(frame: FrameType, event: str, _: object) -> Any:
         nonlocal count
-        if frame.f_code.co_filename not in (naming.__file__, routing.__file__):
+        if frame.f_code.co_filename not in (naming.__file__, offers.__file__, routing.__file__):
             return None
         count += event == "line"
         return trace
@@ -94,3 +95,21 @@ def test_a_uri_of_nothing_but_slashes_costs_no_more_than_the_tree_is_deep():
     table = deep(3)
     table.find("resources", "data://x", matches)
     assert steps(lambda: table.find("resources", "data://" + "/" * 100_000, matches)) < 100
+
+
+def test_p6_a_change_costs_what_has_changed_and_not_what_others_offer():
+    def cost(others: int) -> int:
+        places = tuple(Mount("root", None, (Mount("many", "m"), Mount("few", "f"))).flatten())
+        many = Listing(tuple({"name": f"t{number}"} for number in range(others)))
+        before = KindTable.build("tools", places, {"many": many, "few": Listing(({"name": "x"},))})
+        after: list[KindTable[str]] = []
+
+        def change() -> None:
+            now = {"many": many, "few": Listing(({"name": "x"}, {"name": "y"}))}
+            after.append(KindTable.build("tools", places, now, before=before))
+
+        lines = steps(change)
+        assert [*after[0].routes] == ["f_x", "f_y", *(f"m_t{number}" for number in range(others))]
+        return lines
+
+    assert cost(10) == cost(1_000)

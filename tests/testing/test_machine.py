@@ -15,7 +15,8 @@ from hypothesis.stateful import rule, run_state_machine_as_test
 from mcp.server import MCPServer
 
 from mcpactors import RuntimeSettings, Server
-from mcpactors.runtime.routing import Mount, Route, RoutingTable
+from mcpactors.runtime.offers import Route
+from mcpactors.runtime.routing import Mount, RoutingTable
 from mcpactors.runtime.visibility import Rule, Visibility
 from mcpactors.testing import (
     Add,
