@@ -39,6 +39,35 @@ def test_any_split_gives_the_same_events(bom: bool, body: bytes, cuts: list[int]
         assert (found, reader.last_id, reader.retry) == (events, whole.last_id, whole.retry)
 
 
+USUAL = st.builds(
+    lambda kind, identity, data, end: b"".join((kind, identity, data, b"")).replace(b"\n", end) + end,
+    st.sampled_from([b"", b"event: message\n", b"event:message\n"]),
+    st.sampled_from([b"", b"id: 1\n", b"id:2\n", b"id: \xff\n"]),
+    st.sampled_from([b"data: a\n", b"data:  b\n", b"data:\n", b"data: \n", b"data: a\rb\n", b"data: a\ndata: b\n"]),
+    st.sampled_from([b"\n", b"\r\n"]),
+)
+
+
+@given(st.lists(st.one_of(USUAL, STREAMS), max_size=12), st.lists(st.integers(0, 300), max_size=8))
+def test_p6_what_is_usual_is_read_as_anything_is(pieces: list[bytes], cuts: list[int]) -> None:
+    body = b"".join(pieces)
+    plain, reader, found = EventReader(1000), EventReader(1000), list[Event]()
+    events = plain.feed(body)
+    for start, end in pairwise(sorted({0, len(body), *(cut for cut in cuts if cut < len(body))})):
+        usual, rest = reader.usual(body[start:end])
+        found += usual + reader.feed(rest)
+    assert (found, reader.last_id, reader.bare_lines) == (events, plain.last_id, plain.bare_lines)
+    assert (reader.feed(b"data: x\n\n"), reader.retry) == (plain.feed(b"data: x\n\n"), plain.retry)
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_p6_of_a_flood_of_usual_events_only_the_first_and_the_last_are_fed(end: bytes) -> None:
+    reader, flood = EventReader(1 << 20), (b"event: message" + end + b"id: 7" + end + b"data: {}" + end + end) * 1000
+    reader.feed(flood[:20])
+    events, rest = reader.usual(flood[20:-5])
+    assert (len(events), rest) == (999, flood[-(len(flood) // 1000) : -5])
+
+
 @given(st.lists(st.tuples(LINES_OF_ONE, st.text("\r\n", min_size=1, max_size=6).map(str.encode)), max_size=20))
 def test_p6_empty_lines_after_an_empty_line_change_nothing(lines: list[tuple[bytes, bytes]]) -> None:
     body = b"".join(a + b for a, b in lines)
