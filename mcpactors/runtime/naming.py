@@ -12,7 +12,7 @@ and `{+any}` becomes `ns/{+any}`; taking it out again needs no guess.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from heapq import nlargest
 from itertools import islice
@@ -34,7 +34,9 @@ __all__ = [
     "Namespace",
     "UriFormat",
     "add_resource_prefix",
+    "has_literals",
     "has_resource_prefix",
+    "literals",
     "nearest",
     "prefixes",
     "remove_resource_prefix",
@@ -69,6 +71,7 @@ _SCHEME_NAMESPACE: Final = re.compile(r"[A-Za-z][A-Za-z0-9.-]*")
 BETWEEN: Final[Mapping[UriFormat, str]] = {"path": "/", "protocol": "+"}
 """What stands between two namespaces, and after the last, in a URI."""
 _VARIABLES: Final = re.compile(r"\{([+#./]?)([^{}?&;+#./][^{}]*)\}")
+_EXPRESSION: Final = re.compile(r"\{[^{}]*\}")
 _HEAD: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(//)?")
 
 
@@ -113,6 +116,27 @@ def shape_of(template: str) -> str:
 def _without_names(expression: re.Match[str]) -> str:
     operator, names = expression.groups()
     return "{" + operator + ",".join(re.sub(r"^[^:*]*", "", name) for name in names.split(",")) + "}"
+
+
+def literals(template: str) -> Sequence[str]:
+    """What stands before, between and after the expressions of a URI template."""
+    return _EXPRESSION.split(template)
+
+
+def has_literals(literals: Sequence[str], uri: str) -> bool:
+    """Whether a URI has the literals of a template where each expansion of it has them; one pass over the URI."""
+    first, last = literals[0], literals[-1]
+    if not uri.startswith(first) or not uri.endswith(last):
+        return False
+    if len(literals) == 1:
+        return uri == first
+    at = len(first)
+    for literal in literals[1:-1]:
+        found = uri.find(literal, at)
+        if found < 0:
+            return False
+        at = found + len(literal)
+    return len(uri) - len(last) >= at
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

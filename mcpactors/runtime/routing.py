@@ -18,7 +18,17 @@ from typing import Any, Final, Generic, Literal, TypeVar
 from attrs import define, evolve, field, frozen
 
 from mcpactors.errors import NameConflict
-from mcpactors.runtime.naming import BETWEEN, KEYS, Kind, Namespace, UriFormat, prefixes, remove_resource_prefix
+from mcpactors.runtime.naming import (
+    BETWEEN,
+    KEYS,
+    Kind,
+    Namespace,
+    UriFormat,
+    has_literals,
+    literals,
+    prefixes,
+    remove_resource_prefix,
+)
 from mcpactors.runtime.offers import Offer, Passed, Place, Route, Step
 from mcpactors.runtime.visibility import ToolOverride, Visibility
 
@@ -171,13 +181,13 @@ class KindTable(Generic[T]):
         return self._by_name.get(name)
 
     @cached_property
-    def _by_prefix(self) -> tuple[UriFormat, int, Mapping[str, list[tuple[str, Route[T]]]]]:
-        """The URI format, the most namespaces one within another, and per prefix (literal start, route) of each."""
-        found: dict[str, list[tuple[str, Route[T]]]] = {}
+    def _by_prefix(self) -> tuple[UriFormat, int, Mapping[str, list[tuple[Sequence[str], Route[T]]]]]:
+        """The URI format, the most namespaces one within another, and per prefix (literals, route) of each."""
+        found: dict[str, list[tuple[Sequence[str], Route[T]]]] = {}
         uri_format: UriFormat = "path"
         for route in self.routes.values():
             uri_format = route.namespace.uri_format
-            found.setdefault(route.namespace.uri_prefix, []).append((route.own.partition("{")[0], route))
+            found.setdefault(route.namespace.uri_prefix, []).append((literals(route.own), route))
         depth = max((prefix.count(BETWEEN[uri_format]) + 1 for prefix in found if prefix), default=0)
         return uri_format, depth, found
 
@@ -190,8 +200,8 @@ class KindTable(Generic[T]):
         for prefix in prefixes(uri, uri_format, depth):
             rows = by_prefix.get(prefix, ())
             own = remove_resource_prefix(uri, prefix, uri_format) if prefix else uri
-            for start, route in rows:
-                if own.startswith(start) and matches(route.own, own) and route.target not in but:
+            for fixed, route in rows:
+                if has_literals(fixed, own) and matches(route.own, own) and route.target not in but:
                     return evolve(route, own=own)
         return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mcp.shared.uri_template import InvalidUriTemplate, UriTemplate
 
 from mcpactors.actors.uris import matches
 from tests.strategies import templates, uris
@@ -45,6 +46,28 @@ def test_what_matches(template: str, uri: str, expected: bool):
 @given(templates | st.text("ab{}+*:/?", max_size=9), uris | st.text("ab{}/?\ud800é%", max_size=9))
 def test_no_template_and_no_uri_raises(template: str, uri: str):
     assert matches(template, uri) in (True, False)
+
+
+def pieces(*some: str) -> st.SearchStrategy[str]:
+    return st.lists(st.sampled_from(some), max_size=6).map("".join)
+
+
+values = pieces("a", "b", "/", ".", "#", "?", "&a=", ";b=", "%2F", "é")
+
+
+@given(
+    pieces("a", "/", "b", "?a=", "#", "{a}", "{+b}", "{#a}", "{.b}", "{/a*}", "{;a,b}", "{?a,b}", "{&b}", "{b*}"),
+    st.fixed_dictionaries({"a": values, "b": values}),
+    values,
+)
+def test_what_the_sdk_matches_matches_and_nothing_else(template: str, given: dict[str, str], more: str):
+    try:
+        parsed = UriTemplate.parse(template)
+    except InvalidUriTemplate:
+        return
+    expanded = parsed.expand(given)
+    for uri in (expanded, expanded + more, more):
+        assert matches(template, uri) is (parsed.match(uri) is not None)
 
 
 def test_a_long_uri_and_many_expressions_take_one_pass_each():

@@ -11,7 +11,7 @@ import pytest
 
 from mcpactors.actors.uris import matches
 from mcpactors.runtime import naming, offers, routing
-from mcpactors.runtime.naming import Kind, Namespace
+from mcpactors.runtime.naming import KINDS, Kind, Namespace
 from mcpactors.runtime.offers import Route
 from mcpactors.runtime.routing import KindTable, Listing, Mount, RoutingTable
 from tests.strategies import World
@@ -88,7 +88,26 @@ def test_a_template_is_only_held_against_uris_that_its_namespace_could_have():
         return matches(template, uri)
 
     assert wide(200).find("resources", "data://m7/t/1", asking) == Route("m7", "data://t/1", Namespace(("m7",)))
-    assert asked == [("data://{x}/t", "data://t/1"), ("data://t/{x}", "data://t/1")]
+    assert asked == [("data://t/{x}", "data://t/1")]  # the other one ends as no expansion could
+
+
+def test_p6_of_many_templates_only_those_are_parsed_whose_literals_a_uri_has():
+    asked: list[str] = []
+
+    def asking(template: str, uri: str) -> bool:
+        asked.append(template)
+        return matches(template, uri)
+
+    offered = Listing(tuple({"uriTemplate": f"data://{{x}}/t{number}/{{y}}"} for number in range(1_000)))
+    table = World(
+        Mount("root"), {kind: {"root": offered if kind == "templates" else Listing()} for kind in KINDS}
+    ).table()
+    route = table.find("resources", "data://1/t999/2", asking)
+    assert route is not None
+    assert route.target == "root"
+    assert asked == ["data://{x}/t999/{y}"]
+    assert table.find("resources", "data://1/u/2", asking) is None
+    assert len(asked) == 1
 
 
 def test_a_uri_of_nothing_but_slashes_costs_no_more_than_the_tree_is_deep():
