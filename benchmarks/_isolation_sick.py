@@ -3,8 +3,8 @@
     python _isolation_sick.py SOCKET NAME
 
 Rule: it says and is told what that one is; only here each call has a stream, and while it shall flood, it floods each
-of them until the call's seconds are over, and then answers. As that one it writes as fast as it is read, and has ahead
-of that what a pipe holds. It serves on a free port of the loopback, and says on stderr where.
+of them until the call's seconds are over, and then answers. As that one it writes as fast as it is read. It serves on a
+free port of the loopback, and says on stderr where.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class Exchange(Child):
         super().__init__(child.modern)
         self.child = child
         self.stream = stream
+        self.piece = b""
 
     def write(self, data: bytes) -> None:
         self.stream.write(b"%x\r\n%b\r\n" % (len(data), data))
@@ -58,9 +59,12 @@ class Exchange(Child):
         self.write(events(line(message)))
 
     def lines_of(self, what: str) -> bytes:
-        """Garbage is of lines that an event stream may have, and means nothing by."""
-        said = super().lines_of(what)
-        return said if what == "garbage" else events(said)
+        """Made once, or what this process takes to make it would be measured: a socket holds more than a pipe. Garbage
+        is of lines that an event stream may have, and means nothing by."""
+        if not self.piece:
+            said = super().lines_of(what)
+            self.piece = said if what == "garbage" else events(said)
+        return self.piece
 
     def take(self, number: Any, method: str, params: dict[str, Any]) -> None:
         if method != "tools/call":
