@@ -16,6 +16,7 @@ from mcpactors.runtime.reply import CallDeadlines
 from tests.bridge.backends import ASKING, fresh, mounted
 from tests.bridge.clients import Client, LegacyClient, ModernClient, legacy, modern
 from tests.bridge.questions import ANSWERS, FORM, ROOTS
+from tests.processes import PATIENCE
 
 BY_PROCESS = pytest.mark.parametrize("route", ["stdio", "http"])
 YES = {"action": "accept", "content": {"name": "yes"}}
@@ -125,6 +126,6 @@ async def test_log_levels_of_one_era_mean_the_same_in_the_other(
                 assert isinstance(client, LegacyClient)
                 await client.request("logging/setLevel", {"level": least})
             await client.tool("log", id=fresh(), levels=levels)
-            with trio.fail_after(10):
+            with trio.fail_after(PATIENCE):
                 await client.until(lambda heard=heard: len(client.logged()) >= heard)
             assert client.logged() == [f"at {level}" for level in levels[-heard:]]

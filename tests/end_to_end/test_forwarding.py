@@ -186,7 +186,7 @@ class Log:
 
     async def has(self, count: int) -> None:
         """Over JSON-RPC the SDK's client hands out log lines in tasks of their own, which the result may overtake."""
-        with trio.move_on_after(5):
+        with trio.move_on_after(PATIENCE):
             while len(self.lines) < count:
                 self._more = trio.Event()
                 await self._more.wait()
@@ -254,6 +254,6 @@ async def test_a_cancelled_call_is_cancelled_where_it_runs(route: str, mode: str
         hangs = await nursery.start(hanging, client)
         assert await said(client, "all_history") == "hang"
         hangs.cancel()
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             while await said(client, "all_history") != "hang\nhang ended":
                 await trio.lowlevel.checkpoint()

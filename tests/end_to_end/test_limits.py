@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 from subprocess import PIPE
 from typing import Any
@@ -65,13 +66,23 @@ async def connect(url: str) -> trio.SocketStream:
 
 
 async def test_f19_a_head_that_does_not_come_is_waited_for_as_long_as_is_set() -> None:
-    settings = RuntimeSettings(clients=ClientLimits(head_timeout=0.1))
-    async with open_runtime(Server("main"), settings=settings) as runtime, runtime.serve_http(port=0) as url:
-        async with await connect(url) as stream:
-            await stream.send_all(b"POST /mcp HTTP/1.1\r\n")
-            with trio.fail_after(ClientLimits().head_timeout - 1):
-                while await stream.receive_some():
-                    pass
+    async def begun(patience: float) -> trio.SocketStream:
+        """A connection on which half a head has come."""
+        settings = RuntimeSettings(clients=ClientLimits(head_timeout=patience))
+        runtime = await stack.enter_async_context(open_runtime(Server("main"), settings=settings))
+        url = await stack.enter_async_context(runtime.serve_http(port=0))
+        stream = await stack.enter_async_context(await connect(url))
+        await stream.send_all(b"POST /mcp HTTP/1.1\r\n")
+        return stream
+
+    async with AsyncExitStack() as stack:
+        long, short = await begun(1000), await begun(0.1)
+        with trio.fail_after(60):
+            while await short.receive_some():
+                pass
+        with trio.move_on_after(0.01) as waiting:
+            await long.receive_some()
+        assert waiting.cancelled_caught
 
 
 FRONT = """

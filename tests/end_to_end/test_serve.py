@@ -122,8 +122,7 @@ async def test_kill_9_of_a_backend_mid_call_fails_that_call_only_and_the_backend
                     assert text_of(await sibling.call_tool("weather_forecast", {"city": "Rome"})) == "Sunny in Rome"
                     assert not failed.is_set()
                     os.kill(victim, signal.SIGKILL)
-                    with trio.fail_after(10):  # not one of the call's own deadlines
-                        await failed.wait()
+                    await failed.wait()
                     status = text_of(await sibling.call_tool("git_git_status", {"repo_path": str(tmp_path)}))
                     assert "No commits yet" in status
                 now = text_of(await client.call_tool("time_get_current_time", {"timezone": "UTC"}))

@@ -81,7 +81,7 @@ async def slowly(scope: Scope, receive: Receive, send: Send) -> None:
     streaming = scope["path"] == "/events"
     if streaming:
         await send(start(200, (b"content-type", b"text/event-stream")))
-    with trio.move_on_after(FIRST_LOOK if scope["path"] == "/soon" else 0.3) as waiting:
+    with trio.move_on_after({"/soon": FIRST_LOOK, "/late": HANG}.get(scope["path"], 0.3)) as waiting:
         assert await receive() == {"type": "http.disconnect"}
     if waiting.cancelled_caught:
         await (send(part(b"data: x\n\n", False)) if streaming else answer(send, b"answer"))
@@ -103,7 +103,7 @@ async def test_who_says_no_more_and_listens_is_answered_and_so_is_what_it_asked_
 
 async def test_a_client_of_http_1_0_that_says_no_more_is_taken_for_gone_when_it_is_not_answered_soon() -> None:
     async with hosted(slowly) as served, served.client() as client:
-        await client.write(b"GET / HTTP/1.0\r\nHost: a\r\n\r\n")
+        await client.write(b"GET /late HTTP/1.0\r\nHost: a\r\n\r\n")
         await say_no_more(client)
         assert await client.to_the_end() == b""
 
