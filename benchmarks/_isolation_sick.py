@@ -20,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tests.soak.child import Child, line, main
+from tests.soak.child import MODERN, Child, line, main
 
 PIPE = 65536
 """Bytes."""
@@ -46,8 +46,8 @@ class HTTPChild(Child):
 class Exchange(Child):
     """One request and the stream of its reply."""
 
-    def __init__(self, child: HTTPChild, stream: Any) -> None:
-        super().__init__(child.modern)
+    def __init__(self, child: HTTPChild, stream: Any, modern: bool) -> None:
+        super().__init__(modern)
         self.child = child
         self.stream = stream
         self.piece = b""
@@ -85,7 +85,7 @@ def events(lines: bytes) -> bytes:
 
 
 class Post(BaseHTTPRequestHandler):
-    """A connection: requests of the legacy era without a session, and no stream beside them."""
+    """A connection: requests of either era, without a session, and no stream beside them."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -105,7 +105,8 @@ class Post(BaseHTTPRequestHandler):
             self.send_header("content-type", "text/event-stream")
             self.send_header("transfer-encoding", "chunked")
             self.end_headers()
-            Exchange(self.child, self.wfile).take(said["id"], said["method"], said.get("params") or {})
+            modern = self.headers["mcp-protocol-version"] == MODERN
+            Exchange(self.child, self.wfile, modern).take(said["id"], said["method"], said.get("params") or {})
             self.wfile.write(b"0\r\n\r\n")
         except OSError:  # nobody waits for it any more
             self.close_connection = True

@@ -57,7 +57,7 @@ class Sickness:
             return {**children.command(name), **child}
         command = [sys.executable, "-S", PROGRAM, str(children.path), name]
         _, url = await stack.enter_async_context(http_target(command, ()))
-        return {"url": url, **child}
+        return {"url": url, "era": "legacy", **child}  # in which each call has a session, which is the harder
 
     async def fall(self, children: Children, name: str) -> None:
         """The child of this name is sick from now on."""
