@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from mcpactors.errors import BackendStartError
 from mcpactors.runtime.methods import FIELDS, LISTS
-from mcpactors.runtime.naming import KEYS, Kind
+from mcpactors.runtime.naming import KEYS, TOLD, Kind
 
 __all__ = ["CHANGES", "METHODS", "UPDATED", "ListAllowance", "Read", "read_all"]
 
@@ -32,8 +32,6 @@ BYTES: Final = 16 * 1024 * 1024
 """Of one list, as JSON, that are taken."""
 PARTS: Final = 50 * ITEMS
 """Of one list: what `{`, `[` and `,` stand for outside strings. Each becomes an object of some 60 to 200 bytes."""
-TOLD: Final = 5
-"""Rows of one list that are left out and told of."""
 FAULTS: Final = 100
 """Of one row, at most, of which one is named."""
 _AT_ONCE: Final = 100
@@ -54,7 +52,7 @@ _PAGE: Final = 150e-6
 _ROW: Final = 15e-6
 _PART: Final = 0.3e-6
 _BYTE: Final = 10e-9
-_FAULT: Final = 0.5e-6
+_FAULT: Final = 1e-6
 """Seconds that they cost, roughly."""
 _MODELS: Final[Mapping[Kind, type[BaseModel]]] = {
     "tools": Tool,

@@ -29,6 +29,7 @@ __all__ = [
     "KINDS",
     "NAMESPACE_LENGTH",
     "NAME_LENGTH",
+    "TOLD",
     "WORDS",
     "Kind",
     "Namespace",
@@ -63,6 +64,8 @@ WORDS: Final[Mapping[Kind, str]] = {
 NAME_LENGTH: Final = 128
 """The longest name of a tool or prompt that MCP allows (2025-11-25, server/tools "Tool Names")."""
 NAMESPACE_LENGTH: Final = 64
+TOLD: Final = 5
+"""Of what is alike, at most, that people are told of each by its name."""
 LOOKED_AT: Final = 1_000
 COMPARED: Final = 4
 """Names that are looked at, and of those compared, for the one that was meant: see `nearest`."""

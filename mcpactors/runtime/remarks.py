@@ -10,14 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
-from mcpactors.runtime.naming import NAME_LENGTH, WORDS, Namespace, shape_of
+from mcpactors.runtime.naming import NAME_LENGTH, TOLD, WORDS, Namespace, shape_of
 from mcpactors.runtime.offers import Place, Step
 from mcpactors.runtime.routing import KindTable, Listing
 
 __all__ = ["remarks", "strays", "tell_strays"]
 
-TOLD: Final = 5
-"""Names in one remark, at most."""
 _COPY: Final = re.compile(r"\.copy(#\d+)*$")
 """The actor of a local copy of a mirrored component: to win over that is what it is for."""
 

@@ -21,6 +21,7 @@ from mcpactors.errors import NameConflict
 from mcpactors.runtime.naming import (
     BETWEEN,
     KEYS,
+    TOLD,
     Kind,
     Namespace,
     UriFormat,
@@ -211,8 +212,8 @@ _NOTHING: Final = Listing()
 
 def tell_conflicts(conflicts: Sequence[Conflict]) -> str:
     """The conflicts, in a line for people."""
-    said = "; ".join(f"{c.kind} {c.name!r}: {c.winner} and {c.shadowed}" for c in conflicts[:5])
-    more = f" and {len(conflicts) - 5} more" if len(conflicts) > 5 else ""
+    said = "; ".join(f"{c.kind} {c.name!r}: {c.winner} and {c.shadowed}" for c in conflicts[:TOLD])
+    more = f" and {len(conflicts) - TOLD} more" if len(conflicts) > TOLD else ""
     return f"mounts offer the same names: {said}{more}; give one of them another namespace"
 
 

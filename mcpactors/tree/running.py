@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import trio
 from attrs import define, evolve, field
@@ -18,6 +18,7 @@ from mcpactors.foreign import low_level
 from mcpactors.mounts import MountHandle, Mounts, itself
 from mcpactors.runtime.definitions import ChangePolicy, Definitions
 from mcpactors.runtime.mailbox import ActorRef
+from mcpactors.runtime.naming import TOLD
 from mcpactors.runtime.supervisor import ActorInfo
 from mcpactors.runtime.threads import ThreadLimit
 from mcpactors.runtime.visibility import SHOW_ALL, Rule, Visibility
@@ -27,9 +28,6 @@ from mcpactors.transports.lines.stderr import StderrTail
 __all__ = ["Ear", "Running", "Tree", "identity_of", "name_of", "source_of"]
 
 logger = logging.getLogger("mcpactors")
-
-TOLD: Final = 5
-"""Tools that change at once and are named in the log."""
 
 
 @define(eq=False)

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import trio
 
-from mcpactors.actors.paging import BYTES, ITEMS, PARTS, TOLD, Page, Read, read_all
+from mcpactors.actors.paging import BYTES, ITEMS, PARTS, Page, Read, read_all
+from mcpactors.runtime.naming import TOLD
 
 Row = Mapping[str, Any]
 
