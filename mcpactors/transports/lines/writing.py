@@ -1,7 +1,8 @@
 """The stream of messages to a peer at the end of a pipe or a connection.
 
-Rule: there is one task that writes what has gathered, for good (`run`) or while something waits to be written
-(`run_in`); what is held is bounded whether or not the peer reads. Promises F21, F43.
+Rule: there is one task that writes what has gathered; what is held is bounded whether or not the peer reads. Towards a
+backend that task is there for good (`run`): a message takes 20 us less. Towards clients, of whom thousands may be idle,
+it is there while something waits to be written (`run_in`), and who is idle holds none. Promises F21, F43.
 """
 
 from __future__ import annotations
