@@ -23,7 +23,7 @@ from mcpactors.actors.proxy import ProxyActor
 from mcpactors.actors.router import RouterActor
 from mcpactors.actors.router_ref import RouterRef
 from mcpactors.actors.snapshot import SnapshotActor, SnapshotRef
-from mcpactors.config import HTTPServer, ModuleServer, ServerConfig, StdioServer
+from mcpactors.config import ServerConfig
 from mcpactors.errors import BackendStartError, MailboxFull, MCPActorsError, MountCycle, MountError
 from mcpactors.mounts import Catalog, CatalogDiff, MountHandle, Mounts, below, make_handle
 from mcpactors.runtime.actor import Actor
@@ -195,8 +195,7 @@ class Forest:
             children = tuple(self._mount_of(handle, above, "", used, mounted) for handle in handles)
             return Mount(tree.router, None, children)
         own = make_handle(tree.mounts, tree.main, None, name=f"{self.name}.own")
-        mount = self._mount_of(own, above, "", used, mounted, handles)
-        return mount
+        return self._mount_of(own, above, "", used, mounted, handles)
 
     def _mount_of(
         self,
@@ -239,9 +238,12 @@ class Forest:
 
     def _policy(self, handle: MountHandle, above: ChangePolicy | None) -> ChangePolicy | None:
         """What this mount says about tools that change; else its config, or the mount above it."""
+        config = self._config_of(handle)
+        return handle.on_tool_change or (config.on_tool_change if config is not None else None) or above
+
+    def _config_of(self, handle: MountHandle) -> ServerConfig | None:
         config = self.configs.get(handle) or getattr(handle.target, "target", None)
-        said = config.on_tool_change if isinstance(config, StdioServer | HTTPServer | ModuleServer) else None
-        return handle.on_tool_change or said or above
+        return config if isinstance(config, ServerConfig) else None
 
     def _rank(self, handle: MountHandle) -> tuple[bool, int]:
         """Oldest first; what is ahead of all others stands where the policy looks first."""
@@ -278,9 +280,8 @@ class Forest:
                 earlier = self._retiring.get(id(running.source))
                 after, mounted = earlier.ended if earlier else None, target is not self.root.main
                 make = making.local(target, running, self._ground, tell, after, mounted=mounted)
-        config = self.configs.get(handle) or getattr(target, "target", None)
         restart, start_timeout = self.settings.restart, self.settings.start_timeout
-        if isinstance(config, StdioServer | HTTPServer | ModuleServer):
+        if (config := self._config_of(handle)) is not None:
             restart, start_timeout = config.restart or restart, config.start_timeout or start_timeout
             running.list_budget = config.list_budget
 
