@@ -17,9 +17,9 @@ from wsproto.connection import Connection, ConnectionType
 from wsproto.events import CloseConnection, Event, Ping, Pong, TextMessage
 
 from mcpactors.transports.lines.streams import StdioLimits, StdioReader, StdioWriter
-from mcpactors.transports.websocket.frames import Ending, WebSocket, WebSocketLimits, tend
+from mcpactors.transports.websocket.frames import TOGETHER, Ending, WebSocket, WebSocketLimits, tend
 from mcpactors.transports.websocket.streams import Incoming
-from tests.transports.ws_raw import BINARY, CLOSE, TEXT, closing, frame
+from tests.transports.ws_raw import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, closing, frame
 
 LIMITS = WebSocketLimits(message=1000)
 
@@ -280,6 +280,40 @@ async def test_f4_a_reply_behind_ten_thousand_messages_of_progress_is_a_second_l
             heard += 1
         assert trio.current_time() - began <= 1
         assert heard + reader.statistics().coalesced == 10_000
+
+
+@define(eq=False)
+class Turns(trio.abc.Instrument):
+    """How often any task had its turn."""
+
+    number: int = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.number += 1
+
+
+@BOTH_ENDS
+@pytest.mark.parametrize("kind_of_frame", ["ping", "pong", "fragment"])
+async def test_p6_frames_that_bring_nothing_are_read_in_turns_and_at_a_pace(
+    kind: ConnectionType, kind_of_frame: str, autojump_clock: MockClock
+) -> None:
+    opcode, fin = {"ping": (PING, True), "pong": (PONG, True), "fragment": (CONTINUATION, False)}[kind_of_frame]
+    each = frame(opcode, fin=fin, masked=kind is ConnectionType.SERVER)
+    total, turns = 48_000, Turns()
+    messages = 12 if opcode == CONTINUATION else 1
+    async with linked(kind) as (socket, peer):
+        begins = frame(TEXT, fin=False, masked=kind is ConnectionType.SERVER) if opcode == CONTINUATION else b""
+        ends = frame(CONTINUATION if begins else TEXT, b"{}", masked=kind is ConnectionType.SERVER)
+        await peer.stream.send_all((begins + each * (total // messages) + ends) * messages)
+        before = trio.current_time()
+        trio.lowlevel.add_instrument(turns)
+        heard = b""
+        while len(heard) < messages * len(b"{}\n") and socket.ended is None:
+            heard += await socket.receive()
+        trio.lowlevel.remove_instrument(turns)
+        assert heard == b"{}\n" * messages
+        assert turns.number >= total // TOGETHER
+        assert 0.5 <= trio.current_time() - before <= 100
 
 
 @BOTH_ENDS

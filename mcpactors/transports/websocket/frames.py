@@ -27,6 +27,7 @@ from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opc
 
 from mcpactors.runtime.policy import DEFAULT_CLIENTS
 from mcpactors.transports.asgi import Unread
+from mcpactors.transports.lines.flood import Allowance
 
 __all__ = ["MCP", "Ending", "WebSocket", "WebSocketLimits", "tend"]
 
@@ -36,12 +37,17 @@ MCP: Final = "mcp"
 """The subprotocol: one JSON-RPC message a text message."""
 _KIB: Final = 1024
 READ_SIZE: Final = 64 * _KIB
+_LEAST: Final = 4 * _KIB
+"""Bytes that are read at once of a peer whose frames bring nothing."""
 LOOK: Final = 1.0
 """Seconds between two looks at who is silent or late."""
 AT_ONCE: Final = 256
 """Connections that are looked at before others have their turn."""
 TOGETHER: Final = 256
-"""Messages that are taken at once: a few milliseconds of others' time."""
+"""Frames that are taken at once: two milliseconds of others' time."""
+_FRAME: Final = 8e-6
+"""Seconds for a frame that ends no message, or for what has come of one; of `_CRUMB` bytes and more it is worth it."""
+_CRUMB: Final = _KIB
 SLICE: Final = 64 * _KIB
 """Bytes that have to go out within one send timeout, so that a slow peer is not taken for one that does not read."""
 MESSAGE_RATE: Final = 8 * _KIB
@@ -154,6 +160,7 @@ class WebSocket:
     """What is said when we close and nothing was wrong."""
     unread: Unread = field(factory=Unread)
     """What is on its way is counted here."""
+    _allowance: Allowance = field(factory=Allowance, init=False)
     ended: Ending | None = field(default=None, init=False)
     _judge: _Judge = field(init=False)
     _frames: Connection = field(init=False)
@@ -181,10 +188,12 @@ class WebSocket:
         try:
             with trio.CancelScope() as self._wait:
                 while not self._deaf and self.ended is None:
-                    lines = b"".join(map(_as_line, islice(iter(self._next, None), TOGETHER)))
+                    lines, more = self._take()
                     if lines:
                         return lines
-                    if self.ended is None:
+                    if more:
+                        await trio.lowlevel.checkpoint()
+                    elif self.ended is None:
                         await self._read()
         finally:
             self._wait = None
@@ -197,9 +206,11 @@ class WebSocket:
             self._wait.cancel()
 
     async def _read(self) -> None:
+        while (wait := self._allowance.wait(trio.current_time())) > 0:  # noqa: ASYNC110 - it is time that it waits for
+            await trio.sleep(wait)
         self._heard = trio.current_time()
         try:
-            data = await self.stream.receive_some(READ_SIZE)
+            data = await self.stream.receive_some(_LEAST if self._allowance.strained else READ_SIZE)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             data = b""
         finally:
@@ -209,31 +220,37 @@ class WebSocket:
         else:
             self._end(Ending(CloseReason.ABNORMAL_CLOSURE, "the connection broke"))
 
-    def _next(self) -> bytes | None:
-        """The next message of what has been read."""
-        while (event := next(self._frames.events(), None)) is not None:
-            if isinstance(event, TextMessage):
-                text = event.data.encode()
-                if not event.message_finished:
-                    self._partial += text
-                    continue
+    def _take(self) -> tuple[bytes, bool]:
+        """The messages that end in the next `TOGETHER` frames of what has been read, as lines; whether there may be
+        more. What ends none has no bound but time: there are 32,768 pings in `READ_SIZE`, 0.2 s of others' time."""
+        lines, left = list[bytes](), TOGETHER
+        for event in islice(self._frames.events(), TOGETHER):
+            left -= 1
+            if isinstance(event, CloseConnection):
+                self._hear_end(event)
+                break
+            elif isinstance(event, TextMessage) and event.message_finished:
+                lines.append(_as_line(bytes(self._partial) + event.data.encode()))
+                self._partial = bytearray()
                 self._judge.within, self._begun = False, math.inf
-                if not self._partial:
-                    return text
-                whole, self._partial = bytes(self._partial + text), bytearray()
-                return whole
-            elif isinstance(event, Ping):
-                self._say_aside(event.response())
-            elif isinstance(event, CloseConnection):
-                if self._frames.state is ConnectionState.OPEN:
-                    why = self._judge.why or event.reason or ""
-                    self._end(Ending(int(event.code), why, ours=True))
-                else:
-                    self._end(Ending(int(event.code), event.reason or ""))
-                return None
+            else:
+                size = 0
+                if isinstance(event, TextMessage):
+                    self._partial += (text := event.data.encode())
+                    size = len(text)
+                elif isinstance(event, Ping):
+                    self._say_aside(event.response())
+                if size < _CRUMB:
+                    self._allowance.spend(_FRAME)
         if self._judge.within and self._begun == math.inf:
             self._begun = trio.current_time()
-        return None
+        return b"".join(lines), not left
+
+    def _hear_end(self, event: CloseConnection) -> None:
+        if self._frames.state is ConnectionState.OPEN:
+            self._end(Ending(int(event.code), self._judge.why or event.reason or "", ours=True))
+        else:
+            self._end(Ending(int(event.code), event.reason or ""))
 
     def _end(self, ending: Ending) -> None:
         if self.ended is None:
@@ -345,7 +362,7 @@ class WebSocket:
                 parsing = False
             if self.kind is ConnectionType.SERVER and self._frames.state is ConnectionState.CLOSED:
                 return
-            data = await self.stream.receive_some(READ_SIZE)
+            data = await self.stream.receive_some(_LEAST)
             if not data:
                 return
             if parsing:
