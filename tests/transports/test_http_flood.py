@@ -87,6 +87,7 @@ FLOODS = {
     "ids": ((b"id: " + b"x" * 900 + b"\nretry: 0\n\n") * 70, 1, 128 << 10),
     "events without data": (b"data:\n\n" * (READS // 7), 1, 64 << 10),
     "events of another type": (b"event: other\ndata: 1\n\n" * (READS // 22), 1, 64 << 10),
+    "messages of empty lines of data": (b"data:\n" * 90_000 + b"\n", 1, 512 << 10),
     "only line breaks": (b"\n" * READS, 1, 2 << 20),
 }
 

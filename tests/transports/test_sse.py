@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 import trio
+import trio.testing
+from attrs import define
 from mcp.client.sse import sse_client as sdk_sse_client
 from mcp.shared.message import SessionMessage
 
 from mcpactors import Client, Runtime, Server, create_proxy, open_runtime
 from mcpactors.errors import BackendStartError
-from mcpactors.runtime.policy import ClientLimits
+from mcpactors.runtime.policy import DEFAULT_BACKEND, ClientLimits
 from mcpactors.transports.asgi import ASGIApp
-from mcpactors.transports.http_client.sse import sse_client
+from mcpactors.transports.http_client.sse import Arrivals, sse_client
 from mcpactors.transports.http_server.outlet import COMMENT
 from mcpactors.transports.http_server.sse import SSEFront
 from mcpactors.transports.lines.streams import StdioReader
@@ -306,6 +309,31 @@ async def test_f4_events_that_come_at_once_are_read_at_once() -> None:
             while not (isinstance(item := await reader.receive(), SessionMessage) and "last" in repr(item.message)):
                 pass
             assert reader.statistics().coalesced > 9_000
+
+
+@define(eq=False)
+class Comments:
+    """The body of an event stream that has nothing else."""
+
+    size: int = 0
+    status: int = 200
+    fields: Mapping[str, str] = MappingProxyType({})
+    pieces: int = 1
+
+    async def receive(self) -> bytes:
+        await trio.lowlevel.checkpoint()
+        self.size += 65536
+        return b":\n" * 32768 if self.size < 200 * 65536 else b""
+
+    async def aclose(self, *, done: bool) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+async def test_p6_an_event_stream_of_comments_is_read_at_a_pace(autojump_clock: trio.testing.MockClock) -> None:
+    body = Comments()
+    with trio.move_on_after(60):
+        await Arrivals("old", DEFAULT_BACKEND).run(body)
+    assert 10 <= body.size / 65536 <= 100
 
 
 async def test_what_is_no_event_stream_is_named() -> None:

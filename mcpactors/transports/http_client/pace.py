@@ -42,6 +42,8 @@ AT_A_TURN: Final = 8
 _LINE: Final = 0.7e-6
 """Seconds for a line that brings no data. `_EVENT`: for an event that is not as most are, where it is one of many."""
 _EVENT: Final = 3e-6
+_LINES: Final = 1000
+"""Lines of data that a message may be on for nothing."""
 _PIECE: Final = 0.15e-6
 """Seconds for a chunk of less than `_CRUMB` bytes on average: no reply is sent in such, if it is long."""
 _CRUMB: Final = 16
@@ -82,7 +84,12 @@ class Pace:
             await trio.sleep(wait)
 
     async def read(self, reader: EventReader, data: bytes, pieces: int) -> tuple[Sequence[bytes], EventTooLong | None]:
-        """What must be parsed of the messages that end in `data`, and what is wrong after them.
+        """What must be parsed of the messages that end in `data`, and what is wrong after them."""
+        messages, wrong = await self.cut(reader, data, pieces)
+        return self._thinned(messages), wrong
+
+    async def cut(self, reader: EventReader, data: bytes, pieces: int) -> tuple[Sequence[bytes], EventTooLong | None]:
+        """The messages that end in `data`, and what is wrong after them.
 
         Waits first, if it must, and not before `data` has come: of many streams that wait the first spends, and then
         the others see it.
@@ -103,6 +110,7 @@ class Pace:
         messages = [event.data for event in events if event.data and event.kind == b"message"]
         each = max(len(events) - len(messages) - greets, 0) * SKIPPED
         each += max(unusual - FEW, 0) * _EVENT
+        each += sum(max(message.count(b"\n") - _LINES, 0) for message in messages) * _LINE
         each += max(reader.bare_lines - bare - (len(events) + 1) * _BESIDE, 0) * _LINE
         if not (events or reader.held > held or (greets and reader.begun)):
             each += SAID
@@ -110,7 +118,7 @@ class Pace:
             each += pieces * _PIECE
         if each:
             self._allowance.spend(cost(each, 0 if messages else len(data)))
-        return self._thinned(messages), wrong
+        return messages, wrong
 
     def _thinned(self, messages: Sequence[bytes]) -> Sequence[bytes]:
         floods = self._allowance.strained

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -27,12 +27,13 @@ from mcpactors.transports.http_client.ask import GET_FIELDS, POST_FIELDS
 from mcpactors.transports.http_client.endpoint import Endpoint
 from mcpactors.transports.http_client.event_stream import Event, EventReader, EventTooLong, portions
 from mcpactors.transports.http_client.faults import error_of, kind_of, refusal, refuse_compressed
+from mcpactors.transports.http_client.pace import Pace
 from mcpactors.transports.http_client.pool import Answer, AnswerLost, NotReached, PoolClosed
 from mcpactors.transports.lines.duplex import connected
 from mcpactors.transports.lines.streams import StdioLimits
 from mcpactors.transports.streams import Streams
 
-__all__ = ["sse_client"]
+__all__ = ["Arrivals", "sse_client"]
 
 logger = logging.getLogger("mcpactors")
 
@@ -66,7 +67,7 @@ async def sse_client(
     stream = await Endpoint.at(url, headers or {}, client, ssl_context)
     posts: Endpoint | None = None
     try:
-        arrivals = _Arrivals(str(stream), taken.message)
+        arrivals = Arrivals(str(stream), taken)
         try:
             with trio.fail_after(connect_timeout):
                 answer = await _open(stream)
@@ -115,12 +116,13 @@ def _where(url: str, name: str, said: str) -> str:
 
 
 @define(eq=False)
-class _Arrivals(ReceiveStream):
+class Arrivals(ReceiveStream):
     """The backend's messages, a line each; and what we say in its stead of messages that could not be posted."""
 
     name: str
-    longest: int
+    taken: BackendLimits
     _reader: EventReader = field(init=False)
+    _pace: Pace = field(init=False)  # of what is no message; the others are counted by who reads the lines
     _early: list[Event] = field(factory=list, init=False)
     _wrong: str | None = field(default=None, init=False)
     _lines: tuple[trio.MemorySendChannel[bytes], trio.MemoryReceiveChannel[bytes]] = field(
@@ -128,7 +130,7 @@ class _Arrivals(ReceiveStream):
     )
 
     def __attrs_post_init__(self) -> None:
-        self._reader = EventReader(self.longest)
+        self._reader, self._pace = EventReader(self.taken.message), Pace(self.taken, lambda: 0)
 
     async def endpoint(self, answer: Answer) -> str:
         """What the first event says. Raises `BackendStartError`."""
@@ -150,18 +152,11 @@ class _Arrivals(ReceiveStream):
     async def run(self, answer: Answer) -> None:
         """Take what comes until the stream ends."""
         try:
-            await self._take(self._early)
-            while data := await answer.receive():
-                events: list[Event] = []
-                try:
-                    for portion in portions(data):
-                        events += self._reader.feed(portion)
-                        await trio.lowlevel.checkpoint()
-                except EventTooLong as error:
-                    self._wrong = str(error)
-                await self._take(events)
-                if self._wrong is not None:
-                    break
+            await self._take([event.data for event in self._early if event.kind == b"message"])
+            while self._wrong is None and (data := await answer.receive()):
+                messages, wrong = await self._pace.cut(self._reader, data, answer.pieces)
+                self._wrong = None if wrong is None else str(wrong)
+                await self._take(messages)
         except AnswerLost as error:
             logger.debug("%s %s", self.name, error)
         except trio.BrokenResourceError:
@@ -190,9 +185,8 @@ class _Arrivals(ReceiveStream):
         self._lines[1].close()
         await trio.lowlevel.checkpoint()
 
-    async def _take(self, events: list[Event]) -> None:
+    async def _take(self, messages: Sequence[bytes]) -> None:
         """Together, so that of a flood it is seen what need not be parsed (`lines/flood.py`)."""
-        messages = [event.data for event in events if event.kind == b"message"]
         if messages:  # a line break in them can only be one between tokens
             await self._lines[0].send(b"".join(data.replace(b"\n", b" ") + b"\n" for data in messages))
 
@@ -203,7 +197,7 @@ class _Posts(SendStream):
 
     _name: str
     _endpoint: Endpoint
-    _arrivals: _Arrivals
+    _arrivals: Arrivals
     _nursery: trio.Nursery
     _room: trio.Semaphore = field(factory=lambda: trio.Semaphore(POSTS), init=False)
 
