@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import string
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mcpactors.config import HTTPServer, MCPConfig, ModuleServer, StdioServer, unstructure
-from mcpactors.configfile import load_config, parse_config
+from mcpactors.configfile import parse_config
 from mcpactors.errors import ConfigError
 from mcpactors.runtime.policy import Forwarding, PoolLimits
 from mcpactors.runtime.restart import RestartPolicy
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
 ENVIRON = {"SET": "value", "EMPTY": "", "NESTED": "${SET}"}
 
 
@@ -40,15 +35,6 @@ def complaint_of(**server: Any) -> str:
     """What is said about one server, without the path to it."""
     message = complaint({"mcpServers": {"time": server}})
     return "\n".join(line.removeprefix("mcp.json: mcpServers.time") for line in message.splitlines())
-
-
-def file_complaint(tmp_path: Path, content: bytes) -> str:
-    path = tmp_path / "mcp.json"
-    path.write_bytes(content)
-    with pytest.raises(ConfigError) as caught:
-        load_config(path, environ=ENVIRON)
-    assert caught.value.message.startswith(f"{path}: ")
-    return caught.value.message.removeprefix(f"{path}: ")
 
 
 # --- What is understood -------------------------------------------------------------------------------------------
@@ -389,154 +375,6 @@ def test_a_second_table_of_servers_is_warned_about() -> None:
     assert config.warnings == ('mcp.json: servers: unknown field, not used; did you mean "mcpServers"?',)
 
 
-# --- Files --------------------------------------------------------------------------------------------------------
-
-
-def test_relative_folders_and_module_files_are_taken_from_the_folder_of_the_file(tmp_path: Path) -> None:
-    servers = {
-        "relative": {"command": "./x", "cwd": "../work"},
-        "absolute": {"command": "x", "cwd": os.path.abspath(os.sep)},
-        "nowhere": {"command": "x"},
-        "file": {"module": "./sub/x.py:app"},
-        "dotted": {"module": "pkg.mod:app"},
-    }
-    path = tmp_path / "mcp.json"
-    path.write_text(json.dumps({"mcpServers": servers}), encoding="utf-8-sig")
-    config = load_config(path)
-    assert config.source == str(path)
-    assert config.servers == {
-        "relative": StdioServer("./x", cwd=str(tmp_path.parent / "work")),
-        "absolute": StdioServer("x", cwd=os.path.abspath(os.sep)),
-        "nowhere": StdioServer("x"),
-        "file": ModuleServer(str(tmp_path / "sub" / "x.py"), "app"),
-        "dotted": ModuleServer("pkg.mod", "app"),
-    }
-
-
-def test_a_file_named_without_its_folder_is_resolved_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "mcp.json").write_text('{"mcpServers": {"a": {"module": "x.py"}}}')
-    monkeypatch.chdir(tmp_path)
-    assert load_config("mcp.json").servers["a"] == ModuleServer(os.path.join(os.getcwd(), "x.py"))
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "the file is empty"),
-        (b'{"mcpServers": {"a": \xff}}', "not UTF-8 at byte 21; save the file as UTF-8"),
-        (b'{"mcpServers": NaN}', "NaN is not JSON"),
-        (
-            b'{"mcpServers": {"a": {"command": "x", "command": "y"}}}',
-            'the key "command" stands twice in one object; rename or remove one',
-        ),
-        (
-            b'{"mcpServers": {"a": {"command": 5}}}',
-            f"mcpServers.a.command: expected a string, got 5 (a number){NUMBER}",
-        ),
-        (b"[]", 'expected an object {"mcpServers": {...}}, got a list'),
-    ],
-)
-def test_a_file_that_is_not_good_json_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
-    assert file_complaint(tmp_path, content) == message
-
-
-def test_a_syntax_error_names_line_and_column(tmp_path: Path) -> None:
-    message = file_complaint(tmp_path, b'{\n  "mcpServers" {}\n}')
-    assert message == "line 2, column 16: not JSON: Expecting ':' delimiter"
-
-
-@pytest.mark.parametrize(
-    ("content", "advice"),
-    [
-        (b'{"mcpServers": {"a": {"command": "x"},\n}}', "; remove the comma after the last item"),
-        (b'{"mcpServers": {"a": {"command": "x", "args": ["y", ]}}}', "; remove the comma after the last item"),
-        (b'{"mcpServers": {\n// mine\n"a": {"command": "x"}}}', "; JSON has no comments, remove it"),
-        (b'{"mcpServers": {"a": {"command": "x"} # mine\n}}', "; JSON has no comments, remove it"),
-        (b'{"mcpServers": {"a": {"command": , "x"}}}', ""),
-    ],
-)
-def test_what_editors_take_and_json_does_not_is_refused_with_what_to_do(
-    tmp_path: Path, content: bytes, advice: str
-) -> None:
-    assert re.fullmatch(r"line \d, column \d+: not JSON: [^;]+" + re.escape(advice), file_complaint(tmp_path, content))
-
-
-@pytest.mark.parametrize("content", [b"[" * 1_000_000, b"1" * 5000])
-def test_nesting_and_numbers_beyond_the_parser_are_refused(tmp_path: Path, content: bytes) -> None:
-    assert file_complaint(tmp_path, content)
-
-
-def test_a_path_that_is_no_readable_file_is_refused(tmp_path: Path) -> None:
-    for path, reason in [(tmp_path / "none.json", "No such file or directory"), (tmp_path, "Is a directory")]:
-        with pytest.raises(ConfigError) as caught:
-            load_config(path)
-        assert caught.value.message == f"{path}: cannot be read: {reason}"
-    with pytest.raises(ConfigError, match="null"):
-        load_config("a\0b")
-
-
-def test_the_example_has_three_servers_and_no_warnings() -> None:
-    config = load_config(EXAMPLES / "mcp.json")
-    assert {name: type(server) for name, server in config.servers.items()} == {
-        "time": StdioServer,
-        "git": StdioServer,
-        "notes": ModuleServer,
-    }
-    assert config.servers["notes"] == ModuleServer(str(EXAMPLES / "notes.py"))
-    assert config.warnings == ()
-    assert (EXAMPLES / "notes.py").exists()
-
-
-# --- Properties ---------------------------------------------------------------------------------------------------
-
-NAMES = st.text("ab_ .", max_size=4) | st.sampled_from(["arg", "extra", "type ", "servers", "attribute"])
-LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
-JSON = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3))
-TEXTS = st.lists(st.sampled_from(["$", "{", "}", "${SET}", "$${", "${UNSET:-a}", "a", ":", "."]), max_size=5).map(
-    "".join
-)
-SHARED = {
-    "timeout": st.none() | st.floats(0.1, 1e4) | st.integers(1, 100),
-    "disabled": st.booleans(),
-    "include_tags": st.lists(TEXTS, max_size=2),
-    "startTimeout": st.floats(0.1, 1e4),
-    "restart": st.fixed_dictionaries({}, optional={"intensity": st.integers(0, 9), "backoffMax": st.floats(1, 9)}),
-}
-BACKEND = {
-    "sessions": st.sampled_from(["shared", "per_client", "per_call", None]),
-    "era": st.sampled_from(["auto", "legacy", "modern", None]),
-    "forward": st.dictionaries(st.sampled_from(["roots", "sampling", "logging"]), st.booleans() | st.none()),
-    "pool": st.fixed_dictionaries({}, optional={"clients": st.integers(1, 9), "idle": st.floats(0, 9)}),
-    "tags": st.lists(TEXTS, max_size=2),
-}
-KINDS = [
-    (
-        {"command": TEXTS.map(lambda text: f"x{text}")},
-        {
-            "args": st.lists(TEXTS, max_size=3),
-            "env": st.dictionaries(NAMES, TEXTS, max_size=2),
-            "cwd": TEXTS,
-            **BACKEND,
-        },
-    ),
-    (
-        {"url": TEXTS.map(lambda text: f"http://x/{text}")},
-        {"headers": st.dictionaries(NAMES, TEXTS), "type": st.sampled_from(["http", "sse"]), "ca": TEXTS, **BACKEND},
-    ),
-    ({"module": st.sampled_from(["a.b:c", "./${SET}.py", "x$${.py:d", "C:\\${SET}.py"])}, {}),
-]
-EXTRA = st.dictionaries(NAMES, JSON, max_size=2)
-SERVERS = st.one_of(
-    [
-        st.builds(lambda known, more: {**more, **known}, st.fixed_dictionaries(must, optional={**may, **SHARED}), EXTRA)
-        for must, may in KINDS
-    ]
-)
-CONFIGS = st.builds(
-    lambda servers, extra: {"mcpServers": servers, **extra}, st.dictionaries(NAMES, SERVERS, max_size=3), EXTRA
-)
-
-
 def test_what_is_written_back_reads_as_people_write_it() -> None:
     config = parse_config(
         {"mcpServers": {"a": {"x": 1, "timeout": 5, "disabled": False, "args": ["y"], "command": "z"}}}
@@ -544,67 +382,6 @@ def test_what_is_written_back_reads_as_people_write_it() -> None:
     assert json.dumps(unstructure(config)) == (
         '{"mcpServers": {"a": {"command": "z", "args": ["y"], "timeout": 5.0, "x": 1}}}'
     )
-
-
-def loosely_valid(mapping: Any) -> MCPConfig | None:
-    """The strategies also write `${` that no `}` closes; those are refused, and other tests say how."""
-    try:
-        return parse_config(mapping, environ=ENVIRON)
-    except ConfigError:
-        return None
-
-
-@given(CONFIGS)
-@example({"mcpServers": {"a": {"command": "$$${SET}", "cwd": "", "url": None, "${SET}": "${SET}"}}, "x": 1})
-def test_what_is_written_back_means_the_same_and_has_every_unknown_field(mapping: dict[str, Any]) -> None:
-    config = loosely_valid(mapping)
-    if config is not None:
-        written = json.loads(json.dumps(unstructure(config)))
-        again = parse_config(written, environ={})
-        assert again == config
-        assert list(again.servers) == list(config.servers)
-        assert written.keys() == mapping.keys()
-        for name, server in config.servers.items():
-            assert all(written["mcpServers"][name][key] == value for key, value in server.extra.items())
-
-
-def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [path, *(place for key, item in inner for place in places(item, (*path, key)))]
-
-
-def put(value: Any, path: tuple[Any, ...], new: Any) -> Any:
-    if not path:
-        return new
-    copy = value.copy()
-    copy[path[0]] = put(copy[path[0]], path[1:], new)
-    return copy
-
-
-@given(st.data())
-@settings(max_examples=300)
-def test_any_json_value_anywhere_is_parsed_or_is_a_config_error(data: st.DataObject) -> None:
-    mapping = data.draw(CONFIGS)
-    broken = put(mapping, data.draw(st.sampled_from(places(mapping))), data.draw(JSON | TEXTS))
-    config = loosely_valid(broken)
-    assert config is None or all(isinstance(warning, str) for warning in config.warnings)
-
-
-@given(JSON)
-def test_any_json_value_at_the_top_is_parsed_or_is_a_config_error(value: Any) -> None:
-    loosely_valid(value)
-    loosely_valid({"mcpServers": value})
-
-
-@given(st.text(string.printable) | st.binary())
-@settings(max_examples=50)
-def test_any_file_is_loaded_or_is_a_config_error(
-    tmp_path_factory: pytest.TempPathFactory, content: str | bytes
-) -> None:
-    path = tmp_path_factory.getbasetemp() / "any.json"
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    with pytest.raises(ConfigError):  # nobody writes a configuration by chance
-        load_config(path)
 
 
 @given(st.text("\ud800a\n\x1b", min_size=1))
