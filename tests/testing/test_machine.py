@@ -37,7 +37,7 @@ from mcpactors.testing import (
     Unmount,
 )
 from mcpactors.testing.machine import Live
-from mcpactors.transports import edge
+from mcpactors.transports import shaping
 
 STEPS = settings(
     max_examples=25, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck), database=None
@@ -107,7 +107,7 @@ def _notice_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _links_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge, "outward_result", lambda method, result, namespace: result)
+    monkeypatch.setattr(shaping, "outward_result", lambda method, result, namespace: result)
 
 
 @pytest.mark.parametrize("plant", [_mis_route, _show_all, _oldest_wins, _notice_nothing, _links_as_they_are])

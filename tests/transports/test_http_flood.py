@@ -14,7 +14,7 @@ from mcpactors.runtime.policy import DEFAULT_BACKEND
 from mcpactors.runtime.reply import CallDeadlines
 from mcpactors.transports.http_client.either import EitherDispatcher
 from mcpactors.transports.http_client.event_stream import EventReader, EventTooLong
-from mcpactors.transports.http_client.faults import read_message
+from mcpactors.transports.http_client.faults import Unreadable, read_message
 from mcpactors.transports.http_client.pace import Pace
 from mcpactors.transports.lines.flood import BURST, FEW, HASTE, STEP
 from mcpactors.transports.values import StreamableHttpTransport
@@ -62,7 +62,11 @@ class Backend:
             assert wrong is None
             self.size += len(part)
             for each in messages:
-                said = read_message(each)
+                try:
+                    said = read_message(each)
+                except Unreadable:
+                    self.pace.skipped(each)
+                    continue
                 self.taken.append(said)
                 if "method" in said:
                     self.pace.heard(each, said)
