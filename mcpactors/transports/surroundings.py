@@ -31,7 +31,7 @@ class Face:
     completions: Callable[[], bool] = lambda: True
     """Whether anybody here completes arguments."""
     tool_schema: Callable[[str], Mapping[str, Any] | None] = lambda name: None
-    """The `inputSchema` of a listed tool: the SDK checks `Mcp-Param-*` headers against it."""
+    """The `inputSchema` of a listed tool with arguments that stand in headers, too: `Mcp-Param-*` is checked by it."""
     own: Callable[[], ActorRef | None] = lambda: None
     """The root's own server, where it has middleware: that sees how clients introduce themselves, and may refuse."""
 

@@ -9,6 +9,9 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
+from attrs import define, field
+from mcp.shared.inbound import find_invalid_x_mcp_header, x_mcp_header_map
+
 from mcpactors.mounts import MountHandle
 from mcpactors.runtime.mailbox import ActorRef
 from mcpactors.runtime.naming import Namespace
@@ -27,7 +30,7 @@ def face_of(forest: Forest, version: str) -> Face:
         version,
         instructions=partial(_instructions, forest),
         completions=partial(_completes, forest),
-        tool_schema=partial(_tool_schema, forest),
+        tool_schema=_MirroredSchemas(forest).schema_of,
         own=partial(_own, forest),
     )
 
@@ -71,7 +74,24 @@ def _own(forest: Forest) -> ActorRef | None:
     return running.ref if running is not None else None
 
 
-def _tool_schema(forest: Forest, name: str) -> Mapping[str, Any] | None:
-    item = forest.root.router.table.tools.item(name)
-    schema: Mapping[str, Any] | None = item.get("inputSchema") if item is not None else None
-    return schema
+@define(eq=False)
+class _MirroredSchemas:
+    """The schemas of the tools that have arguments in headers, too.
+
+    To tell these the SDK looks through all of a schema: that is done once for as long as the list is the same, or each
+    call of a tool with a large one would pay for it, and its siblings with it.
+    """
+
+    _forest: Forest
+    _table: object = None
+    _found: dict[str, Mapping[str, Any] | None] = field(factory=dict)
+
+    def schema_of(self, name: str) -> Mapping[str, Any] | None:
+        table = self._forest.root.router.table.tools
+        if self._table is not table:
+            self._table, self._found = table, {}
+        if name not in self._found and (item := table.item(name)) is not None:
+            schema: Mapping[str, Any] | None = item.get("inputSchema")
+            mirrors = find_invalid_x_mcp_header(schema) is None and bool(x_mcp_header_map(schema))
+            self._found[name] = schema if mirrors else None
+        return self._found.get(name)
