@@ -28,7 +28,7 @@ from mcpactors.targets import ProxyServer, describe
 from mcpactors.transports.lines.stderr import StderrTail
 from mcpactors.transports.memory import memory_client
 from mcpactors.transports.streams import Streams
-from mcpactors.transports.values import StreamableHttpTransport, limited
+from mcpactors.transports.values import SSETransport, StreamableHttpTransport, WSTransport, limited
 
 __all__ = ["Open", "connector", "example_config", "load_server"]
 
@@ -86,6 +86,8 @@ def _way(proxy: ProxyServer, stderr: StderrTail, open_runtime: Open, limits: Bac
     transport = limited(transport_of(target), limits)
     if isinstance(transport, StreamableHttpTransport):
         return transport.dispatchers()
+    if isinstance(transport, SSETransport | WSTransport):
+        return transport.connections()
     return lambda: transport.connect(stderr)
 
 

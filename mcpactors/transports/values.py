@@ -24,9 +24,9 @@ from attrs import define, evolve, field, frozen
 from mcpactors.errors import BackendStartError, ConfigError
 from mcpactors.runtime.policy import DEFAULT_BACKEND, BackendLimits
 from mcpactors.transports.http_client.either import EitherDispatcher, either_dispatcher
-from mcpactors.transports.http_client.pace import new_allowance
 from mcpactors.transports.http_client.sse import sse_client
 from mcpactors.transports.http_client.streams import http_client
+from mcpactors.transports.lines.flood import Allowance
 from mcpactors.transports.lines.stderr import StderrTail
 from mcpactors.transports.stdio.child import StdioLimits, stdio_client
 from mcpactors.transports.streams import Streams
@@ -248,7 +248,7 @@ class StreamableHttpTransport:
 
     def dispatchers(self) -> Callable[[], AbstractAsyncContextManager[EitherDispatcher]]:
         """Makes connections to one backend: what takes its calls, without streams of messages between."""
-        return partial(self._wire, allowance=new_allowance())
+        return partial(self._wire, allowance=Allowance())
 
     def _wire(self, **how: Any) -> AbstractAsyncContextManager[EitherDispatcher]:
         taken = self.limits or DEFAULT_BACKEND
@@ -268,7 +268,12 @@ class SSETransport:
     limits: BackendLimits | None = None
 
     def connect(self, stderr: StderrTail | None = None) -> Opened:
-        return sse_client(self.url, self.headers, ssl_context=self.ssl_context, taken=self.limits or DEFAULT_BACKEND)
+        return self.connections()()
+
+    def connections(self) -> Callable[[], Opened]:
+        """Makes connections to one backend."""
+        how: Any = {"ssl_context": self.ssl_context, "taken": self.limits or DEFAULT_BACKEND}
+        return partial(sse_client, self.url, self.headers, allowance=Allowance(), **how)
 
 
 @frozen
@@ -284,8 +289,12 @@ class WSTransport:
     limits: BackendLimits | None = None
 
     def connect(self, stderr: StderrTail | None = None) -> Opened:
-        taken = self.limits or DEFAULT_BACKEND
-        return websocket_client(self.url, self.headers, ssl_context=self.ssl_context, taken=taken)
+        return self.connections()()
+
+    def connections(self) -> Callable[[], Opened]:
+        """Makes connections to one backend."""
+        how: Any = {"ssl_context": self.ssl_context, "taken": self.limits or DEFAULT_BACKEND}
+        return partial(websocket_client, self.url, self.headers, allowance=Allowance(), **how)
 
 
 def limited(transport: ClientTransport, limits: BackendLimits) -> ClientTransport:

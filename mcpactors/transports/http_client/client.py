@@ -45,7 +45,7 @@ from mcpactors.transports.http_client.faults import (
     strange,
 )
 from mcpactors.transports.http_client.heard import Heard, OnRequest
-from mcpactors.transports.http_client.pace import Pace, Turn, new_allowance
+from mcpactors.transports.http_client.pace import Pace, Turn
 from mcpactors.transports.http_client.pool import Answer, AnswerLost, NotReached, PoolClosed
 from mcpactors.transports.lines.flood import Allowance
 
@@ -93,7 +93,7 @@ async def http_dispatcher(
     `BackendStartError`: the URL is none.
     """
     endpoint = await Endpoint.at(url, headers or {}, client, ssl_context)
-    dispatcher = HTTPDispatcher(endpoint, steadfast, turn, taken, allowance or new_allowance())
+    dispatcher = HTTPDispatcher(endpoint, steadfast, turn, taken, allowance or Allowance())
     try:
         yield dispatcher
     finally:
@@ -111,7 +111,7 @@ class HTTPDispatcher:
     _steadfast: bool = False
     _turn: Turn | None = None
     _taken: BackendLimits = DEFAULT_BACKEND
-    _allowance: Allowance = field(factory=new_allowance)
+    _allowance: Allowance = field(factory=Allowance)
     name: str = field(default=Factory(lambda self: str(self._endpoint), takes_self=True), init=False)
     """What the backend is called in errors."""
     renews: bool = field(default=True, init=False)

@@ -54,8 +54,9 @@ async def either_dispatcher(
 ) -> AsyncIterator[EitherDispatcher]:
     """As `http_dispatcher`, for a URL that may be that of an HTTP+SSE stream."""
     there: Any = {"url": url, "headers": headers, "client": client, "ssl_context": ssl_context, "taken": taken}
+    there["allowance"] = allowance
     old = partial(sse_client, **there, connect_timeout=OLD_TIMEOUT)
-    async with http_dispatcher(**there, steadfast=steadfast, turn=turn, allowance=allowance) as http:
+    async with http_dispatcher(**there, steadfast=steadfast, turn=turn) as http:
         yield EitherDispatcher(http, old)
 
 

@@ -35,7 +35,7 @@ from mcpactors.transports.lines.flood import (
     thinned,
 )
 
-__all__ = ["AT_A_TURN", "Pace", "Turn", "new_allowance"]
+__all__ = ["AT_A_TURN", "Pace", "Turn"]
 
 AT_A_TURN: Final = 8
 """Messages that are taken before others have their turn: a millisecond."""
@@ -56,11 +56,6 @@ Turn = Callable[[], Awaitable[None]]
 """What is awaited for the others' turn."""
 
 
-def new_allowance() -> Allowance:
-    """That of one backend."""
-    return Allowance(_LONGEST)
-
-
 @define(eq=False)
 class Pace:
     """For one session with a backend, whose allowance it shares. `calls` is how many are in flight here;
@@ -69,7 +64,7 @@ class Pace:
     _taken: BackendLimits
     _calls: Callable[[], int]
     _given: Turn | None = None
-    _allowance: Allowance = field(factory=new_allowance)
+    _allowance: Allowance = field(factory=Allowance)
     _steps: Steps = field(factory=Steps, init=False)
 
     async def turn(self) -> None:
@@ -117,7 +112,7 @@ class Pace:
         if len(data) < pieces * _CRUMB:
             each += pieces * _PIECE
         if each:
-            self._allowance.spend(cost(each, 0 if messages else len(data)))
+            self._spend(cost(each, 0 if messages else len(data)))
         return messages, wrong
 
     def _thinned(self, messages: Sequence[bytes]) -> Sequence[bytes]:
@@ -126,7 +121,7 @@ class Pace:
             return messages
         kept = thinned(messages, self._token_of, LOGS_KEPT if floods else math.inf)
         if dropped := len(messages) - len(kept):
-            self._allowance.spend(READ + dropped * DROPPED)
+            self._spend(READ + dropped * DROPPED)
         return [message for message in kept if isinstance(message, bytes)]
 
     def _token_of(self, data: bytes) -> object:
@@ -139,7 +134,7 @@ class Pace:
 
     def skipped(self, data: bytes) -> None:
         """It cannot be read."""
-        self._allowance.spend(cost(SKIPPED, len(data)))
+        self._spend(cost(SKIPPED, len(data)))
 
     def heard(self, data: bytes, said: Mapping[str, Any]) -> None:
         """It is this, and no reply that anybody waits for."""
@@ -153,4 +148,7 @@ class Pace:
                 each, size = 0, size - SMALL
         elif "method" in said and "id" in said and method not in QUESTIONS:
             each = READ  # we answer it at once, with a POST; what is asked of a client is answered at its own pace
-        self._allowance.spend(cost(each + parts * PART, size))
+        self._spend(cost(each + parts * PART, size))
+
+    def _spend(self, seconds: float) -> None:
+        self._allowance.spend(seconds, _LONGEST)

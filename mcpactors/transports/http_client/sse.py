@@ -30,6 +30,7 @@ from mcpactors.transports.http_client.faults import error_of, kind_of, refusal, 
 from mcpactors.transports.http_client.pace import Pace
 from mcpactors.transports.http_client.pool import Answer, AnswerLost, NotReached, PoolClosed
 from mcpactors.transports.lines.duplex import connected
+from mcpactors.transports.lines.flood import Allowance
 from mcpactors.transports.lines.streams import StdioLimits
 from mcpactors.transports.streams import Streams
 
@@ -54,10 +55,11 @@ async def sse_client(
     ssl_context: ssl.SSLContext | None = None,
     connect_timeout: float = CONNECT_TIMEOUT,
     taken: BackendLimits = DEFAULT_BACKEND,
+    allowance: Allowance | None = None,
 ) -> AsyncIterator[Streams]:
     """Connect to the stream at `url`; `headers` go with every request there and nowhere else.
 
-    `client` and `ssl_context` are those of `http_dispatcher`.
+    `client`, `ssl_context` and `allowance` are those of `http_dispatcher`.
 
     Yields the streams from and to it; a nursery block. A stream that ends, ends the read stream.
 
@@ -66,8 +68,9 @@ async def sse_client(
     """
     stream = await Endpoint.at(url, headers or {}, client, ssl_context)
     posts: Endpoint | None = None
+    allowance = allowance or Allowance()
     try:
-        arrivals = Arrivals(str(stream), taken)
+        arrivals = Arrivals(str(stream), taken, allowance)
         try:
             with trio.fail_after(connect_timeout):
                 answer = await _open(stream)
@@ -79,7 +82,7 @@ async def sse_client(
             nursery.start_soon(posts.run)
             nursery.start_soon(arrivals.run, answer)
             leaving = _Posts(str(stream), posts, arrivals, nursery)
-            async with connected(str(stream), arrivals, leaving, StdioLimits.of(taken)) as both:
+            async with connected(str(stream), arrivals, leaving, StdioLimits.of(taken), allowance) as both:
                 yield both
             nursery.cancel_scope.cancel()
     finally:
@@ -121,6 +124,7 @@ class Arrivals(ReceiveStream):
 
     name: str
     taken: BackendLimits
+    _allowance: Allowance = field(factory=Allowance)
     _reader: EventReader = field(init=False)
     _pace: Pace = field(init=False)  # of what is no message; the others are counted by who reads the lines
     _early: list[Event] = field(factory=list, init=False)
@@ -130,7 +134,8 @@ class Arrivals(ReceiveStream):
     )
 
     def __attrs_post_init__(self) -> None:
-        self._reader, self._pace = EventReader(self.taken.message), Pace(self.taken, lambda: 0)
+        self._reader = EventReader(self.taken.message)
+        self._pace = Pace(self.taken, lambda: 0, allowance=self._allowance)
 
     async def endpoint(self, answer: Answer) -> str:
         """What the first event says. Raises `BackendStartError`."""

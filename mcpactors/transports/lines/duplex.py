@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 import trio
 from trio.abc import ReceiveStream, SendStream
 
+from mcpactors.transports.lines.flood import Allowance
 from mcpactors.transports.lines.streams import StdioLimits, StdioReader, StdioWriter
 from mcpactors.transports.owed import Owed
 
@@ -20,11 +21,12 @@ __all__ = ["close_written", "connected"]
 
 @asynccontextmanager
 async def connected(
-    name: str, incoming: ReceiveStream, outgoing: SendStream, limits: StdioLimits
+    name: str, incoming: ReceiveStream, outgoing: SendStream, limits: StdioLimits, allowance: Allowance
 ) -> AsyncIterator[tuple[StdioReader, StdioWriter]]:
-    """Messages on two streams of lines, which are closed afterwards. What was accepted is written, in bounded time."""
+    """Messages on two streams of lines, which are closed afterwards. What was accepted is written, in bounded time.
+    `allowance` is that of the backend."""
     writer = StdioWriter(limits.outgoing, Owed(limits.requests, limits.request_bytes))
-    reader = StdioReader(name, incoming, writer, limits)
+    reader = StdioReader(name, incoming, writer, limits, allowance=allowance)
 
     async def write() -> None:
         await writer.run(outgoing)

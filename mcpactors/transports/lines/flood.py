@@ -194,31 +194,25 @@ class Allowance:
     """How much of the time goes on what nobody waits for. Not spent, it grows to `BURST`; overspent, it is waited for.
 
     So a flood is read at the pace that leaves its siblings their time; the pipe fills, and its writer waits. It is not
-    time that is measured but lines that are counted: the same lines wait equally long everywhere.
+    time that is measured but lines that are counted: the same lines wait equally long everywhere. All sessions with a
+    backend of the network have one, or a flood would be a new one in each; they wait with what they have read in hand,
+    as of many that wait the first then spends, and the others see it.
     """
 
-    longest: float = LONGEST
-    """Seconds to wait at once: less where less is read at once, or smaller pieces would be read more slowly."""
     _left: float = BURST
     _now: float = AT_ONCE
     _at: float = 0.0
-    _taken: float = 0.0
 
     @property
     def strained(self) -> bool:
         """Whether a quarter of it is gone: it floods."""
         return self._left < BURST * 3 / 4
 
-    def spend(self, seconds: float) -> None:
-        """So much more was for nobody."""
-        self._taken += seconds
-        self._left = max(self._left - seconds, -self.longest * SHARE)
-        self._now = max(self._now - seconds, -self.longest * HASTE)
-
-    def taken(self) -> float:
-        """How much was spent since this was last asked."""
-        taken, self._taken = self._taken, 0.0
-        return taken
+    def spend(self, seconds: float, longest: float = LONGEST) -> None:
+        """So much more was for nobody. `longest` is how many seconds are waited for it at most: less where less is read
+        at once, or smaller pieces would be read more slowly. What is owed already stays owed."""
+        self._left = min(self._left, max(self._left - seconds, -longest * SHARE))
+        self._now = min(self._now, max(self._now - seconds, -longest * HASTE))
 
     def wait(self, now: float) -> float:
         """Seconds to wait before more is read; often 0. `now` is on a clock that never goes back."""

@@ -131,9 +131,11 @@ class StdioReader(ObjectReceiveStream[SessionMessage | Exception]):
     _seen: int = field(default=0, init=False)
     _salvaged: int = field(default=0, init=False)
     _coalesced: int = field(default=0, init=False)
-    _allowance: Allowance = field(factory=Allowance, init=False)
+    _allowance: Allowance = field(factory=Allowance)
     _steps: Steps = field(factory=Steps, init=False)
+    _taken: float = field(default=0.0, init=False)  # what the last read cost others
     _size: int = field(default=_CHUNK, init=False)
+    _data: bytes = field(default=b"", init=False)  # what has been read, while that waits
     _afterwards: int = field(default=0, init=False)
     _reading: bool = field(default=False, init=False)
     _ended: bool = field(default=False, init=False)
@@ -157,11 +159,13 @@ class StdioReader(ObjectReceiveStream[SessionMessage | Exception]):
                 raise anyio.ClosedResourceError
             if self._lines:
                 await trio.lowlevel.checkpoint()  # a flood of lines, good or bad, leaves the others their turns
+            elif not self._data and not await self._fill():
+                raise anyio.ClosedResourceError if self._closed else anyio.EndOfStream
             elif (wait := self._allowance.wait(trio.current_time())) > 0:
                 await trio.sleep(wait)  # and their time
                 continue
-            elif not await self._fill():
-                raise anyio.ClosedResourceError if self._closed else anyio.EndOfStream
+            else:
+                self._split()
             for _ in range(min(len(self._lines), _SKIPS)):
                 if (message := self._read(self._lines.pop())) is not None:
                     return SessionMessage(message)
@@ -171,18 +175,22 @@ class StdioReader(ObjectReceiveStream[SessionMessage | Exception]):
         if self._ended:
             await trio.lowlevel.checkpoint()
             return False
-        self._size = max(self._size // 2, _LEAST) if self._allowance.taken() > DEAR else min(self._size * 2, _CHUNK)
+        self._size = max(self._size // 2, _LEAST) if self._taken > DEAR else min(self._size * 2, _CHUNK)
+        self._taken = 0.0
         self._reading = True
         try:
-            data = await self._receive_some()
+            self._data = await self._receive_some()
         except (trio.ClosedResourceError, trio.BrokenResourceError):
-            data = b""
+            self._data = b""
         finally:
             self._reading = False
-        if not data:
+        if not self._data:
             self._end()
             return False
-        self._allowance.longest = LONGEST * self._size / _CHUNK
+        return True
+
+    def _split(self) -> None:
+        data, self._data = self._data, b""
         self._take(self._framer.feed(data))
         if self._framer.unfinished - self.limits.line > self.limits.endless:
             self._end()
@@ -190,7 +198,10 @@ class StdioReader(ObjectReceiveStream[SessionMessage | Exception]):
                 f"{self.name!r} wrote {self._framer.unfinished} bytes on stdout without a newline; it was given up. "
                 "Messages are one line each: see what this server prints."
             )
-        return True
+
+    def _spend(self, seconds: float) -> None:
+        self._taken += seconds
+        self._allowance.spend(seconds, LONGEST * self._size / _CHUNK)
 
     def _take(self, lines: Sequence[bytes | LongLine]) -> None:
         if (floods := self._allowance.strained) or len(lines) > FEW:
@@ -199,7 +210,7 @@ class StdioReader(ObjectReceiveStream[SessionMessage | Exception]):
             dropped = read - len(lines)
             self._seen += dropped
             self._coalesced += dropped
-            self._allowance.spend(READ + dropped * DROPPED if dropped else 0)
+            self._spend(READ + dropped * DROPPED if dropped else 0)
         self._lines = list(reversed(lines))
 
     async def _receive_some(self) -> bytes:
@@ -232,16 +243,16 @@ class StdioReader(ObjectReceiveStream[SessionMessage | Exception]):
         size = line.size if isinstance(line, LongLine) else len(line)
         if (kind := _rubbish(line, self.limits)) is not None:
             self._complain(kind, None)
-            self._allowance.spend(cost(SKIPPED, size))
+            self._spend(cost(SKIPPED, size))
             return None
         read = _parsed(line, self.limits)
         message = self._refuse(read, line) if isinstance(read, str) else self._admit(read, size)
         if isinstance(message, self._wanted):
             return message
         if not self._is_waited_for(message):
-            self._allowance.spend(cost(SKIPPED if message is None else SAID, size) + parsing(line))
+            self._spend(cost(SKIPPED if message is None else SAID, size) + parsing(line))
         elif size > SMALL:
-            self._allowance.spend(cost(parsing(line), size))
+            self._spend(cost(parsing(line), size))
         return message
 
     def _is_waited_for(self, message: JSONRPCMessage | None) -> bool:

@@ -25,6 +25,7 @@ from mcpactors.transports.http_client.endpoint import system_tls
 from mcpactors.transports.http_client.faults import ADVICE
 from mcpactors.transports.http_client.reasons import reason_of, speaks_tls
 from mcpactors.transports.lines.duplex import connected
+from mcpactors.transports.lines.flood import Allowance
 from mcpactors.transports.lines.streams import StdioLimits
 from mcpactors.transports.streams import Streams
 from mcpactors.transports.websocket.frames import MCP, WebSocket, WebSocketLimits, tend
@@ -49,8 +50,10 @@ async def websocket_client(
     ssl_context: ssl.SSLContext | None = None,
     taken: BackendLimits = DEFAULT_BACKEND,
     connect_timeout: float = CONNECT_TIMEOUT,
+    allowance: Allowance | None = None,
 ) -> AsyncIterator[Streams]:
     """Connect to a ws:// or wss:// endpoint; `headers` go with the handshake. Yields the streams from and to it.
+    All connections to one backend have one `allowance` for what nobody waits for.
 
     It is a nursery block: an exception from inside comes out in a group. A backend that closes the connection and says
     that something was wrong breaks the read stream with that; one that just leaves ends it.
@@ -65,10 +68,12 @@ async def websocket_client(
     except trio.TooSlowError:
         raise BackendStartError(f"{place}: no WebSocket within {connect_timeout:g} s; check its URL") from None
     lines, limits = StdioLimits.of(taken), WebSocketLimits(message=taken.message)
+    allowance = allowance or Allowance()
     async with trio.open_nursery() as nursery:
         socket = WebSocket(stream, ConnectionType.CLIENT, limits, nursery, ahead)
         nursery.start_soon(tend, (socket,))
-        async with connected(str(place), Incoming(socket, str(place)), Outgoing(socket), lines) as both:
+        incoming, outgoing = Incoming(socket, str(place)), Outgoing(socket)
+        async with connected(str(place), incoming, outgoing, lines, allowance) as both:
             yield both
         nursery.cancel_scope.cancel()
 
