@@ -1,8 +1,8 @@
 """One WebSocket, of either end: messages in frames. As two streams of lines: streams.py.
 
-Rule: frames are wsproto's; here is when to read, when to write and when to give up. A frame is judged by its header,
-before anything of its payload is held; every wait on the peer ends; whatever goes wrong ends in a close frame that says
-what it was. RFC 6455. Promise F57.
+Rule: frames are wsproto's, but for usual ones (cutting.py); here is when to read, when to write and when to give up. A
+frame is judged by its header, before anything of its payload is held; every wait on the peer ends; whatever goes wrong
+ends in a close frame that says what it was. RFC 6455. Promise F57.
 
 Not trio-websocket: it counts characters instead of bytes and empty fragments not at all, answers a broken frame without
 a close frame, and while a peer takes no pong it reads no more. The tests have it as their counterpart.
@@ -28,6 +28,7 @@ from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opc
 from mcpactors.runtime.policy import DEFAULT_CLIENTS
 from mcpactors.transports.asgi import Unread
 from mcpactors.transports.lines.flood import Allowance
+from mcpactors.transports.websocket.cutting import FrameCutter
 
 __all__ = ["MCP", "Ending", "WebSocket", "WebSocketLimits", "tend"]
 
@@ -44,7 +45,8 @@ LOOK: Final = 1.0
 AT_ONCE: Final = 256
 """Connections that are looked at before others have their turn."""
 TOGETHER: Final = 256
-"""Frames that are taken at once: two milliseconds of others' time."""
+"""Frames that wsproto takes at once: two milliseconds of others' time; `_USUAL` messages cost as much as one."""
+_USUAL: Final = 16
 _FRAME: Final = 8e-6
 """Seconds for a frame that ends no message, or for what has come of one; of `_CRUMB` bytes and more it is worth it."""
 _CRUMB: Final = _KIB
@@ -163,6 +165,7 @@ class WebSocket:
     _allowance: Allowance = field(factory=Allowance, init=False)
     ended: Ending | None = field(default=None, init=False)
     _judge: _Judge = field(init=False)
+    _came: FrameCutter = field(init=False)
     _frames: Connection = field(init=False)
     _partial: bytearray = field(factory=bytearray, init=False)  # of a message whose end has not come
     _begun: float = field(default=math.inf, init=False)  # when that began
@@ -177,7 +180,9 @@ class WebSocket:
 
     def __attrs_post_init__(self) -> None:
         self._judge = _Judge(self.limits)
-        self._frames = Connection(self.kind, [self._judge], self.ahead)
+        self._frames = Connection(self.kind, [self._judge])
+        self._came = FrameCutter(self.limits.message, usual=self.kind is ConnectionType.CLIENT)  # to servers all mask
+        self._came.feed(self.ahead)
         self.ahead = b""
 
     # --- Reading ------------------------------------------------------------------------------------------------------
@@ -216,7 +221,7 @@ class WebSocket:
         finally:
             self._heard, self._pinged = math.inf, False
         if data:
-            self._frames.receive_data(bytes(data))
+            self._came.feed(bytes(data))
         else:
             self._end(Ending(CloseReason.ABNORMAL_CLOSURE, "the connection broke"))
 
@@ -224,27 +229,40 @@ class WebSocket:
         """The messages that end in the next `TOGETHER` frames of what has been read, as lines; whether there may be
         more. What ends none has no bound but time: there are 32,768 pings in `READ_SIZE`, 0.2 s of others' time."""
         lines, left = list[bytes](), TOGETHER
-        for event in islice(self._frames.events(), TOGETHER):
-            left -= 1
-            if isinstance(event, CloseConnection):
-                self._hear_end(event)
-                break
-            elif isinstance(event, TextMessage) and event.message_finished:
-                lines.append(_as_line(bytes(self._partial) + event.data.encode()))
-                self._partial = bytearray()
-                self._judge.within, self._begun = False, math.inf
+        while left:
+            for event in islice(self._frames.events(), left):
+                left -= 1
+                lines.append(self._hear(event))
+                if self.ended is not None:
+                    return b"".join(lines), False
+            usual, number = (b"", 0) if self._judge.within else self._came.lines(left * _USUAL)
+            if number:
+                lines.append(usual)
+                left -= -(-number // _USUAL)
+            elif others := self._came.others(left):
+                self._frames.receive_data(others)
             else:
-                size = 0
-                if isinstance(event, TextMessage):
-                    self._partial += (text := event.data.encode())
-                    size = len(text)
-                elif isinstance(event, Ping):
-                    self._say_aside(event.response())
-                if size < _CRUMB:
-                    self._allowance.spend(_FRAME)
+                break
         if self._judge.within and self._begun == math.inf:
             self._begun = trio.current_time()
         return b"".join(lines), not left
+
+    def _hear(self, event: Event) -> bytes:
+        """The message that ends with this, as a line."""
+        if isinstance(event, CloseConnection):
+            self._hear_end(event)
+            return b""
+        text = event.data.encode() if isinstance(event, TextMessage) else b""
+        if isinstance(event, TextMessage) and event.message_finished:
+            whole, self._partial = bytes(self._partial) + text, bytearray()
+            self._judge.within, self._begun = False, math.inf
+            return whole.replace(b"\n", b"\r") + b"\n"  # both are space in JSON, and no part of a string
+        self._partial += text
+        if isinstance(event, Ping):
+            self._say_aside(event.response())
+        if len(text) < _CRUMB:
+            self._allowance.spend(_FRAME)
+        return b""
 
     def _hear_end(self, event: CloseConnection) -> None:
         if self._frames.state is ConnectionState.OPEN:
@@ -357,6 +375,8 @@ class WebSocket:
         parsing = self.ended is None
         if not parsing and self.kind is ConnectionType.SERVER and isinstance(self.stream, HalfCloseableStream):
             await self.stream.send_eof()
+        if parsing:
+            self._frames.receive_data(self._came.rest())
         while True:
             if parsing and any(isinstance(event, CloseConnection) for event in self._frames.events()):
                 parsing = False
@@ -367,10 +387,6 @@ class WebSocket:
                 return
             if parsing:
                 self._frames.receive_data(bytes(data))
-
-
-def _as_line(message: bytes) -> bytes:
-    return message.replace(b"\n", b"\r") + b"\n"  # both are space in JSON, and no part of a string
 
 
 async def tend(sockets: Collection[WebSocket]) -> None:
