@@ -20,6 +20,7 @@ from wsproto.events import CloseConnection, TextMessage
 from wsproto.extensions import Extension
 from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
 
+from mcpactors.transports.websocket.cutting import FrameCutter
 from mcpactors.transports.websocket.frames import READ_SIZE, WebSocket, WebSocketLimits
 from tests.transports.ws_raw import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, closing, frame
 
@@ -162,6 +163,14 @@ def test_p6_what_a_server_says_is_heard_as_wsproto_alone_would_have_it_however_i
     pieces: list[bytes], longest: int
 ) -> None:
     assert trio.run(ours, pieces, longest, clock=MockClock(autojump_threshold=0)) == alone(pieces, longest)
+
+
+def test_p6_behind_a_text_that_is_none_all_is_left_to_wsproto_and_looked_at_no_more() -> None:
+    came = USUAL * 1000 + said(TEXT, b"\xff") + USUAL
+    cutter = FrameCutter(1000)
+    cutter.feed(came)
+    assert cutter.lines(2000) == (b"", 0)
+    assert cutter.others(1) == came
 
 
 @contextmanager
