@@ -24,6 +24,7 @@ from tests.transports.http_scripted import Asked, Peer, chunk, message, scripted
 
 Say = Callable[[bytes], Awaitable[None]]
 LOG = message("notifications/message", level="info", data="x")
+PINGS = b"\x89\x00" * 1_000
 
 
 @asynccontextmanager
@@ -45,7 +46,7 @@ async def websocket(said: list[Say]) -> AsyncIterator[WSTransport]:
         socket = await request.accept(subprotocol="mcp")
 
         async def say(told: bytes) -> None:
-            await socket.send_message(told.decode())
+            await (socket._stream.send_all(told) if told == PINGS else socket.send_message(told.decode()))
 
         said.append(say)
         await trio.sleep_forever()
@@ -57,14 +58,14 @@ async def websocket(said: list[Say]) -> AsyncIterator[WSTransport]:
         nursery.cancel_scope.cancel()
 
 
-async def flood(say: Say) -> None:
+async def flood(say: Say, what: bytes) -> None:
     for _ in repeat(None):
-        await say(LOG)
+        await say(what)
 
 
-@pytest.mark.parametrize("backend", [old, websocket])
+@pytest.mark.parametrize(("backend", "what"), [(old, LOG), (websocket, LOG), (websocket, PINGS)])
 async def test_p6_a_flood_in_one_session_is_waited_for_in_the_others(
-    backend: Any, mock_clock: trio.testing.MockClock
+    backend: Any, what: bytes, mock_clock: trio.testing.MockClock
 ) -> None:
     said, heard = list[Say](), list[str]()
 
@@ -84,7 +85,7 @@ async def test_p6_a_flood_in_one_session_is_waited_for_in_the_others(
             nursery.start_soon(listen, other, "last")
             while len(said) < 2:
                 await trio.lowlevel.checkpoint()
-            nursery.start_soon(flood, said[0])
+            nursery.start_soon(flood, said[0], what)
             await settle()
             await said[1](last)
             await settle()  # time stands still

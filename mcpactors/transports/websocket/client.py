@@ -70,7 +70,7 @@ async def websocket_client(
     lines, limits = StdioLimits.of(taken), WebSocketLimits(message=taken.message)
     allowance = allowance or Allowance()
     async with trio.open_nursery() as nursery:
-        socket = WebSocket(stream, ConnectionType.CLIENT, limits, nursery, ahead)
+        socket = WebSocket(stream, ConnectionType.CLIENT, limits, nursery, ahead, allowance=allowance)
         nursery.start_soon(tend, (socket,))
         incoming, outgoing = Incoming(socket, str(place)), Outgoing(socket)
         async with connected(str(place), incoming, outgoing, lines, allowance) as both:

@@ -162,7 +162,8 @@ class WebSocket:
     """What is said when we close and nothing was wrong."""
     unread: Unread = field(factory=Unread)
     """What is on its way is counted here."""
-    _allowance: Allowance = field(factory=Allowance, init=False)
+    _allowance: Allowance = field(factory=Allowance)
+    _size: int = field(default=READ_SIZE, init=False)  # of the next read
     ended: Ending | None = field(default=None, init=False)
     _judge: _Judge = field(init=False)
     _came: FrameCutter = field(init=False)
@@ -211,19 +212,20 @@ class WebSocket:
             self._wait.cancel()
 
     async def _read(self) -> None:
-        while (wait := self._allowance.wait(trio.current_time())) > 0:  # noqa: ASYNC110 - it is time that it waits for
-            await trio.sleep(wait)
         self._heard = trio.current_time()
         try:
-            data = await self.stream.receive_some(_LEAST if self._allowance.strained else READ_SIZE)
+            data = await self.stream.receive_some(self._size)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             data = b""
         finally:
-            self._heard, self._pinged = math.inf, False
+            self._heard, self._pinged, self._size = math.inf, False, READ_SIZE
         if data:
             self._came.feed(bytes(data))
         else:
             self._end(Ending(CloseReason.ABNORMAL_CLOSURE, "the connection broke"))
+        while (wait := self._allowance.wait(now := trio.current_time())) > 0:
+            await trio.sleep(wait)
+            self._begun += trio.current_time() - now  # it is not the message that is late
 
     def _take(self) -> tuple[bytes, bool]:
         """The messages that end in the next `TOGETHER` frames of what has been read, as lines; whether there may be
@@ -261,14 +263,13 @@ class WebSocket:
         if isinstance(event, Ping):
             self._say_aside(event.response())
         if len(text) < _CRUMB:
+            self._size = _LEAST
             self._allowance.spend(_FRAME)
         return b""
 
     def _hear_end(self, event: CloseConnection) -> None:
-        if self._frames.state is ConnectionState.OPEN:
-            self._end(Ending(int(event.code), self._judge.why or event.reason or "", ours=True))
-        else:
-            self._end(Ending(int(event.code), event.reason or ""))
+        ours = self._frames.state is ConnectionState.OPEN
+        self._end(Ending(int(event.code), (self._judge.why if ours else "") or event.reason or "", ours=ours))
 
     def _end(self, ending: Ending) -> None:
         if self.ended is None:
