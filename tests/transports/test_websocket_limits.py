@@ -317,6 +317,22 @@ async def test_p6_frames_that_bring_nothing_are_read_in_turns_and_at_a_pace(
 
 
 @BOTH_ENDS
+async def test_p6_what_is_in_hand_at_the_end_is_looked_through_in_turns(kind: ConnectionType) -> None:
+    total, turns, masked = 10_000, Turns(), kind is ConnectionType.SERVER
+    async with linked(kind) as (socket, peer):
+        await peer.stream.send_all(frame(TEXT, b"{}", masked=masked) + frame(PONG, masked=masked) * total)
+        assert await socket.receive() == b"{}\n"
+        trio.lowlevel.add_instrument(turns)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(socket.aclose)
+            while not isinstance(await peer.next(), CloseConnection):
+                pass
+            await peer.send(CloseConnection(1000))
+        trio.lowlevel.remove_instrument(turns)
+        assert turns.number >= total // TOGETHER
+
+
+@BOTH_ENDS
 async def test_a_stream_that_is_closed_amid_the_closing_handshake_has_closed(
     kind: ConnectionType, autojump_clock: MockClock
 ) -> None:

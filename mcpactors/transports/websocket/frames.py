@@ -22,13 +22,13 @@ from attrs import define, field, frozen
 from trio.abc import HalfCloseableStream, Stream
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import CloseConnection, Event, Ping, TextMessage
-from wsproto.extensions import Extension
-from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
+from wsproto.frame_protocol import CloseReason
 
 from mcpactors.runtime.policy import DEFAULT_CLIENTS
 from mcpactors.transports.asgi import Unread
 from mcpactors.transports.lines.flood import Allowance
 from mcpactors.transports.websocket.cutting import FrameCutter
+from mcpactors.transports.websocket.judge import Judge
 
 __all__ = ["MCP", "Ending", "WebSocket", "WebSocketLimits", "tend"]
 
@@ -54,7 +54,6 @@ SLICE: Final = 64 * _KIB
 """Bytes that have to go out within one send timeout, so that a slow peer is not taken for one that does not read."""
 MESSAGE_RATE: Final = 8 * _KIB
 """Bytes a second that a message has to come at, once its timeout is spent."""
-_NO_BITS: Final = RsvBits(False, False, False)
 _GOOD: Final = frozenset((1000, 1001, 1005))
 _TAKES: Final = {
     False: (ConnectionState.OPEN,),
@@ -104,46 +103,6 @@ class Ending:
         return f"{said} ({self.reason})" if self.reason else said
 
 
-class _Judge(Extension):
-    """Refuses a frame for what its header says."""
-
-    name = "mcpactors"
-
-    def __init__(self, limits: WebSocketLimits) -> None:
-        self._limits = limits
-        self._size = self._fragments = 0
-        self.within = False
-        """Whether a message has begun whose end has not come; who takes that sets it back."""
-        self.why = ""
-
-    def enabled(self) -> bool:
-        return True
-
-    def offer(self) -> bool | str:
-        return False
-
-    def frame_inbound_header(
-        self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
-    ) -> CloseReason | RsvBits:
-        if opcode.iscontrol():
-            return _NO_BITS
-        if opcode is Opcode.BINARY:
-            self.why = "messages are text"
-            return CloseReason.UNSUPPORTED_DATA
-        if opcode is not Opcode.CONTINUATION:
-            self._size = self._fragments = 0
-        self._size += payload_length
-        self._fragments += 1
-        self.within = True
-        if self._size > self._limits.message:
-            self.why = f"the message is longer than {self._limits.message} bytes"
-            return CloseReason.MESSAGE_TOO_BIG
-        if self._fragments > self._limits.fragments:
-            self.why = f"the message is in more than {self._limits.fragments} fragments"
-            return CloseReason.POLICY_VIOLATION
-        return _NO_BITS
-
-
 @define(eq=False)
 class WebSocket:
     """A connection after its opening handshake, on a stream that is its own.
@@ -165,7 +124,7 @@ class WebSocket:
     _allowance: Allowance = field(factory=Allowance)
     _size: int = field(default=READ_SIZE, init=False)  # of the next read
     ended: Ending | None = field(default=None, init=False)
-    _judge: _Judge = field(init=False)
+    _judge: Judge = field(init=False)
     _came: FrameCutter = field(init=False)
     _frames: Connection = field(init=False)
     _partial: bytearray = field(factory=bytearray, init=False)  # of a message whose end has not come
@@ -180,7 +139,7 @@ class WebSocket:
     _closed: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._judge = _Judge(self.limits)
+        self._judge = Judge(self.limits.message, self.limits.fragments)
         self._frames = Connection(self.kind, [self._judge])
         self._came = FrameCutter(self.limits.message, usual=self.kind is ConnectionType.CLIENT)  # to servers all mask
         self._came.feed(self.ahead)
@@ -379,8 +338,9 @@ class WebSocket:
         if parsing:
             self._frames.receive_data(self._came.rest())
         while True:
-            if parsing and any(isinstance(event, CloseConnection) for event in self._frames.events()):
-                parsing = False
+            while parsing and (events := list(islice(self._frames.events(), TOGETHER))):
+                parsing = not any(isinstance(event, CloseConnection) for event in events)
+                await trio.lowlevel.checkpoint()
             if self.kind is ConnectionType.SERVER and self._frames.state is ConnectionState.CLOSED:
                 return
             data = await self.stream.receive_some(_LEAST)
