@@ -49,7 +49,7 @@ from mcpactors.runtime.circles import ASKING
 from mcpactors.runtime.methods import CANCELLED
 from mcpactors.runtime.policy import Era
 
-__all__ = ["Dispatcher", "OverStreams", "StreamWire", "envelope", "says_closed"]
+__all__ = ["Dispatcher", "OverStreams", "StreamWire", "envelope", "mirrored_arguments", "says_closed"]
 
 PROBE_TIMEOUT: Final = 5.0
 """Seconds a backend may take to say whether it speaks the modern protocol, before the old one is tried."""
@@ -368,8 +368,7 @@ class StreamWire:
         schema = self._schema_of(name)
         known = self._mirrored.get(name)
         if known is None or known[0] is not schema:
-            bad = schema is None or find_invalid_x_mcp_header(schema)
-            known = self._mirrored[name] = (schema, {} if bad else x_mcp_header_map(schema))
+            known = self._mirrored[name] = (schema, mirrored_arguments(schema))
         return mcp_param_headers(known[1], arguments) if known[1] else {}
 
     def lost(self, error: MCPError) -> bool:
@@ -379,6 +378,11 @@ class StreamWire:
     async def notify(self, method: str) -> None:
         """One notification without params to the backend."""
         await self._dispatcher.notify(method, None, {"headers": {MCP_PROTOCOL_VERSION_HEADER: self.revision}})
+
+
+def mirrored_arguments(schema: Any) -> Mapping[tuple[str, ...], str]:
+    """The arguments of a tool that stand in headers, too: path -> header. None of a schema that marks any wrongly."""
+    return x_mcp_header_map(schema) if find_invalid_x_mcp_header(schema) is None else {}
 
 
 async def _ignore(context: object, method: str, params: object) -> None:

@@ -10,8 +10,8 @@ from functools import partial
 from typing import Any
 
 from attrs import define, field
-from mcp.shared.inbound import find_invalid_x_mcp_header, x_mcp_header_map
 
+from mcpactors.actors.wire import mirrored_arguments
 from mcpactors.mounts import MountHandle
 from mcpactors.runtime.mailbox import ActorRef
 from mcpactors.runtime.naming import Namespace
@@ -92,6 +92,5 @@ class _MirroredSchemas:
             self._table, self._found = table, {}
         if name not in self._found and (item := table.item(name)) is not None:
             schema: Mapping[str, Any] | None = item.get("inputSchema")
-            mirrors = find_invalid_x_mcp_header(schema) is None and bool(x_mcp_header_map(schema))
-            self._found[name] = schema if mirrors else None
+            self._found[name] = schema if mirrored_arguments(schema) else None
         return self._found.get(name)

@@ -53,10 +53,9 @@ async def either_dispatcher(
     allowance: Allowance | None = None,
 ) -> AsyncIterator[EitherDispatcher]:
     """As `http_dispatcher`, for a URL that may be that of an HTTP+SSE stream."""
-    there: Any = {"url": url, "headers": headers, "client": client, "ssl_context": ssl_context, "taken": taken}
-    there["allowance"] = allowance
-    old = partial(sse_client, **there, connect_timeout=OLD_TIMEOUT)
-    async with http_dispatcher(**there, steadfast=steadfast, turn=turn) as http:
+    both: Any = {"ssl_context": ssl_context, "taken": taken, "allowance": allowance}
+    old = partial(sse_client, url, headers, client, connect_timeout=OLD_TIMEOUT, **both)
+    async with http_dispatcher(url, headers, client, steadfast=steadfast, turn=turn, **both) as http:
         yield EitherDispatcher(http, old)
 
 
