@@ -14,11 +14,15 @@ import pytest
 import trio
 from mcp.client import Client
 from mcp.shared.exceptions import MCPError
+from mcp.shared.message import SessionMessage
 from mcp_types import TextContent
+from mcp_types.jsonrpc import JSONRPCRequest, JSONRPCResponse
 
+from mcpactors.transports.lines.limits import StdioLimits
+from mcpactors.transports.stdio.child import stdio_client
 from mcpactors.transports.stdio.orphans import own_orphans
 from mcpactors.transports.stdio.processes import look_at
-from tests.faults.helpers import CHILD, PATIENCE, ended, linux_only, runs, ward
+from tests.faults.helpers import CHILD, PATIENCE, SICK, ended, linux_only, runs, ward
 from tests.processes import below, serve
 
 pytestmark = linux_only
@@ -42,6 +46,23 @@ PARENTLESS = [name for name, how in HIDING.items() if how != {"session": True, "
 async def test_f47_a_grandchild_is_gone_once_its_server_is_stopped(how: str) -> None:
     async with ward() as sick:
         pid = (await sick.call("spawn", **HIDING[how]))["pid"]
+        assert runs(pid)
+    assert not runs(pid)
+
+
+async def test_f47_a_grandchild_is_gone_though_its_server_ended_as_soon_as_its_stdin_was_closed() -> None:
+    limits = StdioLimits(exit_grace=PATIENCE)
+    async with stdio_client(SICK.command, SICK.args, limits=limits) as (read, write):
+        call = {"name": "spawn", "arguments": HIDING["setsid, no environment"]}
+        await write.send(SessionMessage(JSONRPCRequest(jsonrpc="2.0", id=1, method="tools/call", params=call)))
+        answer = await read.receive()
+        assert isinstance(answer, SessionMessage)
+        assert isinstance(answer.message, JSONRPCResponse)
+        pid = json.loads(answer.message.result["content"][0]["text"])["pid"]
+        grandchild = look_at(pid)
+        assert grandchild is not None
+        await write.aclose()  # as a session does that ends, sooner than its transport does
+        await ended(grandchild.parent)
         assert runs(pid)
     assert not runs(pid)
 

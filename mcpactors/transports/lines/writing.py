@@ -8,7 +8,7 @@ it is there while something waits to be written (`run_in`), and who is idle hold
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import anyio
 import trio
@@ -115,13 +115,15 @@ class StdioWriter(ObjectSendStream[SessionMessage]):
         self._lines.clear()
         self._wake_all()
 
-    async def run(self, stdin: trio.abc.SendStream) -> None:
+    async def run(self, stdin: trio.abc.SendStream, farewell: Callable[[], Awaitable[object]] | None = None) -> None:
         """Writes until closed or broken. Shielded: what was accepted before a cancellation is written; `stdin`'s
-        closing, at the latest at the end of the ladder, ends it."""
+        closing, at the latest at the end of the ladder, ends it. `farewell` is awaited before `stdin` is closed."""
         with trio.CancelScope(shield=True):
             async with stdin:
                 while await self._gathered():
                     await self._write(stdin)
+                if farewell is not None:
+                    await farewell()
         self._finish()
 
     def run_in(self, nursery: trio.Nursery, outgoing: trio.abc.SendStream, gone: Callable[[], None]) -> None:

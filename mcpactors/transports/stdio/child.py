@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from subprocess import PIPE
 from typing import Final
@@ -104,9 +105,10 @@ async def stdio_client(
     name = tail.of or command
     reader = StdioReader(name, stdout, writer, limits, tail.dropped)
     heard, ends = trio.Event(), trio.Event()
+    kin: dict[int, int] = {}
     # Nothing waits between the start and the `try`: a cancellation there would leave the child behind.
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(writer.run, stdin)
+        nursery.start_soon(writer.run, stdin, partial(_family, process, mark, kin))  # once stdin is closed, it may go
         nursery.start_soon(listen_to_stderr, stderr_pipe, name, tail, heard, ends)
         nursery.start_soon(_notice_closed_stdin, stdin, writer)
         nursery.start_soon(_notice_exit, process.pid, writer)
@@ -119,7 +121,7 @@ async def stdio_client(
                 with trio.CancelScope(shield=True):
                     writer.close()
                     ends.set()
-                    ending = await _end(process, mark, pipes, limits, heard)
+                    ending = await _end(process, mark, kin, pipes, limits, heard)
                     LEADERS.discard(process.pid)
                 nursery.cancel_scope.cancel()
         except BaseException as error:
@@ -220,15 +222,16 @@ async def wake_after_last_words(reader: StdioReader) -> None:
 # --- Its end ------------------------------------------------------------------------------------------------------
 
 
-async def _end(process: trio.Process, mark: str, pipes: Pipes, limits: StdioLimits, heard: trio.Event) -> str | None:
+async def _end(
+    process: trio.Process, mark: str, kin: dict[int, int], pipes: Pipes, limits: StdioLimits, heard: trio.Event
+) -> str | None:
     """The ladder; returns how the process ended, where that is known. The writer has been told to close stdin; call it
-    shielded."""
-    kin: dict[int, int] = {}
+    shielded. `kin` are those of its family whom the writer has seen, if it came to that."""
     by_itself = True
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_discard, pipes[1])
         try:
-            await _family(process, mark, kin)  # while parents live who may die before their children
+            await _family(process, mark, kin)  # also below one that never reads what is written to it
             for patience, last_resort in (limits.exit_grace, signal.SIGTERM), (limits.term_grace, _SIGKILL):
                 with trio.move_on_after(patience) as waiting:
                     await _exited(process)
@@ -285,7 +288,10 @@ async def _exit_seen(pid: int) -> bool:
 
 
 async def _family(process: trio.Process, mark: str, kin: dict[int, int]) -> list[Process]:
-    """Whoever descends from the process and lives; `kin` are those found before. In a thread: /proc may be long."""
+    """Whoever descends from the process and lives; `kin` are those found before. In a thread: /proc may be long.
+
+    To be asked while parents live who may die before their children: who is known by a parent only is known no more.
+    """
 
     def find() -> list[Process]:
         return family(look(), lambda pid: is_marked(pid, mark), (process.pid,), kin)
