@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -236,6 +237,22 @@ def test_the_longest_wait_is_bounded_and_silence_makes_good() -> None:
     assert not allowance.strained
 
 
+def test_p6_who_has_flooded_has_nothing_for_the_next_flood_until_it_was_silent_for_long() -> None:
+    allowance, each = Allowance(), BURST / 10
+    for _ in range(11):
+        allowance.spend(each, flood=1)
+    pause = BURST / 5 / SHARE
+    assert allowance.wait(pause) == 0
+    allowance.spend(each)  # what is no flood has what has grown anew
+    assert allowance.wait(pause + 1) == 0
+    allowance.spend(each / 10, flood=1)
+    assert allowance.wait(pause + 1) == pytest.approx(LONGEST, rel=0.01)
+    silence = pause + 2 + BURST / 4 / SHARE
+    assert allowance.wait(silence) == 0
+    allowance.spend(each / 10, flood=1)
+    assert allowance.wait(silence + 1) == 0
+
+
 # --- As it is read ----------------------------------------------------------------------------------------------------
 
 
@@ -266,6 +283,36 @@ async def test_f4_a_reply_behind_a_hundred_thousand_lines_of_progress_is_half_a_
     messages, _ = await read_all(b"\n".join([*[step(7, 1_000)] * 100_000, REPLY, b""]))
     assert messages[-1].id == 1
     assert 0.1 < trio.current_time() < 0.6
+
+
+@pytest.mark.parametrize("pause", [0.0, 7.0])
+async def test_p6_of_a_flood_that_goes_on_a_pipe_a_second_is_read_in_pieces_also_after_pauses(
+    pause: float, autojump_clock: trio.testing.MockClock
+) -> None:
+    said = step(7, 1) + b"\n"
+    read = Counter[int]()
+    largest = Counter[int]()
+
+    class Floods(trio.abc.ReceiveStream):
+        async def receive_some(self, max_bytes: int | None = None) -> bytes:
+            assert max_bytes is not None
+            turn, within = divmod(trio.current_time(), 1 + pause)
+            if within >= 1:
+                turn += 1
+                await trio.sleep_until(turn * (1 + pause))
+            await trio.lowlevel.checkpoint()
+            read[int(turn)] += max_bytes
+            largest[int(turn)] = max(largest[int(turn)], max_bytes)
+            return said * (max_bytes // len(said)) if turn < 40 else b""
+
+        async def aclose(self) -> None:
+            await trio.lowlevel.checkpoint()
+
+    assert [item async for item in StdioReader("backend", Floods(), StdioWriter(1024), StdioLimits())]
+    later = range(20, 40)
+    assert max(read[turn] for turn in later) <= 2 * 65536
+    assert sum(read[turn] for turn in later) / len(later) > 65536 / 2
+    assert max(largest[turn] for turn in later) <= 65536 // 4
 
 
 async def test_f6_a_reply_behind_a_hundred_thousand_lines_of_rubbish_comes_before_its_call_is_given_up(

@@ -121,7 +121,7 @@ class Pace:
             return messages
         kept = thinned(messages, self._token_of, LOGS_KEPT if floods else math.inf)
         if dropped := len(messages) - len(kept):
-            self._spend(READ + dropped * DROPPED)
+            self._spend(READ + dropped * DROPPED, flood=sum(map(len, messages)))
         return [message for message in kept if isinstance(message, bytes)]
 
     def _token_of(self, data: bytes) -> object:
@@ -150,5 +150,5 @@ class Pace:
             each = READ  # we answer it at once, with a POST; what is asked of a client is answered at its own pace
         self._spend(cost(each + parts * PART, size))
 
-    def _spend(self, seconds: float) -> None:
-        self._allowance.spend(seconds, _LONGEST)
+    def _spend(self, seconds: float, flood: int = 0) -> None:
+        self._allowance.spend(seconds, _LONGEST, flood)

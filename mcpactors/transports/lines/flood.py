@@ -157,9 +157,10 @@ PART: Final = 0.1e-6
 SMALL: Final = 4096
 """Bytes of a message whose parts are not counted; what is waited for costs nothing up to there."""
 SHARE: Final = 0.001
-"""Of all time, for what nobody waits for: 50 messages a second, or three pipes full of which most need not be read.
-More is felt not for what we do with it but for its writer, which says the next 64 KiB on a processor that others
-want."""
+"""Of all time, for what nobody waits for: 50 messages a second, or a pipe full of which most need not be read."""
+NEXT: Final = 40e-9
+"""Seconds more for a byte of a flood, once all was spent: its writer says the next one on a processor that others want,
+and that is felt more than what we do with it."""
 BURST: Final = 0.125
 """Seconds for it, after silence, sooner than at that share: 6,000 messages, or 200,000 of which most need not be
 read."""
@@ -202,23 +203,33 @@ class Allowance:
     _left: float = BURST
     _now: float = AT_ONCE
     _at: float = 0.0
+    _spent: bool = False
+    """Nothing was left, and it was not silent for long since: what has grown anew is for no flood. A flood with pauses
+    of some seconds would else be a new one after each."""
 
     @property
     def strained(self) -> bool:
         """Whether a quarter of it is gone: it floods."""
         return self._left < BURST * 3 / 4
 
-    def spend(self, seconds: float, longest: float = LONGEST) -> None:
+    def spend(self, seconds: float, longest: float = LONGEST, flood: int = 0) -> float:
         """So much more was for nobody. `longest` is how many seconds are waited for it at most: less where less is read
-        at once, or smaller pieces would be read more slowly. What is owed already stays owed."""
+        at once, or smaller pieces would be read more slowly. What is owed already stays owed. `flood`: of how many
+        bytes most need not be read. Returns what that comes to."""
+        if flood and self._spent:
+            self._left = min(self._left, 0.0)
+            seconds += flood * NEXT
         self._left = min(self._left, max(self._left - seconds, -longest * SHARE))
         self._now = min(self._now, max(self._now - seconds, -longest * HASTE))
+        self._spent |= self._left <= 0
+        return seconds
 
     def wait(self, now: float) -> float:
         """Seconds to wait before more is read; often 0. `now` is on a clock that never goes back."""
         self._left = min(self._left + (now - self._at) * SHARE, BURST)
         self._now = min(self._now + (now - self._at) * HASTE, AT_ONCE)
         self._at = now
+        self._spent &= self._left < BURST / 4
         owed = max(-self._left / SHARE, -self._now / HASTE)
         return owed if owed >= _SHORTEST else 0.0
 

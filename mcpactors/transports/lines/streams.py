@@ -191,7 +191,7 @@ class StdioReader(ObjectReceiveStream[SessionMessage | Exception]):
 
     def _split(self) -> None:
         data, self._data = self._data, b""
-        self._take(self._framer.feed(data))
+        self._take(self._framer.feed(data), len(data))
         if self._framer.unfinished - self.limits.line > self.limits.endless:
             self._end()
             raise anyio.BrokenResourceError(
@@ -199,18 +199,18 @@ class StdioReader(ObjectReceiveStream[SessionMessage | Exception]):
                 "Messages are one line each: see what this server prints."
             )
 
-    def _spend(self, seconds: float) -> None:
-        self._taken += seconds
-        self._allowance.spend(seconds, LONGEST * self._size / _CHUNK)
+    def _spend(self, seconds: float, flood: int = 0) -> None:
+        self._taken += self._allowance.spend(seconds, LONGEST * self._size / _CHUNK, flood)
 
-    def _take(self, lines: Sequence[bytes | LongLine]) -> None:
+    def _take(self, lines: Sequence[bytes | LongLine], size: int) -> None:
         if (floods := self._allowance.strained) or len(lines) > FEW:
             read = len(lines)
             lines = thinned(lines, self._token_of, LOGS_KEPT if floods else math.inf)
             dropped = read - len(lines)
             self._seen += dropped
             self._coalesced += dropped
-            self._spend(READ + dropped * DROPPED if dropped else 0)
+            if dropped:
+                self._spend(READ + dropped * DROPPED, flood=size)
         self._lines = list(reversed(lines))
 
     async def _receive_some(self) -> bytes:

@@ -180,7 +180,7 @@ async def listen_to_stderr(
         while data := await stream.receive_some(_CHUNK):
             lines = tail.feed(bytes(data))
             _log(name, lines, tail)
-            allowance.spend(cost(len(lines) * DROPPED, len(data)))
+            allowance.spend(cost(len(lines) * DROPPED, len(data)), flood=len(data))
             if (wait := allowance.wait(trio.current_time())) > 0:
                 with trio.move_on_after(wait):
                     await ends.wait()
