@@ -32,6 +32,7 @@ from mcpactors.transports.lines.flood import (
     Allowance,
     Steps,
     cost,
+    longest,
     thinned,
 )
 
@@ -134,7 +135,7 @@ class Pace:
 
     def skipped(self, data: bytes) -> None:
         """It cannot be read."""
-        self._spend(cost(SKIPPED, len(data)))
+        self._spend(cost(SKIPPED, len(data)), len(data), len(data))
 
     def heard(self, data: bytes, said: Mapping[str, Any]) -> None:
         """It is this, and no reply that anybody waits for."""
@@ -148,7 +149,8 @@ class Pace:
                 each, size = 0, size - SMALL
         elif "method" in said and "id" in said and method not in QUESTIONS:
             each = READ  # we answer it at once, with a POST; what is asked of a client is answered at its own pace
-        self._spend(cost(each + parts * PART, size))
+        self._spend(cost(each + parts * PART, size), size)
 
-    def _spend(self, seconds: float, flood: int = 0) -> None:
-        self._allowance.spend(seconds, _LONGEST, flood)
+    def _spend(self, seconds: float, message: int = 0, flood: int = 0) -> None:
+        """For a message of so many bytes, or for so many of which most were dropped."""
+        self._allowance.spend(seconds, max(longest(message), _LONGEST), flood)

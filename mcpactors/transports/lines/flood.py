@@ -32,6 +32,7 @@ __all__ = [
     "Allowance",
     "Steps",
     "cost",
+    "longest",
     "parsing",
     "thinned",
 ]
@@ -172,7 +173,11 @@ DEAR: Final = 0.0007
 """Seconds that one read may cost: who has more to say of what costs so much is read in smaller pieces, as others feel a
 long one and not many short ones. As much as a pipe holds of what is mostly dropped costs less."""
 LONGEST: Final = 1.0
-"""Seconds to wait at most for 64 KiB; only rubbish comes to so much, and what takes very long to parse."""
+"""Seconds to wait at most for 64 KiB; only rubbish comes to so much, and what takes very long to parse. A longer line
+is one message: nobody can have a turn within it, and what holds up others for 200 ms must be rare."""
+_LONGEST_LINE: Final = 20.0
+"""Seconds to wait at most for a line of any length: calls in flight do not end for it."""
+_PIPE: Final = 65536
 _SHORTEST: Final = 0.001
 """Less is not worth a timer."""
 STEP: Final = 1 / 20
@@ -188,6 +193,11 @@ def cost(each: float, size: int) -> float:
 def parsing(line: bytes | LongLine) -> float:
     """Seconds more for a line that is parsed, if it is long."""
     return line.count(b",") * PART if isinstance(line, bytes) and len(line) > SMALL else 0.0
+
+
+def longest(size: int) -> float:
+    """Seconds to wait at most for so many bytes that came together, or for a line of so many."""
+    return min(LONGEST * size / _PIPE, _LONGEST_LINE)
 
 
 @define(eq=False)

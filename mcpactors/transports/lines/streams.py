@@ -39,7 +39,6 @@ from mcpactors.transports.lines.flood import (
     DROPPED,
     FEW,
     LOGS_KEPT,
-    LONGEST,
     READ,
     SAID,
     SKIPPED,
@@ -47,6 +46,7 @@ from mcpactors.transports.lines.flood import (
     Allowance,
     Steps,
     cost,
+    longest,
     parsing,
     thinned,
 )
@@ -199,8 +199,9 @@ class StdioReader(ObjectReceiveStream[SessionMessage | Exception]):
                 "Messages are one line each: see what this server prints."
             )
 
-    def _spend(self, seconds: float, flood: int = 0) -> None:
-        self._taken += self._allowance.spend(seconds, LONGEST * self._size / _CHUNK, flood)
+    def _spend(self, seconds: float, line: int = 0, flood: int = 0) -> None:
+        """For a line of so many bytes, or for so many of which most were dropped."""
+        self._taken += self._allowance.spend(seconds, longest(max(self._size, line)), flood)
 
     def _take(self, lines: Sequence[bytes | LongLine], size: int) -> None:
         if (floods := self._allowance.strained) or len(lines) > FEW:
@@ -241,18 +242,19 @@ class StdioReader(ObjectReceiveStream[SessionMessage | Exception]):
     def _read(self, line: bytes | LongLine) -> JSONRPCMessage | None:
         self._seen += 1
         size = line.size if isinstance(line, LongLine) else len(line)
+        whole = 0 if isinstance(line, LongLine) else size
         if (kind := _rubbish(line, self.limits)) is not None:
             self._complain(kind, None)
-            self._spend(cost(SKIPPED, size))
+            self._spend(cost(SKIPPED, size), whole, size)
             return None
         read = _parsed(line, self.limits)
         message = self._refuse(read, line) if isinstance(read, str) else self._admit(read, size)
         if isinstance(message, self._wanted):
             return message
         if not self._is_waited_for(message):
-            self._spend(cost(SKIPPED if message is None else SAID, size) + parsing(line))
+            self._spend(cost(SKIPPED if message is None else SAID, size) + parsing(line), whole)
         elif size > SMALL:
-            self._spend(cost(parsing(line), size))
+            self._spend(cost(parsing(line), size), whole)
         return message
 
     def _is_waited_for(self, message: JSONRPCMessage | None) -> bool:
