@@ -110,10 +110,14 @@ async def run_actor(actor: Actor, ref: ActorRef, started: Callable[[trio.CancelS
     ends, the calls in flight fail at once, before the lifespan is unwound.
     """
     try:
-        async with actor.lifespan(), trio.open_nursery() as nursery:
-            ref.given_up.begin(actor.concurrency // GIVEN_UP_SHARE, nursery)
-            started(nursery.cancel_scope)
-            await _work(actor, ref, nursery)
+        async with actor.lifespan():
+            try:
+                async with trio.open_nursery() as nursery:
+                    ref.given_up.begin(actor.concurrency // GIVEN_UP_SHARE, nursery)
+                    started(nursery.cancel_scope)
+                    await _work(actor, ref, nursery)
+            finally:
+                ref.suspects.ended(trio.current_time())
     finally:
         ref.given_up.end()
 

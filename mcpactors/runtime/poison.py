@@ -8,6 +8,7 @@ that suspicion keeps no arguments. No clock and no task in here: times are hande
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any, Final, final
@@ -38,12 +39,13 @@ class Suspects:
     """The messages under suspicion of one actor. `refused_for`: seconds a guilty one is refused before it may be tried
     again; `after`: at how many crashes it must have been in flight, 0 for never."""
 
-    __slots__ = ("_after", "_lost", "_refused_for", "known")
+    __slots__ = ("_after", "_ended", "_lost", "_refused_for", "known")
 
     def __init__(self, after: int = 2, refused_for: float = 60.0) -> None:
         self._after = after
         self._refused_for = refused_for
         self._lost: dict[bytes, float] = {}
+        self._ended = math.inf
         self.known: dict[bytes, _Suspicion] = {}
         """Empty for an actor that has not crashed with a call in flight: then nothing needs to be asked."""
 
@@ -54,10 +56,14 @@ class Suspects:
             if len(self._lost) > KEPT:
                 del self._lost[next(iter(self._lost))]
 
+    def ended(self, now: float) -> None:
+        """A life ends now. How long it is then taken leave of, which of a process may be seconds, does not count."""
+        self._ended = now
+
     def crashed(self, now: float) -> None:
         """The actor has crashed: what it held just now is under suspicion, once for each message and crash."""
         for digest, at in self._lost.items():
-            if now - at <= JUST_BEFORE:
+            if min(now, self._ended) - at <= JUST_BEFORE:
                 before = self.known.pop(digest, _Suspicion(0, now))
                 self.known[digest] = evolve(before, crashes=before.crashes + 1, at=now)
         self._lost.clear()

@@ -13,7 +13,8 @@ import trio
 import trio.testing
 from mcp.shared.exceptions import MCPError
 
-from mcpactors import StdioTransport
+from mcpactors import RestartPolicy, StdioTransport
+from mcpactors.testing import nothing_left_behind
 from mcpactors.transports.lines.streams import StdioLimits
 from mcpactors.transports.stdio.child import stdio_client
 from tests.faults.helpers import CHILD, SHELL, SICK, Ward, descriptors, ended, linux_only, runs, ward
@@ -71,9 +72,47 @@ async def _outcome(sick: Ward, outcomes: list[str]) -> None:
         outcomes.append("unknown" if "outcome is unknown" in error.message else error.message)
 
 
+async def test_p9_leaving_leaves_no_task_process_grandchild_descriptor_or_call_even_when_the_body_raises() -> None:
+    errors: list[str] = []
+
+    async def hold(sick: Ward) -> None:
+        with pytest.raises(MCPError) as caught:
+            await sick.call("ignore")
+        errors.append(caught.value.message)
+
+    async with ward() as first:  # what this process opens once, and keeps
+        await first.call("echo")
+    with nothing_left_behind():
+        async with trio.open_nursery() as callers:
+            with pytest.raises(BaseExceptionGroup) as caught:
+                async with ward() as sick:
+                    await sick.call("spawn", session=True)
+                    for _ in range(3):
+                        callers.start_soon(hold, sick)
+                    await trio.testing.wait_all_tasks_blocked()
+                    raise KeyError("of the body")
+    assert caught.group_contains(KeyError, match="of the body")
+    assert len(errors) == 3
+
+
 async def test_f46_whoever_ignores_everything_is_gone_after_the_ladder() -> None:
     limits = StdioLimits(exit_grace=0.1, term_grace=0.1)
     async with stdio_client(SICK.command, SICK.args, limits=limits) as (_, _):
         [pid] = [pid for pid, command in below(os.getpid()).items() if CHILD in command]
     await ended(pid)
     assert pid not in below(os.getpid())
+
+
+@pytest.mark.parametrize("tool", ["close_stdout", "endless"])
+async def test_f29_a_message_at_which_a_backend_hangs_up_and_does_not_die_is_refused_the_third_time(tool: str) -> None:
+    policy = RestartPolicy(intensity=10**9, backoff_initial=0, backoff_max=0)
+    async with ward(restart=policy) as sick:
+        pid = (await sick.call("echo"))["pid"]
+        for _ in range(2):
+            with pytest.raises(MCPError, match="outcome is unknown"):
+                await sick.call(tool)
+            await ended(pid)  # a second later: so long it has to go by itself
+            pid = await sick.pid_of_next_life(pid)
+        with pytest.raises(MCPError, match="has gone down 2 times while it held this very message"):
+            await sick.call(tool)
+        assert (await sick.call("echo"))["pid"] == pid
