@@ -18,7 +18,7 @@ from mcp.shared.exceptions import MCPError
 from trio.testing import MockClock
 
 from mcpactors import RuntimeSettings, create_proxy, open_runtime
-from mcpactors.runtime.restart import RestartPolicy
+from mcpactors.runtime.restart import RestartLimit, RestartPolicy
 from mcpactors.transports.memory import memory_client
 from tests.proxying.helpers import Wire, modern
 
@@ -33,6 +33,8 @@ class Backend:
     dead: bool = False
     hangs: bool = False
     starts_after: float = 0
+    begun: list[float] = field(factory=list)
+    """When it was connected to."""
     tools: list[str] = field(factory=lambda: ["one"])
     _life: trio.CancelScope = field(factory=trio.CancelScope)
 
@@ -44,6 +46,7 @@ class Backend:
 
     @asynccontextmanager
     async def _connect(self) -> AsyncIterator[Any]:
+        self.begun.append(trio.current_time())
         if self.dead:
             raise OSError("no route to it")
         if self.hangs:
@@ -227,3 +230,51 @@ async def test_a_restart_that_is_over_as_patience_ends_takes_calls(moment: float
         assert await says(client, "b_one") == "one of b"
         await trio.sleep(5)
         assert await says(client, "b_one") == "one of b"
+
+
+async def test_p8_a_backend_that_is_given_up_fails_its_calls_at_once_the_rest_lives_and_one_probe_brings_it_back(
+    autojump_clock: MockClock,
+) -> None:
+    lost, other = Backend("lost"), Backend("other")
+    async with open_runtime("main", settings=SETTINGS) as runtime, modern(runtime) as client:
+        handle = await runtime.mount(lost.proxy(), "lost")
+        await runtime.mount(other.proxy(), "other")
+        await listed(client)
+        for _ in range(6):  # one restart more than may be within 30 s
+            lost.crash()
+            await trio.sleep(4)
+        assert handle.state == "quarantined"
+        before, starts = trio.current_time(), len(lost.begun)
+        with pytest.raises(MCPError, match=r"lost is down for 4\.0 s: OSError: it fell over"):
+            await client.call("lost_one")
+        assert await says(client, "other_one") == "one of other"
+        assert trio.current_time() == before
+        await trio.sleep(55)
+        assert len(lost.begun) == starts
+        await trio.sleep(2)
+        assert (len(lost.begun), handle.state) == (starts + 1, "running")
+        assert await says(client, "lost_one") == "one of lost"
+
+
+@pytest.mark.parametrize(
+    ("limit", "waits"),
+    [
+        (RestartLimit(), [0.1] * 4 + [0.35, 0.6, 0.85, 1.1, 1.35, 1.6]),
+        (RestartLimit(burst=8, per_second=1), [0.1] * 8 + [1.1, 2.1]),
+    ],
+)
+async def test_f28_all_backends_that_die_at_once_are_started_no_faster_than_the_limiter_lets(
+    limit: RestartLimit, waits: list[float], autojump_clock: MockClock
+) -> None:
+    backends = [Backend(f"b{number}") for number in range(10)]
+    settings = RuntimeSettings(restart=SETTINGS.restart, restart_limit=limit)
+    async with open_runtime("main", settings=settings) as runtime, modern(runtime) as client:
+        for backend in backends:
+            await runtime.mount(backend.proxy(), backend.name)
+        await listed(client)
+        died = trio.current_time()
+        for backend in backends:
+            backend.crash()
+        await trio.sleep(10)
+        assert sorted(round(at - died, 3) for backend in backends for at in backend.begun[1:]) == waits
+        assert await listed(client) == ([f"b{number}_one" for number in range(10)], [])
