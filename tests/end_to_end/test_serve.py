@@ -158,6 +158,20 @@ async def test_one_backend_that_cannot_start_never_stops_the_others_and_is_named
             assert {row["actor"] for row in result.meta["mcpactors/missing"]} == {"gone", "dies", "broken", "closed"}
 
 
+async def test_f3_serve_is_up_while_a_backend_hangs_at_its_start(tmp_path: Path) -> None:
+    hangs = {"command": "sleep", "args": ["600"], "startTimeout": 600}
+    async with serve({"time": TIME, "hangs": hangs}, tmp_path) as served:
+        await served.said("time   up: 2 tools")
+        async with Client(served.url) as client:
+            listed = await client.list_tools()
+            assert [tool.name for tool in listed.tools] == ["time_get_current_time", "time_convert_time"]
+            [missing] = (listed.meta or {})["mcpactors/missing"]
+            assert (missing["actor"], missing["reason"]) == ("hangs", "it is still starting")
+            now = text_of(await client.call_tool("time_get_current_time", {"timezone": "UTC"}))
+            assert json.loads(now)["timezone"] == "UTC"
+        assert not [line for line in served.lines if line.startswith("  hangs")]  # nothing is known of it yet
+
+
 async def test_a_backend_that_was_down_when_serving_began_comes_up_by_itself(tmp_path: Path) -> None:
     door = tmp_path / "door"
     script = f"import pathlib, runpy, sys\nif not pathlib.Path({str(door)!r}).exists(): sys.exit('closed')\n"

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from itertools import count
 from random import Random
+from typing import Any
 
+import pytest
 import trio
 import trio.testing
 from mcp.shared.exceptions import MCPError
@@ -26,13 +28,13 @@ def text(result: CallToolResult) -> str:
     return part.text
 
 
-def cut_short(after: int) -> Callable[[Random], Awaitable[str]]:
+def cut_short(after: int, era: Any) -> Callable[[Random], Awaitable[str]]:
     """The connection is lost after so many bytes of the reply to a call; how the call ended."""
 
     async def scenario(draw: Random) -> str:
         near = Server("near")
         near.add_tool(lambda: "well", name="echo")
-        backend = ScriptedBackend(Script(tools=["add"]))
+        backend = ScriptedBackend(Script(tools=["add"], era=era))
         incoming: list[Fault] = []
         async with open_runtime() as runtime:
             await runtime.mount(create_proxy(ChaosTransport(backend, incoming), sessions="shared"), "sick")
@@ -57,9 +59,10 @@ def cut_short(after: int) -> Callable[[Random], Awaitable[str]]:
     return scenario
 
 
-def test_f1_a_connection_that_is_lost_at_any_byte_of_a_reply_costs_its_call_one_error_at_once() -> None:
+@pytest.mark.parametrize("era", ["modern", "legacy"])
+def test_f1_a_connection_that_is_lost_at_any_byte_of_a_reply_costs_its_call_one_error_at_once(era: str) -> None:
     for after in count():
-        ended = simulate(cut_short(after), after).value
+        ended = simulate(cut_short(after, era), after).value
         if "outcome is unknown" not in ended:
             break
     assert ended == '{"a": 1}', "the reply was whole"

@@ -117,10 +117,11 @@ def test_f4_flood_of_progress_and_logs_is_bounded_in_order_and_does_not_delay_th
         assert progress.last == times
 
 
-def test_f5_flood_of_list_changed_is_one_refresh_in_a_quarter_of_a_second() -> None:
+@pytest.mark.parametrize("era", ["modern", "legacy"])
+def test_f5_flood_of_list_changed_is_one_refresh_in_a_quarter_of_a_second(era: Any) -> None:
     changed = Notify("notifications/tools/list_changed", times=250)
     steps: list[Step] = [changed, Wait(0.05)] * 40  # 10,000 in 2 s
-    backend = ScriptedBackend(Script([Wait(1), *steps], tools=["t"]))
+    backend = ScriptedBackend(Script([Wait(1), *steps], tools=["t"], era=era))
 
     async def scenario(draw: Random) -> Counter[int]:
         asked_in: Counter[int] = Counter()
