@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from mcpactors import MCPActorsError, Runtime, Server, open_runtime
+from tests.composition.test_supervised import BLOWS
 
 
 async def test_a4_a_route_takes_a_request_ornothing_and_returns_a_response_or_json() -> None:
@@ -63,6 +64,20 @@ async def test_a4_a_route_that_raises_is_answered_500_without_its_secrets(caplog
         assert answer.status_code == 500
         assert "swordfish" not in answer.text
     assert "swordfish" in caplog.text
+
+
+@pytest.mark.parametrize("blow", BLOWS.values(), ids=BLOWS)
+async def test_f59_whatever_a_route_raises_its_own_request_alone_suffers(blow: BaseException) -> None:
+    server = Server("web")
+
+    @server.custom_route("/blow")
+    async def blow_up() -> None:
+        raise blow
+
+    server.custom_route("/fine")(lambda: "fine")
+    async with _http(server) as (_, client):
+        assert (await client.get("/blow")).status_code == 500
+        assert (await client.get("/fine")).json() == "fine"
 
 
 def test_a4_a_path_that_does_not_start_with_a_slash_is_refused() -> None:

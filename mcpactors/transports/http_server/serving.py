@@ -18,6 +18,7 @@ from mcp.server.lowlevel import Server
 from starlette.routing import Match, Route
 
 from mcpactors.errors import ConfigError
+from mcpactors.runtime.actor import part
 from mcpactors.runtime.policy import DEFAULT_CLIENTS, ClientLimits
 from mcpactors.transports.asgi import STOPPING, ASGIApp, HostLimits, Receive, Scope, Send, listening, serve
 from mcpactors.transports.http_server.bearer import Bearer
@@ -160,11 +161,22 @@ async def _beside(routes: Iterable[Route], scope: Scope, receive: Receive, send:
     for route in routes:
         match, found = route.matches(scope)
         if match is Match.FULL:
-            await route.handle({**scope, **found}, receive, send)
+            await _handled(route, {**scope, **found}, receive, send)
             return True
         if match is Match.PARTIAL and almost is None:
             almost = (route, found)
     if almost is None:
         return False
-    await almost[0].handle({**scope, **almost[1]}, receive, send)
+    await _handled(almost[0], {**scope, **almost[1]}, receive, send)
     return True
+
+
+async def _handled(route: Route, scope: Scope, receive: Receive, send: Send) -> None:
+    """Let it answer; what an author's route raises is its request's own failure, a `SystemExit` too (promise F59)."""
+    try:
+        await route.handle(scope, receive, send)
+    except BaseException as error:
+        passes, own = part(error)
+        if passes is not None or own is None or isinstance(own, Exception):
+            raise
+        raise RuntimeError(f"a custom route raised {own!r:.80}") from own
