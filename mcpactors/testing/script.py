@@ -385,7 +385,7 @@ def _life(path: Path) -> int:
 
 
 async def _perform_here(script: Script) -> None:
-    await perform(script, trio.lowlevel.FdStream(os.dup(0)), trio.lowlevel.FdStream(os.dup(1)))
+    await perform(script, trio.lowlevel.FdStream(0), trio.lowlevel.FdStream(1))  # no copies: `Close` closes them
 
 
 def _main(path: Path) -> None:

@@ -185,6 +185,41 @@ def test_script_survives_json() -> None:
     assert from_json(to_json(script)) == script
 
 
+PROGRESS = Notify("notifications/progress", {"progressToken": "$token", "progress": "$n"}, times=3)
+ALIKE: dict[str, list[Step]] = {
+    "reply": [Expect(tool="t"), Reply()],
+    "late": [Expect(), Wait(0.01), Reply({"content": [{"type": "text", "text": "x"}]})],
+    "hang": [Expect(), Hang(0.01), Reply()],
+    "error": [Expect(), Reply(error={"code": -32123, "message": "no"})],
+    "flood": [Expect(), PROGRESS, Reply()],
+    "garbage": [Expect(), Garbage(b"\xff\n", times=3), Reply(id=99), Reply(times=2)],
+    "cut": [Expect(), Reply(cut=25), Crash()],
+    "half": [Expect(), Close("stdout")],
+    "deaf": [Expect(), Close("stdin"), Hang()],
+}
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_the_same_script_does_the_same_in_memory_and_as_a_process(era: Any, tmp_path: Path) -> None:
+    said: dict[tuple[str, str], tuple[str | int, list[float]]] = {}
+
+    async def once(name: str, kind: str, target: object) -> None:
+        async with open_runtime() as runtime:
+            await mount(runtime, target)
+            async with runtime.client() as client:
+                called = await call(client, said="a")
+                said[name, kind] = called.said, called.progress
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            for name, steps in ALIKE.items():
+                backend = ScriptedBackend(Script(steps, tools=["t"], era=era), name=name)
+                nursery.start_soon(once, name, "memory", backend)
+                nursery.start_soon(once, name, "process", backend.as_process(tmp_path))
+    for name in ALIKE:
+        assert said[name, "process"] == said[name, "memory"], name
+
+
 async def test_script_runs_as_a_process_one_script_a_life(tmp_path: Path) -> None:
     dies = Script([Expect(), Garbage(b"a traceback, say\n"), Crash(3)], tools=["t"])
     lives = ScriptedBackend(dies, Script([Expect(), Reply()], tools=["t"], era="legacy"))
