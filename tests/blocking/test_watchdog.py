@@ -14,7 +14,7 @@ from attrs import define, field
 from mcp.server import MCPServer
 
 from mcpactors import RuntimeSettings, Server, open_runtime
-from mcpactors.runtime.watchdog import SAMPLES, Watchdog
+from mcpactors.runtime.watchdog import SAMPLES, TICK, Watchdog
 
 PATIENCE = 30.0
 """Seconds for what must happen soon; only a failing test waits so long."""
@@ -136,6 +136,17 @@ async def test_f58_a_loop_that_turns_between_two_ticks_has_not_stalled(log: Log)
         await trio.testing.wait_all_tasks_blocked()
     assert log.said == []
     assert not dog.stalls
+
+
+async def test_f58_by_default_a_stall_is_named_within_a_fifth_of_a_second(log: Log) -> None:
+    """By its ticks, however it falls between two of them: one may pass until the loop is asked for a turn."""
+    limit = RuntimeSettings().stall
+    assert limit is not None
+    dog, ticks = Watchdog(limit), 0
+    while not log.said:
+        dog.look()
+        ticks += 1
+    assert ticks * TICK * limit < 0.2
 
 
 async def test_f58_one_stall_is_told_once_and_the_next_one_anew(log: Log) -> None:
