@@ -33,6 +33,7 @@ from mcpactors.mounts import Catalog, CatalogDiff, MountHandle, below, make_hand
 from mcpactors.routes import routes_of
 from mcpactors.runtime.clients import Clients
 from mcpactors.runtime.definitions import ChangePolicy
+from mcpactors.runtime.lookups import look_up_apart
 from mcpactors.runtime.mailbox import ActorRef
 from mcpactors.runtime.naming import KINDS, UriFormat
 from mcpactors.runtime.routing import Conflict, Mount, tell_conflicts
@@ -351,6 +352,7 @@ async def open_runtime(main: object = "main", *, settings: RuntimeSettings | Non
     settings = RuntimeSettings() if settings is None else settings
     if not isinstance(settings, RuntimeSettings):
         raise ConfigError(f"settings: expected RuntimeSettings(...), got {type(settings).__name__}")
+    look_up_apart()
     with watchdog(settings.stall) as dog:
         async with trio.open_nursery() as nursery, own_orphans(nursery) if settings.subreaper else nullcontext():
             runtime = Runtime(name, nursery, None if isinstance(main, str) else main, settings, dog)

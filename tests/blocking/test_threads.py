@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 
 import anyio.from_thread
+import anyio.to_thread
 import pytest
 import trio
 import trio.testing
@@ -17,10 +18,13 @@ from mcp.server.mcpserver import Context
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, TextContent
 
-from mcpactors import CallDeadlines, RuntimeSettings, Server, open_runtime
+from mcpactors import CallDeadlines, RuntimeSettings, Server, create_proxy, open_runtime
 
 PATIENCE = 30.0
 """Seconds for what must happen soon; only a failing test waits so long."""
+
+COMMON = 40
+"""Threads that trio has for a whole program; `anyio.to_thread` takes them, too."""
 
 KINDS = {
     "tool": lambda client: client.call_tool("wait", {}),
@@ -177,6 +181,28 @@ async def fails(client: Client) -> None:
     async with client:
         with pytest.raises(MCPError):
             await client.call_tool("wait", {})
+
+
+async def test_p6_f58_who_has_used_up_the_common_threads_keeps_nobody_from_a_backend_that_has_a_name(
+    door: Door,
+) -> None:
+    greedy, backend = Server("greedy"), Server("backend")
+    backend.tool(name="answer")(lambda: "reached")
+
+    @greedy.tool(name="wait")
+    async def wait_in_a_common_thread() -> str:
+        return await anyio.to_thread.run_sync(door.wait, abandon_on_cancel=True)
+
+    async with open_runtime(backend) as far, far.serve_http(port=0) as url:
+        async with open_runtime() as runtime, runtime.client() as client, trio.open_nursery() as calls:
+            await runtime.mount(greedy)
+            for _ in range(COMMON):
+                calls.start_soon(call, client, "tool")
+            await door.has_inside(COMMON)
+            handle = await runtime.mount(create_proxy(url.replace("127.0.0.1", "localhost")), namespace="far")
+            assert handle.state == "running", handle.info().last_exit
+            assert said(await client.call_tool("far_answer", {})) == "reached"
+            door.opened.set()
 
 
 async def test_what_is_added_while_it_is_mounted_runs_under_the_limit_too(door: Door) -> None:
