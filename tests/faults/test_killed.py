@@ -13,11 +13,9 @@ import trio
 import trio.testing
 from mcp.shared.exceptions import MCPError
 
-from mcpactors import RestartPolicy, StdioTransport
+from mcpactors import BackendLimits, RestartPolicy, StdioTransport
 from mcpactors.testing import nothing_left_behind
-from mcpactors.transports.lines.streams import StdioLimits
-from mcpactors.transports.stdio.child import stdio_client
-from tests.faults.helpers import CHILD, SHELL, SICK, Ward, descriptors, ended, linux_only, runs, ward
+from tests.faults.helpers import SHELL, SICK, Ward, descriptors, ended, linux_only, runs, ward
 from tests.processes import below
 
 pytestmark = linux_only
@@ -96,11 +94,10 @@ async def test_p9_leaving_leaves_no_task_process_grandchild_descriptor_or_call_e
 
 
 async def test_f46_whoever_ignores_everything_is_gone_after_the_ladder() -> None:
-    limits = StdioLimits(exit_grace=0.1, term_grace=0.1)
-    async with stdio_client(SICK.command, SICK.args, limits=limits) as (_, _):
-        [pid] = [pid for pid, command in below(os.getpid()).items() if CHILD in command]
-    await ended(pid)
-    assert pid not in below(os.getpid())
+    async with ward(backends=BackendLimits(exit_grace=0.1, term_grace=0.1)) as sick:
+        pid = (await sick.call("ignore_everything"))["pid"]
+        assert runs(pid)
+    assert not runs(pid)
 
 
 @pytest.mark.parametrize("tool", ["close_stdout", "endless"])
