@@ -109,7 +109,7 @@ async def running(command: Sequence[str], **pipes: int) -> AsyncIterator[tuple[t
 async def _end(process: trio.Process) -> None:
     process.terminate()
     await trio.sleep(STOP_LIMIT)
-    warnings.warn(f"{process.args} did not end within {STOP_LIMIT:g} s of SIGTERM", RuntimeWarning, stacklevel=1)
+    warnings.warn(f"{process.args!r} did not end within {STOP_LIMIT:g} s of SIGTERM", RuntimeWarning, stacklevel=1)
     process.kill()
 
 

@@ -53,17 +53,21 @@ class Arrivals:
             MCPError: it is compressed.
         """
         refuse_compressed(self._name, answer)
-        while data := await answer.receive():
-            messages, wrong = await self._pace.read(reader, data, answer.pieces)
-            for number, message in enumerate(messages, 1):
-                if (said := await self._take(message, ask)) is not None:
-                    return said
-                if number % AT_A_TURN == 0:
-                    await self._pace.turn()
-            if wrong is not None:
-                raise wrong
-            await self._pace.turn()
-        return None
+        try:
+            while data := await answer.receive():
+                messages, wrong = await self._pace.read(reader, data, answer.pieces)
+                for number, message in enumerate(messages, 1):
+                    if (said := await self._take(message, ask)) is not None:
+                        return said
+                    if number % AT_A_TURN == 0:
+                        await self._pace.turn()
+                if wrong is not None:
+                    raise wrong
+                await self._pace.room_for(reader)
+                await self._pace.turn()
+            return None
+        finally:
+            self._pace.leave(reader)
 
     async def _take(self, data: bytes, ask: Ask | None) -> dict[str, Any] | None:
         """The response to `ask`, if that is what an event brings; anything else is acted on."""

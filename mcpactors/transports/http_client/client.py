@@ -306,7 +306,8 @@ class HTTPDispatcher:
             if kind != "application/json":
                 expected = "where JSON or an event stream was expected"
                 raise strange(self.name, f"answered with {kind or 'a body of no stated type'} {expected}")
-            said = read_message(await body_of(self.name, answer, self._taken.message), self._taken)
+            whole = await body_of(self.name, answer, self._taken.message, self._allowance.room)
+            said = read_message(whole, self._taken)
             done = True
         finally:
             await answer.aclose(done=done)

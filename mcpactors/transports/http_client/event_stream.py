@@ -151,6 +151,8 @@ class EventReader:
 
     def _check(self) -> None:
         if self._line_size + self._data_size > self.limit:
+            self._line.clear()  # an error may be kept for long, and us with it
+            self._data.clear()
             raise EventTooLong(f"an event of more than {self.limit} bytes")
 
     def _take(self, line: bytes) -> Event | None:

@@ -28,6 +28,7 @@ from mcpactors.errors import (
 from mcpactors.runtime.policy import DEFAULT_BACKEND, BackendLimits
 from mcpactors.transports.http_client.pool import Answer, AnswerLost
 from mcpactors.transports.lines.framing import WHY
+from mcpactors.transports.lines.room import LARGE, Room
 from mcpactors.transports.lines.shape import too_deep, too_many
 from mcpactors.transports.lines.strict import fault, long_id
 
@@ -68,17 +69,24 @@ class Unreadable(ValueError):
     """Bytes that are no JSON-RPC message; the message completes "it sent ..."."""
 
 
-async def body_of(name: str, answer: Answer, limit: int) -> bytes:
-    """All of a body. Raises `Unreadable`: it has more than `limit` bytes; `MCPError`: it is compressed."""
+async def body_of(name: str, answer: Answer, limit: int, room: Room | None = None) -> bytes:
+    """All of a body, for which there may have to be `room` first. Raises `Unreadable`: it has more than `limit` bytes;
+    `MCPError`: it is compressed."""
     refuse_compressed(name, answer)
     body = await answer.receive()
     pieces, size = [body], len(body)
-    while body and (body := await answer.receive()):
-        pieces.append(body)
-        size += len(body)
-        if size > limit:
-            raise Unreadable(f"more than {limit} bytes")
-    return b"".join(pieces)
+    try:
+        while body and (body := await answer.receive()):
+            pieces.append(body)
+            size += len(body)
+            if size > limit:
+                raise Unreadable(f"more than {limit} bytes")
+            if size > LARGE and room is not None:
+                await room.hold(answer, size)
+        return b"".join(pieces)
+    finally:
+        if room is not None:
+            room.leave(answer)
 
 
 async def error_of(answer: Answer) -> MCPError | None:

@@ -35,6 +35,7 @@ from mcpactors.transports.lines.flood import (
     longest,
     thinned,
 )
+from mcpactors.transports.lines.room import LARGE
 
 __all__ = ["AT_A_TURN", "Pace", "Turn"]
 
@@ -79,6 +80,17 @@ class Pace:
         while (wait := self._allowance.wait(trio.current_time())) > 0:  # noqa: ASYNC110 - it is time that it waits for
             await trio.sleep(wait)
 
+    async def room_for(self, reader: EventReader) -> None:
+        """For what there is of its next message, if that is large."""
+        if reader.held > LARGE:
+            await self._allowance.room.hold(reader, reader.held)
+        else:
+            self.leave(reader)
+
+    def leave(self, reader: EventReader) -> None:
+        """It holds nothing large any more."""
+        self._allowance.room.leave(reader)
+
     async def read(self, reader: EventReader, data: bytes, pieces: int) -> tuple[Sequence[bytes], EventTooLong | None]:
         """What must be parsed of the messages that end in `data`, and what is wrong after them."""
         messages, wrong = await self.cut(reader, data, pieces)
@@ -102,7 +114,7 @@ class Pace:
                 unusual += len(more)
                 events += more
         except EventTooLong as error:
-            wrong = error
+            wrong = error.with_traceback(None)  # in which there would be this frame, in which it is
         messages = [event.data for event in events if event.data and event.kind == b"message"]
         each = max(len(events) - len(messages) - greets, 0) * SKIPPED
         each += max(unusual - FEW, 0) * _EVENT

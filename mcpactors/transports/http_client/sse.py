@@ -162,11 +162,13 @@ class Arrivals(ReceiveStream):
                 messages, wrong = await self._pace.cut(self._reader, data, answer.pieces)
                 self._wrong = None if wrong is None else str(wrong)
                 await self._take(messages)
+                await self._pace.room_for(self._reader)
         except AnswerLost as error:
             logger.debug("%s %s", self.name, error)
         except trio.BrokenResourceError:
             pass  # nobody reads any more
         finally:
+            self._pace.leave(self._reader)
             self._lines[0].close()
             await answer.aclose(done=False)
 

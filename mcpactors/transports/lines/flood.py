@@ -17,6 +17,7 @@ from typing import Final
 from attrs import define, field
 
 from mcpactors.transports.lines.framing import LongLine
+from mcpactors.transports.lines.room import Room
 
 __all__ = [
     "DEAR",
@@ -216,6 +217,8 @@ class Allowance:
     _spent: bool = False
     """Nothing was left, and it was not silent for long since: what has grown anew is for no flood. A flood with pauses
     of some seconds would else be a new one after each."""
+    room: Room = field(factory=Room)
+    """The memory that goes on what is not whole yet, which all sessions share as well."""
 
     @property
     def strained(self) -> bool:
