@@ -93,6 +93,8 @@ class Backend:
     """Seconds a session beside the main one may take to open."""
     given_up: GivenUp = field(factory=GivenUp)
     """The calls that were cancelled, while it may be at work on them."""
+    lost_session: Callable[[float], None] = lambda ended: None
+    """Told when a session beside the main one was lost: the calls in flight may be to blame."""
     remarked: set[str] = field(factory=set)
     """What the log has been told of it, and is not told again."""
     watched: Counter[str] = field(factory=Counter)

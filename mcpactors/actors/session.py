@@ -143,11 +143,15 @@ class BackendSession:
         """Be connected, in a task of its own, until let go. Its loss costs its own calls only: nothing is raised."""
         late = f"{self._name} did not open a session within {self._backend.start_timeout:g} s"
         self._not_opened = BackendStartError(late)
+        over = math.inf
         try:
             with trio.CancelScope(deadline=trio.current_time() + self._backend.start_timeout) as scope:
                 async with self.open():
                     scope.deadline = math.inf
-                    await self._let_go.wait()
+                    try:
+                        await self._let_go.wait()
+                    finally:
+                        over = trio.current_time()
                     scope.deadline = trio.current_time() + LEAVE_TIMEOUT
         except BaseException as error:
             passing, own = part(error)
@@ -155,6 +159,8 @@ class BackendSession:
                 said = said_of(own)
                 self._not_opened = BackendStartError(f"{self._name} did not open a session: {said}")
                 logger.info("%s: a session ended: %s", self._name, said)
+                if self._is_open:
+                    self._backend.lost_session(over)
             if passing is not None:
                 raise passing from None
         finally:

@@ -79,6 +79,10 @@ def proxy(target: ProxyServer, running: Running, ground: Ground, tell: Tell) -> 
             "era": "legacy" if "protocolVersion" in said else "modern",  # only `initialize` has that in its result
         }
 
+    def lost_session(ended: float) -> None:
+        running.ref.suspects.ended(ended)
+        running.ref.suspects.crashed(trio.current_time())
+
     limits = target.limits or settings.backends
     clients = evolve(settings.clients, in_flight=max(settings.clients.in_flight, settings.in_flight))  # many clients
     inside = partial(ground.open_runtime, settings=evolve(settings, subreaper=False, clients=clients))
@@ -93,6 +97,7 @@ def proxy(target: ProxyServer, running: Running, ground: Ground, tell: Tell) -> 
         limits=target.pool,
         taken=limits,
         given_up=running.ref.given_up,
+        lost_session=lost_session,
         start_timeout=said.start_timeout if said and said.start_timeout else settings.start_timeout,
         admit=tell.said,
         changed=tell.changed,

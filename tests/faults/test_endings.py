@@ -69,6 +69,26 @@ async def test_f1_a_session_of_one_client_that_is_lost_tells_how_its_process_end
     assert "sick: a session ended: sick closed the connection: its process exited with 3" in caplog.messages
 
 
+@pytest.mark.parametrize("tool", ["crash", "close_stdout"])
+async def test_f29_a_message_that_ends_the_sessions_of_its_client_is_refused_the_third_time(
+    tool: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "mcpactors")
+    async with open_runtime("clients") as runtime:
+        handle = await runtime.mount(create_proxy(HASTY, name="sick", sessions="per_client"), namespace="sick")
+        async with runtime.client(mode="legacy") as client:
+            with trio.fail_after(PATIENCE):
+                for lost in (1, 2):
+                    with pytest.raises(MCPError, match="outcome is unknown"):
+                        await client.call_tool(f"sick_{tool}", {})
+                    while sum("sick: a session ended" in said for said in caplog.messages) < lost:  # noqa: ASYNC110
+                        await trio.sleep(0.01)
+                with pytest.raises(MCPError, match="has gone down 2 times while it held this very message"):
+                    await client.call_tool(f"sick_{tool}", {})
+                assert not (await client.call_tool("sick_echo", {})).is_error
+        assert handle.info().restarts == 0
+
+
 async def test_of_a_process_that_was_well_until_we_gave_it_up_nothing_is_told() -> None:
     async with open_runtime("start") as runtime:
         await runtime.mount(create_proxy(evolve(SHELL, env={"REVISION": "1900-01-01"}), name="b"), namespace="b")
