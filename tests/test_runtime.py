@@ -439,16 +439,6 @@ async def test_a_call_without_a_sign_of_life_times_out_and_is_cancelled(
             assert await said(client, "all_history") == "hang\nhang ended"
 
 
-async def test_p9_leaving_the_block_stops_everything_even_when_the_body_raises() -> None:
-    lives: list[str] = []
-    with pytest.raises(BaseExceptionGroup) as caught:
-        async with open_runtime("main") as runtime:
-            await runtime.mount(counting("one", lives), namespace="one")
-            raise KeyError("of the body")
-    assert isinstance(outermost(caught.value), KeyError)
-    assert lives[0] == "one started"
-
-
 async def test_an_import_is_a_copy_that_later_changes_do_not_reach() -> None:
     server = named("static", "first")
     async with open_runtime("main") as runtime:
