@@ -13,7 +13,6 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from pathlib import Path
 from subprocess import PIPE
 from typing import Final
@@ -22,20 +21,12 @@ import trio
 
 from mcpactors.errors import BackendStartError
 from mcpactors.runtime.watchdog import LOG, MARK
-from mcpactors.transports.lines.flood import DROPPED, Allowance, cost
+from mcpactors.transports.lines.flood import DROPPED, MANY, Allowance, cost
 from mcpactors.transports.lines.stderr import StderrTail, text
 from mcpactors.transports.lines.streams import ReadStatistics, StdioLimits, StdioReader, StdioWriter
 from mcpactors.transports.owed import Owed
-from mcpactors.transports.stdio.processes import (
-    LEADERS,
-    VARIABLE,
-    Process,
-    family,
-    is_marked,
-    look,
-    new_mark,
-    signal_all,
-)
+from mcpactors.transports.stdio.looking import Family
+from mcpactors.transports.stdio.processes import LEADERS, VARIABLE, new_mark, signal_all
 
 __all__ = [
     "ReadStatistics",
@@ -105,10 +96,10 @@ async def stdio_client(
     name = tail.of or command
     reader = StdioReader(name, stdout, writer, limits, tail.dropped)
     heard, ends = trio.Event(), trio.Event()
-    kin: dict[int, int] = {}
+    kin = Family(process.pid, mark)
     # Nothing waits between the start and the `try`: a cancellation there would leave the child behind.
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(writer.run, stdin, partial(_family, process, mark, kin))  # once stdin is closed, it may go
+        nursery.start_soon(writer.run, stdin, kin.living)  # once stdin is closed, it may go
         nursery.start_soon(listen_to_stderr, stderr_pipe, name, tail, heard, ends)
         nursery.start_soon(_notice_closed_stdin, stdin, writer)
         nursery.start_soon(_notice_exit, process.pid, writer)
@@ -121,7 +112,7 @@ async def stdio_client(
                 with trio.CancelScope(shield=True):
                     writer.close()
                     ends.set()
-                    ending = await _end(process, mark, kin, pipes, limits, heard)
+                    ending = await _end(process, kin, pipes, limits, heard)
                     LEADERS.discard(process.pid)
                 nursery.cancel_scope.cancel()
         except BaseException as error:
@@ -180,7 +171,8 @@ async def listen_to_stderr(
         while data := await stream.receive_some(_CHUNK):
             lines = tail.feed(bytes(data))
             _log(name, lines, tail)
-            allowance.spend(cost(len(lines) * DROPPED, len(data)), flood=len(data))
+            allowance.wait(trio.current_time())  # what has grown by now is spent first
+            allowance.spend(cost(len(lines) * DROPPED, len(data)), flood=len(data) if len(lines) >= MANY else 0)
             if (wait := allowance.wait(trio.current_time())) > 0:
                 with trio.move_on_after(wait):
                     await ends.wait()
@@ -222,25 +214,24 @@ async def wake_after_last_words(reader: StdioReader) -> None:
 # --- Its end ------------------------------------------------------------------------------------------------------
 
 
-async def _end(
-    process: trio.Process, mark: str, kin: dict[int, int], pipes: Pipes, limits: StdioLimits, heard: trio.Event
-) -> str | None:
-    """The ladder; returns how the process ended, where that is known. The writer has been told to close stdin; call it
-    shielded. `kin` are those of its family whom the writer has seen, if it came to that."""
+async def _end(process: trio.Process, kin: Family, pipes: Pipes, limits: StdioLimits, heard: trio.Event) -> str | None:
+    """The ladder; returns how the process ended, where that is known. The writer has been told to look for `kin` and
+    to close stdin; call it shielded."""
     by_itself = True
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_discard, pipes[1])
         try:
-            await _family(process, mark, kin)  # also below one that never reads what is written to it
             for patience, last_resort in (limits.exit_grace, signal.SIGTERM), (limits.term_grace, _SIGKILL):
                 with trio.move_on_after(patience) as waiting:
+                    await kin.asked.wait()  # unless it never reads what is still to be written to it
+                    waiting.deadline = trio.current_time() + patience  # its time begins with the end of its stdin
                     await _exited(process)
                 if not waiting.cancelled_caught:
                     break
                 by_itself = False
-                await _family(process, mark, kin)
+                await kin.living()
                 _signal_group(process, last_resort)
-            await _reap(process, mark, kin, limits.kill_grace)
+            await _reap(process, kin, limits.kill_grace)
             with trio.move_on_after(limits.last_words):
                 await heard.wait()
         finally:
@@ -287,35 +278,20 @@ async def _exit_seen(pid: int) -> bool:
     return True
 
 
-async def _family(process: trio.Process, mark: str, kin: dict[int, int]) -> list[Process]:
-    """Whoever descends from the process and lives; `kin` are those found before. In a thread: /proc may be long.
-
-    To be asked while parents live who may die before their children: who is known by a parent only is known no more.
-    """
-
-    def find() -> list[Process]:
-        return family(look(), lambda pid: is_marked(pid, mark), (process.pid,), kin)
-
-    found: list[Process] = []
-    if sys.platform == "linux":
-        alone = trio.CapacityLimiter(1)  # not one that handlers could have used up
-        with suppress(OSError):  # no descriptor is left to look with: its group is signalled all the same
-            found = await trio.to_thread.run_sync(find, limiter=alone)
-    kin.update((each.pid, each.started) for each in found)
-    return found
-
-
-async def _reap(process: trio.Process, mark: str, kin: dict[int, int], patience: float) -> None:
+async def _reap(process: trio.Process, kin: Family, patience: float) -> None:
     """Whoever is left of the family: SIGKILL, also after a leader that went by itself. Its number is reaped last."""
     _signal_group(process, _SIGKILL)
+    left = await kin.living()  # however long that takes: none of them is left without its signal
+    signal_all(left, _SIGKILL)
     with trio.move_on_after(patience) as waiting:
         await _exited(process)
-        while left := await _family(process, mark, kin):
+        while left or (left := await kin.living()):
             signal_all(left, _SIGKILL)
             for each in left:
                 await _exit_seen(each.pid)
                 with suppress(ChildProcessError):  # an orphan is somebody's to reap: ours, if we are the subreaper
                     os.waitpid(each.pid, os.WNOHANG)  # noqa: ASYNC222 (it does not wait)
+            left = []
         await process.wait()
     if waiting.cancelled_caught:
         logger.warning("processes of %d are still there after SIGKILL; they were left behind", process.pid)

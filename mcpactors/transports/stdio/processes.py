@@ -28,9 +28,9 @@ __all__ = [
     "VARIABLE",
     "Process",
     "family",
-    "is_marked",
     "look",
     "look_at",
+    "marks_of",
     "new_mark",
     "signal_all",
 ]
@@ -86,13 +86,13 @@ def _read(path: str) -> bytes:
         return file.read()
 
 
-def is_marked(pid: int, mark: str) -> bool:
-    """Whether this process, or one that it descends from, was started with `mark`."""
+def marks_of(pid: int) -> bytes:
+    """What this process, and those that it descends from, were started with; empty where there is none."""
     with suppress(OSError):  # another user's, or gone
         for variable in _read(f"/proc/{pid}/environ").split(b"\0"):
             if variable.startswith(_ENVIRON):
-                return mark.encode() in variable
-    return False
+                return variable
+    return b""
 
 
 def family(
@@ -172,7 +172,7 @@ def _gone_within(seconds: float, mark: str, known: dict[int, int]) -> bool:
 
 
 def _left(mark: str, known: dict[int, int]) -> list[Process]:
-    return left_of(look(), lambda pid: is_marked(pid, mark), known)
+    return left_of(look(), lambda pid: mark.encode() in marks_of(pid), known)
 
 
 def left_of(processes: Mapping[int, Process], marked: Callable[[int], bool], known: dict[int, int]) -> list[Process]:
