@@ -13,7 +13,7 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 from mcp.shared.message import SessionMessage
-from mcp_types.jsonrpc import JSONRPCRequest
+from mcp_types.jsonrpc import JSONRPCRequest, JSONRPCResponse
 
 from mcpactors.runtime.reply import CallDeadlines
 from mcpactors.transports.lines.flood import (
@@ -359,18 +359,33 @@ async def test_p6_what_takes_long_to_parse_is_waited_for_though_it_is_one_line(
     assert trio.current_time() > 0.5
 
 
-@pytest.mark.parametrize(
-    "said", [line(PROGRESS, progressToken=1, progress=1, message="m" * (8 << 20)), b"[1,2" * (1 << 21)]
-)
-async def test_p6_long_lines_that_hold_up_all_others_while_they_are_read_are_rare(
-    said: bytes, autojump_clock: trio.testing.MockClock
+async def test_p6_who_has_flooded_once_and_now_prints_a_line_a_call_has_its_calls_at_once(
+    autojump_clock: trio.testing.MockClock,
 ) -> None:
-    count = 10
-    await read_all(b"\n".join([*[said] * count, b""]))
-    assert trio.current_time() > (count - 5) * 15
-    began = trio.current_time()
-    await read_all(b"x" * (64 << 20) + b"\n" + REPLY + b"\n")  # never looked into, and so it holds up nobody
-    assert trio.current_time() - began <= LONGEST
+    send, receive = trio.testing.memory_stream_one_way_pair()
+    writer = StdioWriter(1024)
+    reader = StdioReader("backend", receive, writer, StdioLimits())
+    result = b'{"jsonrpc":"2.0","id":%d,"result":{"much":"' + b"x" * 20_000 + b'"}}'
+    began, late = list[float](), list[float]()
+
+    async def work() -> None:
+        await send.send_all((step(7, 1) + b"\n") * 300_000)
+        for number in range(1_000):
+            await trio.sleep(0.25)
+            writer.owed.sent(JSONRPCRequest(jsonrpc="2.0", id=number, method="tools/call"))
+            began.append(trio.current_time())
+            await send.send_all(b"\n".join([*[step(number, 1)] * 3, b"a line for whoever looks", result % number, b""]))
+        await send.aclose()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(work)
+        async for item in reader:
+            assert isinstance(item, SessionMessage)
+            if isinstance(item.message, JSONRPCResponse):
+                late.append(trio.current_time() - began[len(late)])
+    assert late[0] > 1, "it has flooded"
+    assert len(late) == 1_000
+    assert max(late[600:]) < 0.5
 
 
 async def test_p6_who_says_what_costs_much_is_read_in_smaller_pieces(autojump_clock: trio.testing.MockClock) -> None:

@@ -24,6 +24,7 @@ from mcpactors.transports.lines.flood import (
     FEW,
     LOGS_KEPT,
     LONGEST,
+    MANY,
     PART,
     READ,
     SAID,
@@ -32,7 +33,6 @@ from mcpactors.transports.lines.flood import (
     Allowance,
     Steps,
     cost,
-    longest,
     thinned,
 )
 from mcpactors.transports.lines.room import LARGE
@@ -134,7 +134,8 @@ class Pace:
             return messages
         kept = thinned(messages, self._token_of, LOGS_KEPT if floods else math.inf)
         if dropped := len(messages) - len(kept):
-            self._spend(READ + dropped * DROPPED, flood=sum(map(len, messages)))
+            flood = sum(map(len, messages)) - sum(len(message) for message in kept if isinstance(message, bytes))
+            self._spend(READ + dropped * DROPPED, flood if dropped >= MANY else 0)
         return [message for message in kept if isinstance(message, bytes)]
 
     def _token_of(self, data: bytes) -> object:
@@ -147,7 +148,7 @@ class Pace:
 
     def skipped(self, data: bytes) -> None:
         """It cannot be read."""
-        self._spend(cost(SKIPPED, len(data)), len(data), len(data))
+        self._spend(cost(SKIPPED, len(data)))
 
     def heard(self, data: bytes, said: Mapping[str, Any]) -> None:
         """It is this, and no reply that anybody waits for."""
@@ -161,8 +162,7 @@ class Pace:
                 each, size = 0, size - SMALL
         elif "method" in said and "id" in said and method not in QUESTIONS:
             each = READ  # we answer it at once, with a POST; what is asked of a client is answered at its own pace
-        self._spend(cost(each + parts * PART, size), size)
+        self._spend(cost(each + parts * PART, size))
 
-    def _spend(self, seconds: float, message: int = 0, flood: int = 0) -> None:
-        """For a message of so many bytes, or for so many of which most were dropped."""
-        self._allowance.spend(seconds, max(longest(message), _LONGEST), flood)
+    def _spend(self, seconds: float, flood: int = 0) -> None:
+        self._allowance.spend(seconds, _LONGEST, flood)

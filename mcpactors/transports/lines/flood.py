@@ -25,6 +25,7 @@ __all__ = [
     "FEW",
     "LOGS_KEPT",
     "LONGEST",
+    "MANY",
     "PART",
     "READ",
     "SAID",
@@ -33,13 +34,14 @@ __all__ = [
     "Allowance",
     "Steps",
     "cost",
-    "longest",
     "parsing",
     "thinned",
 ]
 
 # --- What need not be read --------------------------------------------------------------------------------------------
 
+MANY: Final = 16
+"""Lines read at once that need not be read: who says so many, and again, floods; who prints now and then does not."""
 FEW: Final = 64
 """Lines read at once that are all parsed, of a peer that does not flood: every step of a short way is heard."""
 LOGS_KEPT: Final = 8
@@ -174,11 +176,7 @@ DEAR: Final = 0.0007
 """Seconds that one read may cost: who has more to say of what costs so much is read in smaller pieces, as others feel a
 long one and not many short ones. As much as a pipe holds of what is mostly dropped costs less."""
 LONGEST: Final = 1.0
-"""Seconds to wait at most for 64 KiB; only rubbish comes to so much, and what takes very long to parse. A longer line
-is one message: nobody can have a turn within it, and what holds up others for 200 ms must be rare."""
-_LONGEST_LINE: Final = 20.0
-"""Seconds to wait at most for a line of any length: calls in flight do not end for it."""
-_PIPE: Final = 65536
+"""Seconds to wait at most for 64 KiB; only rubbish comes to so much, and what takes very long to parse."""
 _SHORTEST: Final = 0.001
 """Less is not worth a timer."""
 STEP: Final = 1 / 20
@@ -194,11 +192,6 @@ def cost(each: float, size: int) -> float:
 def parsing(line: bytes | LongLine) -> float:
     """Seconds more for a line that is parsed, if it is long."""
     return line.count(b",") * PART if isinstance(line, bytes) and len(line) > SMALL else 0.0
-
-
-def longest(size: int) -> float:
-    """Seconds to wait at most for so many bytes that came together, or for a line of so many."""
-    return min(LONGEST * size / _PIPE, _LONGEST_LINE)
 
 
 @define(eq=False)
@@ -227,8 +220,8 @@ class Allowance:
 
     def spend(self, seconds: float, longest: float = LONGEST, flood: int = 0) -> float:
         """So much more was for nobody. `longest` is how many seconds are waited for it at most: less where less is read
-        at once, or smaller pieces would be read more slowly. What is owed already stays owed. `flood`: of how many
-        bytes most need not be read. Returns what that comes to."""
+        at once, or smaller pieces would be read more slowly. What is owed already stays owed. `flood`: how many
+        bytes of it need not be read, of `MANY` lines. Returns what that comes to."""
         if flood and self._spent:
             self._left = min(self._left, 0.0)
             seconds += flood * NEXT

@@ -39,6 +39,8 @@ from mcpactors.transports.lines.flood import (
     DROPPED,
     FEW,
     LOGS_KEPT,
+    LONGEST,
+    MANY,
     READ,
     SAID,
     SKIPPED,
@@ -46,7 +48,6 @@ from mcpactors.transports.lines.flood import (
     Allowance,
     Steps,
     cost,
-    longest,
     parsing,
     thinned,
 )
@@ -79,6 +80,10 @@ class ReadStatistics:
     salvaged: int
     coalesced: int
     """Lines that others after them made needless (`lines/flood.py`)."""
+
+
+def _size(line: bytes | LongLine) -> int:
+    return line.size if isinstance(line, LongLine) else len(line)
 
 
 def _rubbish(line: bytes | LongLine, limits: StdioLimits) -> Skip | None:
@@ -133,6 +138,7 @@ class StdioReader(ObjectReceiveStream[SessionMessage | Exception]):
     _coalesced: int = field(default=0, init=False)
     _allowance: Allowance = field(factory=Allowance)
     _steps: Steps = field(factory=Steps, init=False)
+    _many: bool = field(default=False, init=False)  # lines were read at once
     _taken: float = field(default=0.0, init=False)  # what the last read cost others
     _size: int = field(default=_CHUNK, init=False)
     _data: bytes = field(default=b"", init=False)  # what has been read, while that waits
@@ -191,7 +197,7 @@ class StdioReader(ObjectReceiveStream[SessionMessage | Exception]):
 
     def _split(self) -> None:
         data, self._data = self._data, b""
-        self._take(self._framer.feed(data), len(data))
+        self._take(self._framer.feed(data))
         if self._framer.unfinished - self.limits.line > self.limits.endless:
             self._end()
             raise anyio.BrokenResourceError(
@@ -199,19 +205,19 @@ class StdioReader(ObjectReceiveStream[SessionMessage | Exception]):
                 "Messages are one line each: see what this server prints."
             )
 
-    def _spend(self, seconds: float, line: int = 0, flood: int = 0) -> None:
-        """For a line of so many bytes, or for so many of which most were dropped."""
-        self._taken += self._allowance.spend(seconds, longest(max(self._size, line)), flood)
+    def _spend(self, seconds: float, flood: int = 0) -> None:
+        self._taken += self._allowance.spend(seconds, LONGEST * self._size / _CHUNK, flood)
 
-    def _take(self, lines: Sequence[bytes | LongLine], size: int) -> None:
+    def _take(self, lines: Sequence[bytes | LongLine]) -> None:
         if (floods := self._allowance.strained) or len(lines) > FEW:
-            read = len(lines)
-            lines = thinned(lines, self._token_of, LOGS_KEPT if floods else math.inf)
-            dropped = read - len(lines)
-            self._seen += dropped
-            self._coalesced += dropped
-            if dropped:
-                self._spend(READ + dropped * DROPPED, flood=size)
+            read = lines
+            lines = thinned(read, self._token_of, LOGS_KEPT if floods else math.inf)
+            if dropped := len(read) - len(lines):
+                self._seen += dropped
+                self._coalesced += dropped
+                flood = sum(map(_size, read)) - sum(map(_size, lines)) if dropped >= MANY else 0
+                self._spend(READ + dropped * DROPPED, flood)
+        self._many = len(lines) >= MANY
         self._lines = list(reversed(lines))
 
     async def _receive_some(self) -> bytes:
@@ -241,20 +247,19 @@ class StdioReader(ObjectReceiveStream[SessionMessage | Exception]):
 
     def _read(self, line: bytes | LongLine) -> JSONRPCMessage | None:
         self._seen += 1
-        size = line.size if isinstance(line, LongLine) else len(line)
-        whole = 0 if isinstance(line, LongLine) else size
+        size = _size(line)
         if (kind := _rubbish(line, self.limits)) is not None:
             self._complain(kind, None)
-            self._spend(cost(SKIPPED, size), whole, size)
+            self._spend(cost(SKIPPED, size), size if self._many else 0)
             return None
         read = _parsed(line, self.limits)
         message = self._refuse(read, line) if isinstance(read, str) else self._admit(read, size)
         if isinstance(message, self._wanted):
             return message
         if not self._is_waited_for(message):
-            self._spend(cost(SKIPPED if message is None else SAID, size) + parsing(line), whole)
+            self._spend(cost(SKIPPED if message is None else SAID, size) + parsing(line))
         elif size > SMALL:
-            self._spend(cost(parsing(line), size), whole)
+            self._spend(cost(parsing(line), size))
         return message
 
     def _is_waited_for(self, message: JSONRPCMessage | None) -> bool:
