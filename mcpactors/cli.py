@@ -18,7 +18,7 @@ import trio
 from attrs import evolve
 
 from mcpactors.errors import ConfigError, MCPActorsError
-from mcpactors.host import VERSION, MountHandle, example_config, load_config, open_runtime, tls_context
+from mcpactors.host import VERSION, MountHandle, example_config, load_config, open_runtime, tls_context, words_of
 from mcpactors.serving import Told, first_error, serve_until_told, tell
 from mcpactors.settings import settings_of
 from mcpactors.starting import INTERRUPTED, loaded
@@ -238,8 +238,8 @@ def _offered(offers: Mapping[Any, int], shown: Mapping[Any, int]) -> str:
 
 def before_the_last(reason: str, stderr: Sequence[str]) -> list[str]:
     """What a process said before the last line, which its `reason` has; nothing of earlier ones that ended so, too."""
-    lines = [line for line in stderr if line.strip()]
-    ends = [place for place, line in enumerate(lines) if reason.endswith(f": {line.strip()[:200]})")]
+    lines = [line for line in stderr if words_of(line)]
+    ends = [place for place, line in enumerate(lines) if reason.endswith(f": {words_of(line)})")]
     if not ends:
         return lines[-BEFORE:]
     begins = ends[-2] + 1 if len(ends) > 1 else 0

@@ -189,9 +189,9 @@ class Client(SDKClient):
             connection.cancel()
 
     def _cannot(self, reason: str) -> BackendStartError:
-        words = [line.strip() for line in self._tail.tail() if line.strip()]
+        said = self._tail.last_words()
         return BackendStartError(
-            f"cannot connect to {self._name}: {reason}" + (f"; its stderr ends: {words[-1][:200]}" if words else "")
+            f"cannot connect to {self._name}: {reason}" + (f"; its stderr ends: {said}" if said is not None else "")
         )
 
     def stderr(self) -> list[str]:

@@ -48,6 +48,7 @@ from mcpactors.transports.asgi import HostLimits, ParseLimits, tls_context
 from mcpactors.transports.edge import edge_server
 from mcpactors.transports.http_server.bearer import Bearer
 from mcpactors.transports.http_server.serving import serve_http
+from mcpactors.transports.lines.stderr import words_of
 from mcpactors.transports.parking import ParkedCall, Parking
 from mcpactors.transports.stdio.orphans import own_orphans
 from mcpactors.transports.stdio.server import serve_stdio
@@ -70,6 +71,7 @@ __all__ = [
     "open_runtime",
     "save_snapshot",
     "tls_context",
+    "words_of",
 ]
 
 VERSION: Final = "0.1.0"

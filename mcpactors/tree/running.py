@@ -54,9 +54,9 @@ class Running:
     ended: trio.Event = field(factory=trio.Event)
 
     def last_words(self) -> str | None:
-        """The last line that its process wrote to stderr."""
-        lines = [line for line in self.stderr.tail() if line.strip()] if self.stderr is not None else []
-        return f"its stderr ends: {lines[-1].strip()[:200]}" if lines else None
+        """The last that its process wrote to stderr."""
+        said = self.stderr.last_words() if self.stderr is not None else None
+        return f"its stderr ends: {said}" if said is not None else None
 
     def examine(self, tools: Sequence[Mapping[str, Any]]) -> bool:
         """Hold tools that are about to be listed against what they were; True: others are to be hidden now."""

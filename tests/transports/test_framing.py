@@ -314,3 +314,12 @@ def test_a_flood_of_empty_stderr_lines_takes_no_memory() -> None:
     finally:
         tracemalloc.stop()
     assert tail.tail() == [""] * 200
+
+
+def test_the_last_words_are_those_of_the_exception_also_where_it_came_in_a_group() -> None:
+    tail = StderrTail()
+    assert tail.last_words() is None
+    tail.feed(b"  | RuntimeError: refused the password\n  +------------------------------------\n\n")
+    assert tail.last_words() == "RuntimeError: refused the password"
+    tail.feed(b"and that was it " + b"!" * 1_000)
+    assert tail.last_words() == "and that was it " + "!" * 184

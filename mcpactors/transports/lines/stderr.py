@@ -6,12 +6,16 @@ Rule: pure, and bounded whatever it says. Promise F6.
 from __future__ import annotations
 
 from collections import Counter, deque
+from typing import Final
 
 from attrs import define, field
 
 from mcpactors.transports.lines.framing import Skip
 
-__all__ = ["StderrTail", "text"]
+__all__ = ["StderrTail", "text", "words_of"]
+
+LAST_WORDS: Final = 200
+"""Characters of its last line that an error repeats."""
 
 
 @define(eq=False)
@@ -55,6 +59,10 @@ class StderrTail:
         unfinished = [bytes(self._partial)] if self._partial else []
         return [text(line) for line in [*self._lines, *unfinished][-self.max_lines :]]
 
+    def last_words(self) -> str | None:
+        """What its last line says that says something."""
+        return next((said for line in reversed(self.tail()) if (said := words_of(line))), None)
+
     def _keep(self, line: bytes) -> None:
         line = line[-self.max_bytes :]
         self._lines.append(line)
@@ -65,6 +73,11 @@ class StderrTail:
         room = self.max_bytes - len(self._partial)
         while self._lines and (self._held > room or len(self._lines) > self.max_lines):
             self._held -= len(self._lines.popleft())
+
+
+def words_of(line: str) -> str:
+    """What a line says, in an error: Python prints an exception group behind bars, over dashes."""
+    return line.lstrip(" |+-").rstrip()[:LAST_WORDS]
 
 
 def text(line: bytes) -> str:
