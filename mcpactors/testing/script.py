@@ -15,9 +15,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
-import attrs
 import trio
-from attrs import define, field, frozen
+from attrs import Attribute, define, field, frozen
+from attrs.validators import optional
 
 __all__ = ["Close", "Crash", "Crashed", "Expect", "Garbage", "Hang", "Notify", "Reply", "Script", "Step", "Wait"]
 
@@ -29,6 +29,56 @@ Message = dict[str, Any]
 # --- What a script may say --------------------------------------------------------------------------------------------
 
 
+def _expects(what: str, fits: Callable[[Any], bool]) -> Callable[[Any, Attribute[Any], Any], None]:
+    """A validator: ValueError where the script is written, and not where it is played."""
+
+    def check(of: object, attribute: Attribute[Any], value: Any) -> None:
+        if not fits(value):
+            raise ValueError(f"{type(of).__name__}: {attribute.name}: expected {what}, got {value!r:.200}")
+
+    return check
+
+
+def _is_object(value: Any) -> bool:
+    try:
+        return isinstance(value, Mapping) and json.dumps(value) is not None
+    except (TypeError, ValueError):
+        return False
+
+
+def _is_list_of(kind: Any, value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(item, kind) for item in value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+
+
+_TEXT = _expects("a text", lambda value: isinstance(value, str))
+_TEXTS = _expects('a list of texts such as ["add"]', lambda value: _is_list_of(str, value))
+_RESULT = _expects('a JSON object such as {"content": []}', _is_object)
+_ERROR = _expects('a JSON object such as {"code": -32000, "message": "no"}', _is_object)
+_PARAMS = _expects('a JSON object such as {"progress": "$n"}', _is_object)
+_BYTES = _expects(r'bytes such as b"oops\n"', lambda value: isinstance(value, bytes))
+_WHOLE = _expects("an integer >= 0", lambda value: isinstance(value, int) and _is_number(value))
+_ID = _expects("an integer or a text", lambda value: isinstance(value, int | str) and not isinstance(value, bool))
+_SECONDS = _expects("a number >= 0", _is_number)
+_CODE = _expects(
+    "an exit code from 0 to 255", lambda value: isinstance(value, int) and _is_number(value) and value < 256
+)
+_STREAM = _expects('"stdin" or "stdout"', lambda value: value in ("stdin", "stdout"))
+_ERA = _expects('"modern" or "legacy"', lambda value: value in ("modern", "legacy"))
+_LIST = _expects("a list of steps such as [Expect(), Reply()]", lambda value: _is_list_of(Step, value))
+_LISTS = _expects(
+    'a list of steps for each tool such as {"add": [Reply()]}',
+    lambda value: (
+        isinstance(value, Mapping)
+        and all(isinstance(tool, str) for tool in value)
+        and all(_is_list_of(Step, steps) for steps in value.values())
+    ),
+)
+
+
 @frozen
 class Expect:
     """Wait for the next request, or notification, of this method (and for this tool). Those before it stay for later.
@@ -36,9 +86,9 @@ class Expect:
     It is the call that the next steps are about; `call` names it, so that they may come back to it.
     """
 
-    method: str = "tools/call"
-    tool: str | None = None
-    call: str | None = None
+    method: str = field(default="tools/call", validator=_TEXT)
+    tool: str | None = field(default=None, validator=optional(_TEXT))
+    call: str | None = field(default=None, validator=optional(_TEXT))
 
 
 @frozen
@@ -48,12 +98,12 @@ class Reply:
     `id` forges another id than the call's. `cut` sends so many bytes of it only, and no newline.
     """
 
-    result: Mapping[str, Any] | None = None
-    error: Mapping[str, Any] | None = None
-    call: str | None = None
-    times: int = 1
-    id: int | str | None = None
-    cut: int | None = None
+    result: Mapping[str, Any] | None = field(default=None, validator=optional(_RESULT))
+    error: Mapping[str, Any] | None = field(default=None, validator=optional(_ERROR))
+    call: str | None = field(default=None, validator=optional(_TEXT))
+    times: int = field(default=1, validator=_WHOLE)
+    id: int | str | None = field(default=None, validator=optional(_ID))
+    cut: int | None = field(default=None, validator=optional(_WHOLE))
 
 
 @frozen
@@ -63,47 +113,47 @@ class Notify:
     In the params "$token" stands for the call's progress token and "$n" for the number of the repetition, from 1.
     """
 
-    method: str
-    params: Mapping[str, Any] = field(factory=dict)
-    times: int = 1
-    call: str | None = None
+    method: str = field(validator=_TEXT)
+    params: Mapping[str, Any] = field(factory=dict, validator=_PARAMS)
+    times: int = field(default=1, validator=_WHOLE)
+    call: str | None = field(default=None, validator=optional(_TEXT))
 
 
 @frozen
 class Garbage:
     """Write these bytes as they are, `times` over. `$id` in them stands for the id of the call."""
 
-    data: bytes
-    times: int = 1
-    call: str | None = None
+    data: bytes = field(validator=_BYTES)
+    times: int = field(default=1, validator=_WHOLE)
+    call: str | None = field(default=None, validator=optional(_TEXT))
 
 
 @frozen
 class Wait:
     """Do nothing for so many seconds; what comes in is read."""
 
-    seconds: float
+    seconds: float = field(validator=_SECONDS)
 
 
 @frozen
 class Hang:
     """Read and write nothing for so many seconds, or for ever: a process that was stopped."""
 
-    seconds: float | None = None
+    seconds: float | None = field(default=None, validator=optional(_SECONDS))
 
 
 @frozen
 class Close:
     """Close one of the two streams, and go on."""
 
-    stream: Literal["stdin", "stdout"] = "stdout"
+    stream: Literal["stdin", "stdout"] = field(default="stdout", validator=_STREAM)
 
 
 @frozen
 class Crash:
     """Be gone at once, with this exit code."""
 
-    code: int = 1
+    code: int = field(default=1, validator=_CODE)
 
 
 Step = Expect | Reply | Notify | Garbage | Wait | Hang | Close | Crash
@@ -120,11 +170,20 @@ class Script:
     about are answered with their own arguments, once the steps are over.
     """
 
-    steps: Sequence[Step] = ()
-    on: Mapping[str, Sequence[Step]] = field(factory=dict)
-    era: Literal["modern", "legacy"] = "modern"
-    tools: Sequence[str] = ()
+    steps: Sequence[Step] = field(default=(), validator=_LIST)
+    on: Mapping[str, Sequence[Step]] = field(factory=dict, validator=_LISTS)
+    era: Literal["modern", "legacy"] = field(default="modern", validator=_ERA)
+    tools: Sequence[str] = field(default=(), validator=_TEXTS)
     """Tools that it lists beside those that it speaks of."""
+
+    def __attrs_post_init__(self) -> None:
+        for steps in (self.steps, *self.on.values()):
+            named: set[str | None] = {None}
+            for step in steps:
+                if isinstance(step, Expect):
+                    named.add(step.call)
+                elif (call := getattr(step, "call", None)) not in named:
+                    raise ValueError(f"{type(step).__name__}: call: no Expect(call={call!r}) comes before it")
 
     def listed(self) -> list[str]:
         """The names of its tools, in order."""
@@ -132,31 +191,14 @@ class Script:
         return list(dict.fromkeys((*self.tools, *self.on, *expected)))
 
 
-def to_json(script: Script) -> Message:
-    """The script as JSON; bytes become text of the characters 0 to 255."""
-    return {
-        "steps": [_step_to_json(step) for step in script.steps],
-        "on": {tool: [_step_to_json(step) for step in steps] for tool, steps in script.on.items()},
-        "era": script.era,
-        "tools": list(script.tools),
-    }
-
-
 def from_json(said: Mapping[str, Any]) -> Script:
-    """The script that `to_json` has written. Raises KeyError, TypeError, ValueError for what is none."""
+    """The script that was written as JSON (`scripted.to_json`). Raises KeyError, TypeError, ValueError for none."""
     return Script(
         [_step_from_json(step) for step in said.get("steps", ())],
         {tool: [_step_from_json(step) for step in steps] for tool, steps in said.get("on", {}).items()},
         said.get("era", "modern"),
         said.get("tools", ()),
     )
-
-
-def _step_to_json(step: Step) -> Message:
-    given = attrs.asdict(step, filter=lambda of, value: value != of.default)
-    if isinstance(step, Garbage):
-        given["data"] = step.data.decode("latin-1")
-    return {"do": type(step).__name__.lower(), **given}
 
 
 def _step_from_json(said: Mapping[str, Any]) -> Step:

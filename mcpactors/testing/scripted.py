@@ -14,14 +14,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, final
 
+import attrs
 import trio
 from attrs import define, field
-from trio.testing import lockstep_stream_pair
+from trio.testing import MockClock, lockstep_stream_pair
 
 from mcpactors.config import StdioServer
 from mcpactors.testing import script as program
 from mcpactors.testing.framed import framed
-from mcpactors.testing.script import Crashed, Message, Script, perform, to_json
+from mcpactors.testing.script import Crashed, Garbage, Message, Script, Step, perform
 from mcpactors.transports.lines.framing import Skip
 from mcpactors.transports.lines.stderr import StderrTail
 from mcpactors.transports.lines.streams import StdioLimits, StdioWriter
@@ -30,6 +31,23 @@ from mcpactors.transports.streams import Streams
 __all__ = ["ScriptedBackend"]
 
 PROGRAM: Final = str(Path(program.__file__))
+
+
+def to_json(script: Script) -> Message:
+    """The script as JSON, for `script.from_json`; bytes become text of the characters 0 to 255."""
+    return {
+        "steps": [_step_to_json(step) for step in script.steps],
+        "on": {tool: [_step_to_json(step) for step in steps] for tool, steps in script.on.items()},
+        "era": script.era,
+        "tools": list(script.tools),
+    }
+
+
+def _step_to_json(step: Step) -> Message:
+    given = attrs.asdict(step, filter=lambda of, value: value != of.default)
+    if isinstance(step, Garbage):
+        given["data"] = step.data.decode("latin-1")
+    return {"do": type(step).__name__.lower(), **given}
 
 
 @define(eq=False)
@@ -57,10 +75,13 @@ class ScriptedBackend:
     """A backend that does what its scripts say: one script a life, the last one for all that follow.
 
     It is a transport: `create_proxy(ScriptedBackend(script), sessions="shared")` mounts it like any other backend, on
-    real time or on virtual, where a day of hanging costs nothing.
+    real time or on virtual, where a day of hanging costs nothing. Raises ValueError for a life that is no Script.
     """
 
     def __init__(self, *lives: Script, name: str = "scripted") -> None:
+        for life in lives:
+            if not isinstance(life, Script):
+                raise ValueError(f"ScriptedBackend: expected Script([...]) for each of its lives, got {life!r:.200}")
         self.lives = lives or (Script(),)
         self.name = name
         self.begun = 0
@@ -103,8 +124,14 @@ class ScriptedBackend:
     def as_process(self, folder: str | Path) -> StdioServer:
         """The same scripts as a program: a command that runs them in a process of its own.
 
-        They are written to a file in `folder`, where each start leaves a mark: the next one is the next life.
+        They are written to a file in `folder`, where each start leaves a mark: the next one is the next life. Raises
+        RuntimeError in a run on virtual time, which does not wait for processes.
         """
+        if trio.lowlevel.in_trio_run() and isinstance(trio.lowlevel.current_clock(), MockClock):
+            raise RuntimeError(
+                "as_process: a process takes real time, which this run does not wait for: its clock is virtual "
+                "(simulate, autojump_clock). Mount the ScriptedBackend itself, or use trio.run."
+            )
         path = Path(folder) / f"{self.name}.json"
         path.write_text(json.dumps({"lives": [to_json(script) for script in self.lives]}))
         return StdioServer(sys.executable, ("-P", PROGRAM, str(path)))

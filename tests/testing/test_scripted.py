@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -27,7 +29,8 @@ from mcpactors.testing import (
     nothing_left_behind,
     simulate,
 )
-from mcpactors.testing.script import from_json, to_json
+from mcpactors.testing.script import from_json
+from mcpactors.testing.scripted import to_json
 
 ERAS = ["modern", "legacy"]
 
@@ -232,3 +235,74 @@ async def test_script_runs_as_a_process_one_script_a_life(tmp_path: Path) -> Non
                 while again.said == -32000:  # taken by the life that was just ending
                     again = await call(client, n=1)
                 assert again.said == '{"n": 1}'
+
+
+A_LIST = "a list of steps such as [Expect(), Reply()]"
+LISTS = 'a list of steps for each tool such as {"add": [Reply()]}'
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "expected"),
+    [
+        (Reply, {"result": "three"}, 'a JSON object such as {"content": []}'),
+        (Reply, {"result": {"at": object()}}, 'a JSON object such as {"content": []}'),
+        (Reply, {"error": "no"}, 'a JSON object such as {"code": -32000, "message": "no"}'),
+        (Reply, {"times": "2"}, "an integer >= 0"),
+        (Reply, {"times": 1.5}, "an integer >= 0"),
+        (Reply, {"id": True}, "an integer or a text"),
+        (Reply, {"cut": -1}, "an integer >= 0"),
+        (Reply, {"call": 1}, "a text"),
+        (Expect, {"method": 1}, "a text"),
+        (Expect, {"tool": ["t"]}, "a text"),
+        (Expect, {"call": 1}, "a text"),
+        (Notify, {"method": {"data": 1}}, "a text"),
+        (Notify, {"params": None, "method": "n"}, 'a JSON object such as {"progress": "$n"}'),
+        (Notify, {"times": True, "method": "n"}, "an integer >= 0"),
+        (Notify, {"call": 1, "method": "n"}, "a text"),
+        (Garbage, {"data": "oops"}, r'bytes such as b"oops\n"'),
+        (Garbage, {"times": None, "data": b""}, "an integer >= 0"),
+        (Garbage, {"call": 1, "data": b""}, "a text"),
+        (Wait, {"seconds": "3"}, "a number >= 0"),
+        (Wait, {"seconds": math.nan}, "a number >= 0"),
+        (Hang, {"seconds": -1}, "a number >= 0"),
+        (Close, {"stream": "stderr"}, '"stdin" or "stdout"'),
+        (Crash, {"code": -9}, "an exit code from 0 to 255"),
+        (Script, {"steps": Reply()}, A_LIST),
+        (Script, {"steps": [Expect]}, A_LIST),
+        (Script, {"on": {"t": Reply()}}, LISTS),
+        (Script, {"on": [Reply()]}, LISTS),
+        (Script, {"tools": "add"}, 'a list of texts such as ["add"]'),
+        (Script, {"era": "old"}, '"modern" or "legacy"'),
+    ],
+)
+def test_mistake_is_refused_where_the_script_is_written(kind: Any, given: dict[str, Any], expected: str) -> None:
+    name, value = next(iter(given.items()))
+    said = f"{kind.__name__}: {name}: expected {expected}, got {value!r}"
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        kind(**given)
+
+
+@pytest.mark.parametrize("steps", [[Expect(call="a"), Reply(call="b")], [Reply(call="b"), Expect(call="b")]])
+def test_call_that_nobody_has_named_is_refused(steps: list[Step]) -> None:
+    said = r"^Reply: call: no Expect\(call='b'\) comes before it$"
+    with pytest.raises(ValueError, match=said):
+        Script(steps)
+    with pytest.raises(ValueError, match=said):
+        Script(on={"t": steps})
+
+
+def test_life_that_is_no_script_is_refused() -> None:
+    steps: Any = [Reply()]
+    with pytest.raises(
+        ValueError, match=r"^ScriptedBackend: expected Script\(\[...\]\) for each of its lives, got \[Re"
+    ):
+        ScriptedBackend(Script(), steps)
+
+
+def test_process_is_refused_where_time_is_virtual(tmp_path: Path) -> None:
+    async def scenario(draw: Random) -> None:
+        ScriptedBackend().as_process(tmp_path)
+
+    with pytest.raises(RuntimeError, match=r"as_process: a process takes real time.*virtual.*use trio.run"):
+        simulate(scenario)
+    assert not list(tmp_path.iterdir())
