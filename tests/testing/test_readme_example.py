@@ -56,4 +56,6 @@ def test_each_block_of_the_page_holds(block: str, tmp_path: Path) -> None:
         case = named["TestMyComposition"]
         few = settings(case.settings, max_examples=3, stateful_step_count=5)
         run_state_machine_as_test(named["MyComposition"], settings=few)
-        assert (case.settings.max_examples, case.settings.deadline) == (30, None)
+        kept = named["CompositionMachine"].TestCase.settings
+        assert case.settings.max_examples == 30
+        assert case.settings.suppress_health_check == kept.suppress_health_check
