@@ -138,7 +138,8 @@ def test_what_matters_is_drawn(strategy: st.SearchStrategy[str], wanted: str) ->
     "kind", [Add, Remove, Filter, MountOn, MountBelow, Import, Refresh, Unmount, Rename], ids=lambda kind: kind.__name__
 )
 def test_every_kind_of_change_is_drawn(kind: type[Change]) -> None:
-    assert isinstance(find(changes(), lambda it: isinstance(it, kind), settings=settings(database=None)), kind)
+    looking = settings(max_examples=20_000, database=None, suppress_health_check=list(HealthCheck), deadline=None)
+    assert isinstance(find(changes(), lambda it: isinstance(it, kind), settings=looking), kind)
 
 
 def test_mounts_collide() -> None:
