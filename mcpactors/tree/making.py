@@ -30,7 +30,7 @@ from mcpactors.server import Server
 from mcpactors.settings import RuntimeSettings
 from mcpactors.targets import ProxyServer
 from mcpactors.transports.lines.stderr import StderrTail
-from mcpactors.transports.values import SDKTransport, StreamableHttpTransport
+from mcpactors.transports.values import ProgramTransport, SDKTransport, StreamableHttpTransport
 from mcpactors.tree.running import Running
 
 __all__ = ["Ground", "Tell", "local", "proxy"]
@@ -80,8 +80,10 @@ def proxy(target: ProxyServer, running: Running, ground: Ground, tell: Tell) -> 
         }
 
     def lost_session(ended: float) -> None:
-        running.ref.suspects.ended(ended)
-        running.ref.suspects.crashed(trio.current_time())
+        """Each is a process, so that what it held is to blame; over a network many are lost when one server ends."""
+        if isinstance(where, StdioServer | ProgramTransport):
+            running.ref.suspects.ended(ended)
+            running.ref.suspects.crashed(trio.current_time())
 
     limits = target.limits or settings.backends
     clients = evolve(settings.clients, in_flight=max(settings.clients.in_flight, settings.in_flight))  # many clients

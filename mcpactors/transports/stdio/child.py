@@ -282,16 +282,15 @@ async def _reap(process: trio.Process, kin: Family, patience: float) -> None:
     """Whoever is left of the family: SIGKILL, also after a leader that went by itself. Its number is reaped last."""
     _signal_group(process, _SIGKILL)
     left = await kin.living()  # however long that takes: none of them is left without its signal
-    signal_all(left, _SIGKILL)
     with trio.move_on_after(patience) as waiting:
-        await _exited(process)
-        while left or (left := await kin.living()):
+        while left:
             signal_all(left, _SIGKILL)
             for each in left:
                 await _exit_seen(each.pid)
-                with suppress(ChildProcessError):  # an orphan is somebody's to reap: ours, if we are the subreaper
-                    os.waitpid(each.pid, os.WNOHANG)  # noqa: ASYNC222 (it does not wait)
-            left = []
+                if each.pid != process.pid:
+                    with suppress(ChildProcessError):  # an orphan is somebody's: ours, if we are the subreaper
+                        os.waitpid(each.pid, os.WNOHANG)  # noqa: ASYNC222 (it does not wait)
+            left = await kin.living()
         await process.wait()
     if waiting.cancelled_caught:
         logger.warning("processes of %d are still there after SIGKILL; they were left behind", process.pid)
