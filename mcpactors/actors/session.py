@@ -88,6 +88,7 @@ class BackendSession:
         self._let_go = trio.Event()
         self._settled = trio.Event()
         self._is_open = False
+        self._over = math.inf  # when it no longer served, if it is open: its process may take seconds more to end
         self._is_told = False  # of replies that come too late
         self._not_opened: BackendStartError | None = None
         self.renewed: Callable[[], None] = lambda: None
@@ -131,7 +132,7 @@ class BackendSession:
             try:
                 yield
             finally:
-                self._nursery = None
+                self._nursery, self._over = None, trio.current_time()
                 self._backend.given_up.free_all(self)
             nursery.cancel_scope.cancel()
 
@@ -143,15 +144,11 @@ class BackendSession:
         """Be connected, in a task of its own, until let go. Its loss costs its own calls only: nothing is raised."""
         late = f"{self._name} did not open a session within {self._backend.start_timeout:g} s"
         self._not_opened = BackendStartError(late)
-        over = math.inf
         try:
             with trio.CancelScope(deadline=trio.current_time() + self._backend.start_timeout) as scope:
                 async with self.open():
                     scope.deadline = math.inf
-                    try:
-                        await self._let_go.wait()
-                    finally:
-                        over = trio.current_time()
+                    await self._let_go.wait()
                     scope.deadline = trio.current_time() + LEAVE_TIMEOUT
         except BaseException as error:
             passing, own = part(error)
@@ -160,7 +157,7 @@ class BackendSession:
                 self._not_opened = BackendStartError(f"{self._name} did not open a session: {said}")
                 logger.info("%s: a session ended: %s", self._name, said)
                 if self._is_open:
-                    self._backend.lost_session(over)
+                    self._backend.lost_session(self._over)
             if passing is not None:
                 raise passing from None
         finally:

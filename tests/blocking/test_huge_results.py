@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -43,6 +45,21 @@ async def refused(client: Client, errors: list[str]) -> None:
     errors.append(raised.value.error.message)
 
 
+@asynccontextmanager
+async def all_refused(client: Client, errors: list[str], budget: float) -> AsyncIterator[None]:
+    """Meanwhile so many calls are refused, with no more than `budget` MiB above what there was; what is small comes."""
+    assert not (await client.call_tool("far_small", {})).is_error
+    forget_peak()
+    before = peak()
+    async with trio.open_nursery() as calls:
+        for _ in range(CALLS):
+            calls.start_soon(refused, client, errors)
+        yield
+    assert len(errors) == CALLS
+    assert peak() - before < budget
+    assert not (await client.call_tool("far_small", {})).is_error
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of our memory is read off /proc")
 async def test_f60_results_of_32_mib_are_refused_one_by_one_and_our_memory_stays_within_its_budget() -> None:
     near, errors = Server("near"), list[str]()
@@ -52,16 +69,8 @@ async def test_f60_results_of_32_mib_are_refused_one_by_one_and_our_memory_stays
         async with open_runtime() as runtime, runtime.client() as client:
             await runtime.mount(near, namespace="near")
             handle = await runtime.mount(backend, namespace="far")
-            await client.call_tool("far_small", {})
-            forget_peak()
-            before = peak()
-            async with trio.open_nursery() as calls:
-                for _ in range(CALLS):
-                    calls.start_soon(refused, client, errors)
+            async with all_refused(client, errors, BUDGET):
                 assert not (await client.call_tool("near_answer", {})).is_error
-            assert len(errors) == CALLS
-            assert peak() - before < BUDGET
-            assert not (await client.call_tool("far_small", {})).is_error
             assert handle.info().restarts == 0
     assert all("it is too long (the limit is 16777216)" in error for error in errors), errors[0]
 
@@ -78,15 +87,8 @@ async def test_f60_results_of_32_mib_that_come_at_once_over_http_wait_for_room_a
             async with open_runtime() as runtime, runtime.client() as client:
                 backend = create_proxy(f"http://127.0.0.1:{port}/mcp", era="legacy")
                 handle = await runtime.mount(backend, namespace="far")
-                await client.call_tool("far_small", {})
-                forget_peak()
-                before = peak()
-                async with trio.open_nursery() as calls:
-                    for _ in range(CALLS):
-                        calls.start_soon(refused, client, errors)
-                assert len(errors) == CALLS
-                assert peak() - before < HTTP_BUDGET
-                assert not (await client.call_tool("far_small", {})).is_error
+                async with all_refused(client, errors, HTTP_BUDGET):
+                    pass
                 assert handle.info().restarts == 0
             nursery.cancel_scope.cancel()
     assert all("more than 16777216 bytes" in error for error in errors), errors[0]

@@ -24,7 +24,6 @@ from mcpactors.transports.lines.flood import (
     FEW,
     LOGS_KEPT,
     LONGEST,
-    MANY,
     PART,
     READ,
     SAID,
@@ -33,6 +32,7 @@ from mcpactors.transports.lines.flood import (
     Allowance,
     Steps,
     cost,
+    flood_of,
     thinned,
 )
 from mcpactors.transports.lines.room import LARGE
@@ -134,8 +134,7 @@ class Pace:
             return messages
         kept = thinned(messages, self._token_of, LOGS_KEPT if floods else math.inf)
         if dropped := len(messages) - len(kept):
-            flood = sum(map(len, messages)) - sum(len(message) for message in kept if isinstance(message, bytes))
-            self._spend(READ + dropped * DROPPED, flood if dropped >= MANY else 0)
+            self._spend(READ + dropped * DROPPED, flood_of(messages, kept))
         return [message for message in kept if isinstance(message, bytes)]
 
     def _token_of(self, data: bytes) -> object:

@@ -34,7 +34,9 @@ __all__ = [
     "Allowance",
     "Steps",
     "cost",
+    "flood_of",
     "parsing",
+    "size_of",
     "thinned",
 ]
 
@@ -145,6 +147,16 @@ class _Later:
         self._progress.clear()
         self.alike = self._needless
         return False
+
+
+def flood_of(read: Lines, kept: Lines) -> int:
+    """Bytes of what need not be read, if that is a flood."""
+    return sum(map(size_of, read)) - sum(map(size_of, kept)) if len(read) - len(kept) >= MANY else 0
+
+
+def size_of(line: bytes | LongLine) -> int:
+    """Bytes of it, also of those that were not kept."""
+    return line.size if isinstance(line, LongLine) else len(line)
 
 
 # --- How long to wait -------------------------------------------------------------------------------------------------

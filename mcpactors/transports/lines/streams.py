@@ -48,7 +48,9 @@ from mcpactors.transports.lines.flood import (
     Allowance,
     Steps,
     cost,
+    flood_of,
     parsing,
+    size_of,
     thinned,
 )
 from mcpactors.transports.lines.framing import BOM, WHY, LineFramer, LongLine, Skip, why_not_json
@@ -80,10 +82,6 @@ class ReadStatistics:
     salvaged: int
     coalesced: int
     """Lines that others after them made needless (`lines/flood.py`)."""
-
-
-def _size(line: bytes | LongLine) -> int:
-    return line.size if isinstance(line, LongLine) else len(line)
 
 
 def _rubbish(line: bytes | LongLine, limits: StdioLimits) -> Skip | None:
@@ -215,8 +213,7 @@ class StdioReader(ObjectReceiveStream[SessionMessage | Exception]):
             if dropped := len(read) - len(lines):
                 self._seen += dropped
                 self._coalesced += dropped
-                flood = sum(map(_size, read)) - sum(map(_size, lines)) if dropped >= MANY else 0
-                self._spend(READ + dropped * DROPPED, flood)
+                self._spend(READ + dropped * DROPPED, flood_of(read, lines))
         self._many = len(lines) >= MANY
         self._lines = list(reversed(lines))
 
@@ -247,7 +244,7 @@ class StdioReader(ObjectReceiveStream[SessionMessage | Exception]):
 
     def _read(self, line: bytes | LongLine) -> JSONRPCMessage | None:
         self._seen += 1
-        size = _size(line)
+        size = size_of(line)
         if (kind := _rubbish(line, self.limits)) is not None:
             self._complain(kind, None)
             self._spend(cost(SKIPPED, size), size if self._many else 0)
